@@ -1,0 +1,202 @@
+"""What every artifact says about itself, in the same words whatever its file format."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mobileloop import __version__
+from mobileloop.config import ModelConfig
+from mobileloop.errors import MobileloopError, validated
+from mobileloop.model import Checkpoint, TokenizerSpec
+from mobileloop.quant.packed import PackedModel
+from mobileloop.schedule import Schedule
+
+FORMAT_VERSION = 1
+RUNTIME_OF_SUFFIX = {".safetensors": "engine", ".pte": "executorch", ".onnx": "onnx"}
+
+
+class Costs(BaseModel):
+    """Weight bytes of an artifact as its runtime reads them, padding left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    block_bytes: tuple[int, ...]
+    head_bytes: int = Field(ge=0)
+    embedding_row_bytes: int = Field(ge=0)
+    weight_bytes: int = Field(ge=0)
+
+
+class ArtifactInfo(BaseModel):
+    """The metadata of an artifact: enough to run it, to count its bytes and to say where it came from.
+
+    `kv_bits` is 16 (float16) or 32 (float32); `context` is the number of tokens the KV cache holds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int
+    tool_version: str
+    config: ModelConfig
+    schedule: Schedule
+    quantization: str
+    context: int = Field(gt=0, le=1 << 20)
+    kv_bits: int = 16
+    source: str
+    source_sha256: str
+    costs: Costs
+    tokenizer: TokenizerSpec | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> ArtifactInfo:
+        if len(self.costs.block_bytes) != self.config.num_blocks:
+            raise ValueError(f"costs name {len(self.costs.block_bytes)} blocks, the config {self.config.num_blocks}")
+        if self.kv_bits not in (16, 32):
+            raise ValueError(f"kv_bits is {self.kv_bits}, but 16 or 32 was expected")
+        return self
+
+    @classmethod
+    def describe(cls, checkpoint: Checkpoint, packed: PackedModel, context: int, kv_bits: int) -> ArtifactInfo:
+        """The metadata of an artifact about to be written.
+
+        Raises:
+            MobileloopError: where `context` is beyond the positions the model was made for.
+        """
+        if not 1 <= context <= packed.config.max_position:
+            raise MobileloopError(
+                f"context {context} is outside 1-{packed.config.max_position}, the positions of {packed.config.name}."
+            )
+        return cls(
+            format_version=FORMAT_VERSION,
+            tool_version=__version__,
+            config=packed.config,
+            schedule=packed.schedule,
+            quantization=packed.quantization,
+            context=context,
+            kv_bits=kv_bits,
+            source=Path(checkpoint.source).name,
+            source_sha256=checkpoint.sha256,
+            costs=Costs.model_validate(packed.costs()),
+            tokenizer=checkpoint.tokenizer,
+        )
+
+    @classmethod
+    def parse(cls, data: Any, where: str) -> ArtifactInfo:
+        """Metadata read back from an untrusted file.
+
+        Raises:
+            MobileloopError: for a newer format version, or the first field that is wrong.
+        """
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise MobileloopError(
+                f"{where} has format version {version}, but this mobileloop {__version__} reads up to "
+                f"{FORMAT_VERSION}; upgrade mobileloop."
+            )
+        info = validated(cls, data, f"the metadata of {where}")
+        info.schedule.check_runnable()
+        info.schedule.check_blocks(info.config.num_blocks)
+        return info
+
+    # -- bytes per decoded token -------------------------------------------------------------------
+
+    def unique_bytes(self) -> int:
+        """Weight bytes read at least once per token: the scheduled blocks, the head and one embedding row."""
+        blocks = {application.block for application in self.schedule.applications(1)}
+        return sum(self.costs.block_bytes[b] for b in blocks) + self._outer_bytes()
+
+    def executed_bytes(self, loops: int | None = None) -> int:
+        """Weight bytes touched per token, counted once per application."""
+        applied = self.schedule.applications(loops)
+        return sum(self.costs.block_bytes[a.block] for a in applied) + self._outer_bytes()
+
+    def kv_bytes(self, position: int, loops: int | None = None) -> int:
+        """KV bytes read and written by the token at `position` (0-based): every application's own slot."""
+        applications = sum(1 for _ in self.schedule.applications(loops))
+        return applications * 2 * self.config.kv_size * (self.kv_bits // 8) * (position + 1)
+
+    def kv_capacity_bytes(self) -> int:
+        """Bytes of the whole KV cache: all slots, `context` tokens."""
+        return self.schedule.num_slots * 2 * self.config.kv_size * (self.kv_bits // 8) * self.context
+
+    def activation_bytes(self, loops: int | None = None) -> int:
+        """Activation bytes written and read once per token, float32, as the engine keeps them (logits included)."""
+        config = self.config
+        per_application = 3 * config.hidden_size + 2 * config.query_size + 2 * config.kv_size
+        per_application += 3 * config.intermediate_size
+        applications = sum(1 for _ in self.schedule.applications(loops))
+        return 2 * 4 * (applications * per_application + 2 * config.hidden_size + config.vocab_size)
+
+    def _outer_bytes(self) -> int:
+        return self.costs.head_bytes + self.costs.embedding_row_bytes
+
+
+def runtime_of(path: str | Path) -> str:
+    """`engine`, `executorch` or `onnx`, from the file's suffix.
+
+    Raises:
+        MobileloopError: for a missing file or another suffix.
+    """
+    path = Path(path)
+    runtime = RUNTIME_OF_SUFFIX.get(path.suffix)
+    if runtime is None:
+        known = ", ".join(RUNTIME_OF_SUFFIX)
+        raise MobileloopError(f"{path} has no known suffix; artifacts end in {known}.")
+    if not path.is_file():
+        raise MobileloopError(f"{path} does not exist; make it with mobileloop export.")
+    return runtime
+
+
+def check_tokens(info: ArtifactInfo, position: int, count: int) -> None:
+    """Raise MobileloopError where `count` more tokens do not fit behind `position`."""
+    if count < 1:
+        raise MobileloopError("there are no tokens to run; give a prompt.")
+    if position + count > info.context:
+        raise MobileloopError(
+            f"{position + count} tokens do not fit the context of {info.context} this artifact was exported with; "
+            "shorten the prompt or export again with a larger --context."
+        )
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        MobileloopError: where the folder is missing or the disk refuses (full, read-only).
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise MobileloopError(f"the folder {path.parent} does not exist; create it or choose another output.")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+    except OSError as error:
+        raise MobileloopError(f"nothing can be written in {path.parent}: {error.strerror}.") from None
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    except OSError as error:
+        raise MobileloopError(
+            f"{path} could not be written ({error.strerror or error}); nothing was left behind. Free some space "
+            "or choose another output."
+        ) from None
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def text_sha256(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

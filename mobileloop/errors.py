@@ -1,0 +1,35 @@
+"""The one exception a user's mistake becomes, and the helpers that word it."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+
+class MobileloopError(Exception):
+    """A mistake the user can mend: one sentence that says what, where, why and the way out.
+
+    The command line prints it without a traceback and exits with `exit_code`.
+    """
+
+    exit_code = 2
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], data: Any, where: str) -> Model:
+    """Validate `data` as `model`.
+
+    Raises:
+        MobileloopError: naming `where`, the field, what it holds and what was expected.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        named = f"{field}: " if field else ""
+        raise MobileloopError(f"{where} is not valid: {named}{reason}.") from None

@@ -1,0 +1,1 @@
+"""Quantization schemes (one class each), packed records and the packed model."""

@@ -1,0 +1,141 @@
+"""Packed records: the bytes that one application reads, front to back (docs/format.md, to the byte).
+
+A record is self-describing: a header with the block's dimensions, a table of its tensors, then the tensors in
+the order an application reads them. Matrices are cut into tiles of 8 rows by 32 inputs, scales inside the tile,
+so that a kernel streams one contiguous range and finishes 8 rows at once without a horizontal sum.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileloop.config import ModelConfig
+from mobileloop.quant.schemes import GROUP, SCHEMES, QuantTensor
+
+MAGIC = 0x4B4C424D  # "MBLK"
+RECORD_VERSION = 1
+KIND_BLOCK, KIND_MATRIX = 1, 2
+VECTOR_SCHEME = 0
+TILE_ROWS = 8
+TENSOR_ALIGNMENT = 64
+PAGE = 16384  # Android devices use pages of 4 KiB or 16 KiB; a multiple of the larger suits both
+
+HEADER = struct.Struct("<IIIIQIIIIIIffII")
+ENTRY = struct.Struct("<IIIIQQ")
+
+ROLES = {
+    "input_layernorm": 0,
+    "q_proj": 1,
+    "k_proj": 2,
+    "v_proj": 3,
+    "o_proj": 4,
+    "post_attention_layernorm": 5,
+    "gate_proj": 6,
+    "up_proj": 7,
+    "down_proj": 8,
+    "matrix": 16,
+}
+
+U8 = NDArray[np.uint8]
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def pack_matrix(tensor: QuantTensor) -> U8:
+    """The tiles of a matrix, row group by row group; rows and inputs are padded with zeros to whole tiles.
+
+    Args:
+        tensor: [rows, cols].
+
+    Returns:
+        1-D uint8, `ceil(rows / 8) * ceil(cols / 32)` tiles.
+    """
+    rows, cols = tensor.shape
+    padded = np.zeros((_round_up(rows, TILE_ROWS), _round_up(cols, GROUP)), dtype=tensor.codes.dtype)
+    padded[:rows, :cols] = tensor.codes
+    row_groups, groups = padded.shape[0] // TILE_ROWS, padded.shape[1] // GROUP
+    tiles = padded.reshape(row_groups, TILE_ROWS, groups, GROUP).transpose(0, 2, 1, 3)  # [rg, g, row, input]
+    parts = [_CODE_BYTES[tensor.scheme](tiles)]
+    for values in (tensor.scale, tensor.minimum):
+        if values is not None:
+            wide = np.zeros((padded.shape[0], groups), dtype=np.float16)
+            wide[:rows] = values
+            wide = np.ascontiguousarray(wide.reshape(row_groups, TILE_ROWS, groups).transpose(0, 2, 1))
+            parts.append(wide.view(np.uint8).reshape(row_groups, groups, -1))
+    return np.concatenate(parts, axis=2).reshape(-1)
+
+
+def _nibbles(tiles: NDArray[np.generic]) -> U8:
+    """[rg, g, 8, 32] codes -> [rg, g, 128]: byte c*32 + r*4 + j holds inputs c*4+j (low) and 16+c*4+j (high) of row r."""
+    halves = tiles.reshape(*tiles.shape[:3], 2, 4, 4).astype(np.uint8)  # row, half, c, j
+    packed = halves[:, :, :, 0] | (halves[:, :, :, 1] << 4)
+    return np.ascontiguousarray(packed.transpose(0, 1, 3, 2, 4)).reshape(*tiles.shape[:2], -1)
+
+
+def _bytes8(tiles: NDArray[np.generic]) -> U8:
+    """[rg, g, 8, 32] codes -> [rg, g, 256]: byte c*32 + r*4 + j holds input c*4+j of row r."""
+    quads = tiles.reshape(*tiles.shape[:3], 8, 4).transpose(0, 1, 3, 2, 4)
+    return np.ascontiguousarray(quads).view(np.uint8).reshape(*tiles.shape[:2], -1)
+
+
+def _floats(tiles: NDArray[np.generic]) -> U8:
+    """[rg, g, 8, 32] floats -> [rg, g, 1024]: float k*8 + r holds input k of row r."""
+    columns = np.ascontiguousarray(tiles.transpose(0, 1, 3, 2))
+    return columns.view(np.uint8).reshape(*tiles.shape[:2], -1)
+
+
+_CODE_BYTES = {"none": _floats, "int4": _nibbles, "int4-symmetric": _nibbles, "int8": _bytes8}
+
+
+def _assemble(kind: int, dims: tuple[int, ...], eps: float, theta: float, flags: int, parts: list[tuple[str, int, int, int, U8]]) -> U8:
+    offset = _round_up(HEADER.size + ENTRY.size * len(parts), TENSOR_ALIGNMENT)
+    entries, placed = [], []
+    for role, scheme, rows, cols, data in parts:
+        entries.append(ENTRY.pack(ROLES[role], scheme, rows, cols, offset, data.size))
+        placed.append((offset, data))
+        offset = _round_up(offset + data.size, TENSOR_ALIGNMENT)
+    total = _round_up(offset, PAGE)
+    record = np.zeros(total, dtype=np.uint8)
+    header = HEADER.pack(MAGIC, RECORD_VERSION, kind, len(parts), total, *dims, eps, theta, flags, 0)
+    table = np.frombuffer(header + b"".join(entries), dtype=np.uint8)
+    record[: table.size] = table
+    for start, data in placed:
+        record[start : start + data.size] = data
+    return record
+
+
+def block_record(config: ModelConfig, tensors: dict[str, QuantTensor | NDArray[np.float32]]) -> U8:
+    """One block as one record, a multiple of 16 KiB long.
+
+    Args:
+        config: the model's dimensions.
+        tensors: the names of `ModelConfig.block_tensors`; matrices as QuantTensor, norms [hidden] float32.
+    """
+    parts = [_part(name, tensors[name]) for name in config.block_tensors()]
+    dims = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_heads,
+        config.num_kv_heads,
+        config.head_dim,
+        0,
+    )
+    flags = 1 if config.rope_pairing == "interleaved" else 0
+    return _assemble(KIND_BLOCK, dims, config.rms_norm_eps, config.rope_theta, flags, parts)
+
+
+def matrix_record(tensor: QuantTensor) -> U8:
+    """An embedding or a head as one record."""
+    return _assemble(KIND_MATRIX, (tensor.shape[1], 0, 0, 0, 0, 0), 0.0, 0.0, 0, [_part("matrix", tensor)])
+
+
+def _part(role: str, tensor: QuantTensor | NDArray[np.float32]) -> tuple[str, int, int, int, U8]:
+    if isinstance(tensor, QuantTensor):
+        return role, SCHEMES[tensor.scheme].code, *tensor.shape, pack_matrix(tensor)
+    vector = np.ascontiguousarray(tensor, dtype="<f4")
+    return role, VECTOR_SCHEME, 1, vector.size, vector.view(np.uint8)

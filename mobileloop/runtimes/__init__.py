@@ -1,0 +1,33 @@
+"""Sessions: one file per runtime, one interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mobileloop.artifact import runtime_of
+from mobileloop.runtimes.base import Session
+
+
+def open_session(path: str | Path, *, threads: int = 0, loops: int | None = None) -> Session:
+    """Open an artifact with the runtime that its suffix names.
+
+    Args:
+        path: `.safetensors` (engine), `.pte` (ExecuTorch) or `.onnx`.
+        threads: 0 takes the cores this process may run on.
+        loops: of the looped stages; None is the artifact's own.
+
+    Raises:
+        MobileloopError: where the file, the loop count or the runtime's package is not there or not right.
+    """
+    runtime = runtime_of(path)
+    if runtime == "engine":
+        from mobileloop.runtimes.engine import EngineSession
+
+        return EngineSession(Path(path), threads=threads, loops=loops)
+    if runtime == "executorch":
+        from mobileloop.runtimes.executorch import ExecutorchSession
+
+        return ExecutorchSession(Path(path), threads=threads, loops=loops)
+    from mobileloop.runtimes.onnx import OnnxSession
+
+    return OnnxSession(Path(path), threads=threads, loops=loops)

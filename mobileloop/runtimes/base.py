@@ -1,0 +1,95 @@
+"""The interface every runtime offers: prefill, decode, reset and the loop count."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileloop.artifact import ArtifactInfo, check_tokens
+from mobileloop.errors import MobileloopError
+
+F32 = NDArray[np.float32]
+
+
+def available_threads() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Session(ABC):
+    """A loaded artifact with its KV cache, for one sequence.
+
+    Subclasses load the file in `__init__` and implement `_evaluate` and `_clear`. `loops` holds for the whole
+    sequence, since every loop has KV slots of its own: it changes at `reset`.
+    """
+
+    runtime: str
+
+    def __init__(self, path: Path, info: ArtifactInfo, threads: int, loops: int | None) -> None:
+        if threads < 0:
+            raise MobileloopError(f"threads {threads} is below 0; use 0 for all cores.")
+        info.schedule.check_loops(loops)
+        self.path = path
+        self.info = info
+        self.threads = threads or available_threads()
+        self.loops = loops if loops is not None else info.schedule.default_loops
+        self.position = 0
+
+    def prefill(self, tokens: Sequence[int]) -> F32:
+        """Run `tokens` behind what was run before; logits [vocab] of the last one."""
+        self._check(tokens)
+        logits = self._evaluate(tokens, all_logits=False)[-1]
+        self.position += len(tokens)
+        return logits
+
+    def decode(self, token: int) -> F32:
+        """Run one token; logits [vocab]."""
+        return self.prefill([token])
+
+    def logits(self, tokens: Sequence[int]) -> F32:
+        """Run `tokens`; logits [tokens, vocab] of every one."""
+        self._check(tokens)
+        logits = self._evaluate(tokens, all_logits=True)
+        self.position += len(tokens)
+        return logits
+
+    def reset(self, loops: int | None = None) -> None:
+        """Forget the sequence; `loops`, where given, holds from here on.
+
+        Raises:
+            MobileloopError: where `loops` is out of the artifact's bounds.
+        """
+        self.info.schedule.check_loops(loops)
+        if loops is not None:
+            self.loops = loops
+        self.position = 0
+        self._clear()
+
+    def details(self) -> dict[str, str]:
+        """What a report should know of this runtime: versions, kernels, providers."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027  (optional for a subclass)
+        """Give memory and threads back."""
+
+    def _check(self, tokens: Sequence[int]) -> None:
+        check_tokens(self.info, self.position, len(tokens))
+        for token in tokens:
+            if not 0 <= token < self.info.config.vocab_size:
+                raise MobileloopError(
+                    f"token {token} is outside the vocabulary of {self.info.config.vocab_size}; "
+                    "the tokenizer does not belong to this artifact."
+                )
+
+    @abstractmethod
+    def _evaluate(self, tokens: Sequence[int], all_logits: bool) -> F32:
+        """Logits [tokens, vocab] (or [1, vocab] of the last token) at `self.position`."""
+
+    @abstractmethod
+    def _clear(self) -> None:
+        """Forget the KV cache."""

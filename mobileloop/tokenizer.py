@@ -1,0 +1,79 @@
+"""Text to tokens and back; chat templates run in a sandbox, since an artifact is untrusted."""
+
+from __future__ import annotations
+
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.decoders import DecodeStream
+
+from mobileloop.errors import MobileloopError
+from mobileloop.model import TokenizerSpec
+
+
+class Tokenizer:
+    """A tokenizer built from a TokenizerSpec."""
+
+    def __init__(self, spec: TokenizerSpec) -> None:
+        """Build from plain data.
+
+        Raises:
+            MobileloopError: where the JSON is not a tokenizer.
+        """
+        self.spec = spec
+        try:
+            self.raw = RustTokenizer.from_str(spec.json_text)
+        except Exception as error:  # the library raises a bare Exception
+            raise MobileloopError(f"the tokenizer in the artifact is damaged ({error}); export it again.") from None
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids of `text`; `special` adds the begin-of-sequence token where the model wants one."""
+        ids = list(self.raw.encode(text, add_special_tokens=special).ids)
+        if special and self.spec.add_bos and self.spec.bos_id is not None and ids[:1] != [self.spec.bos_id]:
+            ids.insert(0, self.spec.bos_id)
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return str(self.raw.decode(ids, skip_special_tokens=True))
+
+    def chat(self, prompt: str) -> list[int]:
+        """Token ids of one user turn in the model's chat template, with the opening of the answer.
+
+        Raises:
+            MobileloopError: where the artifact has no template, or the template fails in the sandbox.
+        """
+        if not self.spec.chat_template:
+            raise MobileloopError("this artifact carries no chat template; run it without --chat.")
+
+        def refuse(message: str) -> None:
+            raise TemplateError(message)
+
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = refuse
+        try:
+            text = environment.from_string(self.spec.chat_template).render(
+                messages=[{"role": "user", "content": prompt}],
+                add_generation_prompt=True,
+                bos_token=self.spec.bos_token or "",
+                eos_token=self.spec.eos_token or "",
+            )
+        except TemplateError as error:
+            raise MobileloopError(f"the artifact's chat template failed ({error}); run it without --chat.") from None
+        return self.encode(text, special=False)
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends generation."""
+        return token in self.spec.eos_ids
+
+
+class TextStream:
+    """Turns tokens into text piece by piece, holding back bytes of unfinished characters."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def push(self, token: int) -> str:
+        """The new text after `token`; empty while a character is unfinished."""
+        return self._stream.step(self._tokenizer.raw, token) or ""
