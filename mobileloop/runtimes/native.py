@@ -1,0 +1,127 @@
+"""The engine's C interface through ctypes; every failure becomes a MobileloopError with the engine's sentence."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+
+from mobileloop.errors import MobileloopError
+
+ABI_VERSION = 1
+LIBRARY = "libmobileloop_engine.so"
+
+
+def library_folder() -> Path:
+    """Where the built libraries lie: MOBILELOOP_LIBRARY_DIR, or beside the installed package.
+
+    Raises:
+        MobileloopError: where they were not built.
+    """
+    override = os.environ.get("MOBILELOOP_LIBRARY_DIR")
+    if override:
+        candidates = [Path(override)]
+    else:
+        import mobileloop
+
+        # An editable install keeps built files in site-packages, so the package has more than one folder.
+        candidates = [Path(folder) / "lib" for folder in mobileloop.__path__] + _installed_folders()
+    for folder in candidates:
+        if (folder / LIBRARY).is_file():
+            return folder
+    raise MobileloopError(f"the engine library {LIBRARY} was not built; reinstall with: pip install mobileloop.")
+
+
+def _installed_folders() -> list[Path]:
+    import sysconfig
+
+    return [Path(sysconfig.get_path(kind)) / "mobileloop" / "lib" for kind in ("platlib", "purelib")]
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The loaded engine.
+
+    Raises:
+        MobileloopError: where it is missing, or its ABI is another version's.
+    """
+    path = library_folder() / LIBRARY
+    try:
+        # Global symbols: the ExecuTorch operator library resolves the same engine.
+        engine = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise MobileloopError(f"the engine library cannot be loaded ({error}); reinstall mobileloop.") from None
+    for name in ("ml_last_error", "ml_kernels", "ml_available_kernels"):
+        getattr(engine, name).restype = ctypes.c_char_p
+    for name in ("ml_model_close", "ml_session_destroy"):
+        getattr(engine, name).argtypes = [ctypes.c_void_p]
+        getattr(engine, name).restype = None
+    engine.ml_use_kernels.argtypes = [ctypes.c_char_p]
+    engine.ml_model_open.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)]
+    engine.ml_session_create.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_uint32,
+        ctypes.c_uint32,
+        ctypes.POINTER(ctypes.c_void_p),
+    ]
+    engine.ml_session_run.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_uint32,
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_uint64,
+    ]
+    engine.ml_session_reset.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    engine.ml_read_bandwidth.argtypes = [
+        ctypes.c_uint32,
+        ctypes.c_uint64,
+        ctypes.c_double,
+        ctypes.POINTER(ctypes.c_double),
+    ]
+    if engine.ml_abi_version() != ABI_VERSION:
+        raise MobileloopError("the engine library belongs to another version of mobileloop; reinstall mobileloop.")
+    return engine
+
+
+def check(status: int) -> None:
+    """Raise MobileloopError with the engine's sentence where a call failed."""
+    if status != 0:
+        message = library().ml_last_error().decode("utf-8", "replace")
+        raise MobileloopError(f"{message}.")
+
+
+def kernels() -> str:
+    """The kernel set in use, "scalar" or "avx2"."""
+    return str(library().ml_kernels().decode())
+
+
+def available_kernels() -> list[str]:
+    """Kernel sets this processor can run, best first."""
+    return str(library().ml_available_kernels().decode()).split(",")
+
+
+def use_kernels(name: str) -> None:
+    """Choose the kernel set of sessions opened from here on.
+
+    Raises:
+        MobileloopError: where this processor cannot run it.
+    """
+    check(library().ml_use_kernels(name.encode()))
+
+
+def read_bandwidth(threads: int, size_bytes: int, seconds: float) -> float:
+    """Median read bandwidth in GB/s (10^9 bytes per second).
+
+    Args:
+        threads: each reads its own part of the buffer.
+        size_bytes: of the whole buffer; what level of memory is measured follows from it.
+        seconds: about how long to measure.
+
+    Raises:
+        MobileloopError: for arguments out of bounds.
+    """
+    gbps = ctypes.c_double()
+    check(library().ml_read_bandwidth(threads, size_bytes, seconds, ctypes.byref(gbps)))
+    return gbps.value

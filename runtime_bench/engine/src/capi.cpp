@@ -1,0 +1,145 @@
+// The C interface: every exception becomes a status and one sentence.
+#include <exception>
+#include <new>
+#include <string>
+
+#include "context.h"
+#include "error.h"
+#include "kernels.h"
+#include "model.h"
+#include "session.h"
+
+namespace {
+
+thread_local std::string last_error;
+
+template <typename Body> ml_status guarded(const Body &body) noexcept {
+    try {
+        body();
+        return ML_OK;
+    } catch (const std::bad_alloc &) {
+        last_error = "the engine is out of memory";
+    } catch (const std::exception &error) {
+        last_error = error.what();
+    } catch (...) {
+        last_error = "the engine failed for an unknown reason";
+    }
+    return ML_FAILED;
+}
+
+// Refuses a second call on a context that is at work.
+class Exclusive {
+public:
+    explicit Exclusive(std::atomic<bool> &busy) : busy_(busy) {
+        ml::require(!busy_.exchange(true), "this context is already running in another thread; make one context per thread");
+    }
+    ~Exclusive() { busy_.store(false); }
+    Exclusive(const Exclusive &) = delete;
+    Exclusive &operator=(const Exclusive &) = delete;
+
+private:
+    std::atomic<bool> &busy_;
+};
+
+constexpr uint32_t kMaxThreads = 256;
+
+uint32_t checked_threads(uint32_t threads) {
+    ml::require(threads >= 1 && threads <= kMaxThreads, "threads ", threads, " is outside 1-", kMaxThreads);
+    return threads;
+}
+
+} // namespace
+
+extern "C" {
+
+uint32_t ml_abi_version(void) { return ML_ABI_VERSION; }
+const char *ml_last_error(void) { return last_error.c_str(); }
+const char *ml_kernels(void) {
+    const char *name = "";
+    guarded([&] { name = ml::current_kernels().name; });
+    return name;
+}
+ml_status ml_use_kernels(const char *name) {
+    return guarded([&] { ml::use_kernels(name ? name : ""); });
+}
+const char *ml_available_kernels(void) { return ml::available_kernels().c_str(); }
+
+ml_status ml_context_create(uint32_t threads, ml_context **out) {
+    return guarded([&] { *out = new ml_context(checked_threads(threads)); });
+}
+void ml_context_destroy(ml_context *context) { delete context; }
+uint32_t ml_context_threads(const ml_context *context) { return context->pool.size(); }
+
+ml_status ml_embed(ml_context *context, ml_record embedding, const int64_t *tokens, uint32_t count, float *out,
+                   uint32_t hidden_size) {
+    return guarded([&] {
+        const Exclusive exclusive(context->busy);
+        const ml::Matrix matrix = ml::parse_matrix(embedding);
+        ml::require(matrix.cols == hidden_size, "the embedding has ", matrix.cols, " columns where ", hidden_size,
+                    " were expected");
+        context->embed(matrix, tokens, count, out);
+    });
+}
+
+ml_status ml_loop(ml_context *context, const ml_loop_args *args) {
+    return guarded([&] {
+        const Exclusive exclusive(context->busy);
+        context->loop(*args);
+    });
+}
+
+ml_status ml_head(ml_context *context, ml_record head, const float *norm, float eps, const float *hidden, uint32_t rows,
+                  uint32_t hidden_size, float *logits, uint32_t vocab_size) {
+    return guarded([&] {
+        const Exclusive exclusive(context->busy);
+        const ml::Matrix matrix = ml::parse_matrix(head);
+        ml::require(matrix.cols == hidden_size && matrix.rows == vocab_size, "the head is ", matrix.rows, " by ",
+                    matrix.cols, " where ", vocab_size, " by ", hidden_size, " was expected");
+        ml::require(rows >= 1, "there are no rows for the head");
+        context->head(matrix, norm, eps, hidden, rows, logits);
+    });
+}
+
+ml_status ml_check_record(ml_record record, uint32_t kind) {
+    return guarded([&] {
+        ml::require(kind == 1 || kind == 2, "the record kind ", kind, " is unknown");
+        if (kind == 1) {
+            ml::parse_block(record);
+        } else {
+            ml::parse_matrix(record);
+        }
+    });
+}
+
+ml_status ml_model_open(const char *path, ml_model **out) {
+    return guarded([&] { *out = new ml_model{std::make_shared<const ml::Model>(path)}; });
+}
+void ml_model_close(ml_model *model) { delete model; }
+uint32_t ml_model_vocab_size(const ml_model *model) { return model->model->vocab_size; }
+uint32_t ml_model_context(const ml_model *model) { return model->model->context; }
+uint32_t ml_model_max_loops(const ml_model *model) { return model->model->max_loops; }
+
+ml_status ml_session_create(ml_model *model, uint32_t threads, uint32_t loops, ml_session **out) {
+    return guarded([&] { *out = new ml_session(model->model, checked_threads(threads), loops); });
+}
+void ml_session_destroy(ml_session *session) { delete session; }
+ml_status ml_session_run(ml_session *session, const int64_t *tokens, uint32_t count, int all_logits, float *logits,
+                         uint64_t logits_floats) {
+    return guarded([&] {
+        const Exclusive exclusive(session->busy());
+        session->run(tokens, count, all_logits != 0, logits, logits_floats);
+    });
+}
+ml_status ml_session_reset(ml_session *session, uint32_t loops) {
+    return guarded([&] {
+        const Exclusive exclusive(session->busy());
+        session->reset(loops);
+    });
+}
+uint32_t ml_session_position(const ml_session *session) { return session->position; }
+
+ml_status ml_read_bandwidth(uint32_t threads, uint64_t size_bytes, double seconds, double *gbps) {
+    return guarded([&] { *gbps = ml::read_bandwidth(threads, size_bytes, seconds); });
+}
+
+} // extern "C"

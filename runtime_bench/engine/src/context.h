@@ -1,0 +1,72 @@
+// Threads and scratch memory of one caller, and the operators that run on them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "mobileloop.h"
+#include "record.h"
+#include "threads.h"
+
+namespace ml {
+
+// Scratch that grows and is reused; contents are lost when it grows.
+template <typename T> class Scratch {
+public:
+    T *at_least(size_t count) {
+        if (count > size_) {
+            storage_.reset(); // free before the larger allocation
+            storage_.reset(static_cast<T *>(::operator new[](count * sizeof(T), std::align_val_t{64})));
+            size_ = count;
+        }
+        return storage_.get();
+    }
+
+private:
+    struct Free {
+        void operator()(T *p) const { ::operator delete[](p, std::align_val_t{64}); }
+    };
+    std::unique_ptr<T, Free> storage_;
+    size_t size_ = 0;
+};
+
+// Activations that a projection reads: floats, and their 8-bit form where a matrix is quantized.
+struct ActivationScratch {
+    Scratch<float> floats, scales, sums;
+    Scratch<int8_t> codes;
+    Activations rows(size_t tokens, size_t size);
+};
+
+// Median GB/s of `threads` threads that read their parts of one buffer again and again (bandwidth.cpp).
+double read_bandwidth(uint32_t threads, uint64_t size_bytes, double seconds);
+
+} // namespace ml
+
+struct ml_context {
+    explicit ml_context(uint32_t threads);
+
+    void embed(const ml::Matrix &embedding, const int64_t *tokens, uint32_t count, float *out);
+    void loop(const ml_loop_args &args);
+    void head(const ml::Matrix &head, const float *norm, float eps, const float *hidden, uint32_t rows, float *logits);
+
+    ml::ThreadPool pool;
+    const ml::Kernels &kernels;
+    std::atomic<bool> busy{false};
+
+private:
+    struct Stage;
+    void apply_block(const Stage &stage, const ml::Block &block, uint32_t slot, uint32_t thread);
+    void rotary_table(const ml::Block &block, uint32_t position, uint32_t tokens);
+
+    // One token is normalised and quantized by every thread for itself, which is cheaper than a barrier; more tokens
+    // are split and shared. private_[0] doubles as the shared one.
+    std::vector<ml::ActivationScratch> private_;
+    ml::Scratch<float> query_, key_, value_, attended_, gate_, up_, entered_, hidden_;
+    std::vector<ml::Scratch<float>> scores_;
+    ml::Scratch<float> rotary_; // [tokens, head_dim]: cosines, then sines
+    float rotary_theta_ = 0;
+    uint32_t rotary_dim_ = 0, rotary_position_ = 0, rotary_tokens_ = 0;
+};

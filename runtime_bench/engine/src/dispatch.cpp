@@ -1,0 +1,57 @@
+// Which kernel set runs: the best this processor has, unless the environment or a caller says otherwise.
+#include <cstdlib>
+#include <mutex>
+#include <vector>
+
+#include "error.h"
+#include "kernels.h"
+
+namespace ml {
+namespace {
+
+std::vector<const Kernels *> runnable() { // best first
+    std::vector<const Kernels *> sets;
+#if defined(ML_HAVE_AVX2)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+        sets.push_back(&avx2_kernels());
+#endif
+    sets.push_back(&scalar_kernels());
+    return sets;
+}
+
+const Kernels &named(const std::string &name) {
+    for (const Kernels *set : runnable())
+        if (name == set->name) return *set;
+    throw Error(text("the kernel set '", name, "' is not one this processor can run (", available_kernels(), ")"));
+}
+
+std::mutex mutex;
+const Kernels *chosen = nullptr;
+
+} // namespace
+
+const Kernels &current_kernels() {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (!chosen) {
+        const char *wanted = std::getenv("MOBILELOOP_KERNELS");
+        chosen = wanted && *wanted ? &named(wanted) : runnable().front();
+    }
+    return *chosen;
+}
+
+void use_kernels(const std::string &name) {
+    const Kernels &set = named(name);
+    const std::lock_guard<std::mutex> lock(mutex);
+    chosen = &set;
+}
+
+const std::string &available_kernels() {
+    static const std::string names = [] {
+        std::string joined;
+        for (const Kernels *set : runnable()) joined += (joined.empty() ? "" : ",") + std::string(set->name);
+        return joined;
+    }();
+    return names;
+}
+
+} // namespace ml

@@ -1,0 +1,207 @@
+#include "json.h"
+
+#include <charconv>
+#include <cmath>
+
+#include "error.h"
+
+namespace ml {
+
+class JsonReader {
+public:
+    explicit JsonReader(std::string_view text) : text_(text) {}
+
+    Json document() {
+        Json value = read(0);
+        skip_space();
+        check(at_ == text_.size(), "has text behind its end");
+        return value;
+    }
+
+private:
+    static constexpr int kMaxDepth = 32;
+
+    void check(bool holds, const char *what) const { require(holds, "JSON metadata ", what, " at byte ", at_); }
+    void skip_space() {
+        while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r')) at_++;
+    }
+    char next() {
+        check(at_ < text_.size(), "ends too early");
+        return text_[at_++];
+    }
+    bool take(char wanted) {
+        skip_space();
+        if (at_ < text_.size() && text_[at_] == wanted) return ++at_, true;
+        return false;
+    }
+    void word(std::string_view wanted) {
+        check(text_.substr(at_, wanted.size()) == wanted, "has an unknown word");
+        at_ += wanted.size();
+    }
+
+    Json read(int depth) {
+        check(depth < kMaxDepth, "is nested too deep");
+        skip_space();
+        check(at_ < text_.size(), "ends too early");
+        Json value;
+        const char first = text_[at_];
+        if (first == '{') {
+            read_object(value, depth);
+        } else if (first == '[') {
+            read_array(value, depth);
+        } else if (first == '"') {
+            value.kind_ = Json::Kind::string;
+            value.string_ = read_string();
+        } else if (first == 't' || first == 'f') {
+            value.kind_ = Json::Kind::boolean;
+            value.boolean_ = first == 't';
+            word(first == 't' ? "true" : "false");
+        } else if (first == 'n') {
+            word("null");
+        } else {
+            value.kind_ = Json::Kind::number;
+            value.number_ = read_number();
+        }
+        return value;
+    }
+
+    void read_object(Json &value, int depth) {
+        value.kind_ = Json::Kind::object;
+        at_++;
+        if (take('}')) return;
+        do {
+            skip_space();
+            std::string key = read_string();
+            check(take(':'), "lacks a colon");
+            check(value.object_.emplace(std::move(key), read(depth + 1)).second, "repeats a key");
+        } while (take(','));
+        check(take('}'), "lacks a closing brace");
+    }
+
+    void read_array(Json &value, int depth) {
+        value.kind_ = Json::Kind::array;
+        at_++;
+        if (take(']')) return;
+        do value.array_.push_back(read(depth + 1));
+        while (take(','));
+        check(take(']'), "lacks a closing bracket");
+    }
+
+    double read_number() {
+        size_t end = at_;
+        while (end < text_.size() && (text_[end] == '-' || text_[end] == '+' || text_[end] == '.' || text_[end] == 'e' ||
+                                      text_[end] == 'E' || (text_[end] >= '0' && text_[end] <= '9')))
+            end++;
+        double number = 0;
+        const auto result = std::from_chars(text_.data() + at_, text_.data() + end, number);
+        check(result.ec == std::errc() && result.ptr == text_.data() + end && end > at_ && std::isfinite(number),
+              "has a malformed number");
+        at_ = end;
+        return number;
+    }
+
+    unsigned read_hex() {
+        unsigned code = 0;
+        for (int i = 0; i < 4; i++) {
+            const char c = next();
+            const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+            check(digit >= 0, "has a malformed escape");
+            code = code * 16 + static_cast<unsigned>(digit);
+        }
+        return code;
+    }
+
+    static void append_utf8(std::string &out, unsigned code) {
+        if (code < 0x80) {
+            out += static_cast<char>(code);
+        } else if (code < 0x800) {
+            out += static_cast<char>(0xC0 | (code >> 6));
+            out += static_cast<char>(0x80 | (code & 63));
+        } else if (code < 0x10000) {
+            out += static_cast<char>(0xE0 | (code >> 12));
+            out += static_cast<char>(0x80 | ((code >> 6) & 63));
+            out += static_cast<char>(0x80 | (code & 63));
+        } else {
+            out += static_cast<char>(0xF0 | (code >> 18));
+            out += static_cast<char>(0x80 | ((code >> 12) & 63));
+            out += static_cast<char>(0x80 | ((code >> 6) & 63));
+            out += static_cast<char>(0x80 | (code & 63));
+        }
+    }
+
+    std::string read_string() {
+        check(next() == '"', "lacks a quote");
+        std::string out;
+        for (char c = next(); c != '"'; c = next()) {
+            if (c != '\\') {
+                check(static_cast<unsigned char>(c) >= 0x20, "has a control character in a string");
+                out += c;
+                continue;
+            }
+            switch (const char escape = next()) {
+            case '"':
+            case '\\':
+            case '/': out += escape; break;
+            case 'b': out += '\b'; break;
+            case 'f': out += '\f'; break;
+            case 'n': out += '\n'; break;
+            case 'r': out += '\r'; break;
+            case 't': out += '\t'; break;
+            case 'u': {
+                unsigned code = read_hex();
+                if (code >= 0xD800 && code < 0xDC00) {
+                    check(next() == '\\' && next() == 'u', "has half a surrogate pair");
+                    const unsigned low = read_hex();
+                    check(low >= 0xDC00 && low < 0xE000, "has half a surrogate pair");
+                    code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+                }
+                append_utf8(out, code);
+                break;
+            }
+            default: check(false, "has a malformed escape");
+            }
+        }
+        return out;
+    }
+
+    std::string_view text_;
+    size_t at_ = 0;
+};
+
+Json Json::parse(std::string_view text) { return JsonReader(text).document(); }
+
+bool Json::boolean(const std::string &where) const {
+    require(kind_ == Kind::boolean, where, " is not true or false");
+    return boolean_;
+}
+double Json::number(const std::string &where) const {
+    require(kind_ == Kind::number, where, " is not a number");
+    return number_;
+}
+uint64_t Json::whole(const std::string &where, uint64_t least, uint64_t most) const {
+    const double value = number(where);
+    require(value >= static_cast<double>(least) && value <= static_cast<double>(most) && value == std::floor(value), where,
+            " is ", value, " where a whole number from ", least, " to ", most, " was expected");
+    return static_cast<uint64_t>(value);
+}
+const std::string &Json::string(const std::string &where) const {
+    require(kind_ == Kind::string, where, " is not a string");
+    return string_;
+}
+const std::vector<Json> &Json::array(const std::string &where) const {
+    require(kind_ == Kind::array, where, " is not a list");
+    return array_;
+}
+const std::map<std::string, Json> &Json::object(const std::string &where) const {
+    require(kind_ == Kind::object, where, " is not an object");
+    return object_;
+}
+bool Json::has(const std::string &key) const { return kind_ == Kind::object && object_.count(key) != 0; }
+const Json &Json::at(const std::string &key) const {
+    const auto &members = object("the parent of " + key);
+    const auto found = members.find(key);
+    require(found != members.end(), "the field ", key, " is missing");
+    return found->second;
+}
+
+} // namespace ml

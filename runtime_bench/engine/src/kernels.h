@@ -1,0 +1,68 @@
+// A kernel set: the arithmetic of one instruction set behind one table of functions.
+//
+// All sets give the same bits: integer sums are exact, and float operations are the same fused multiply-adds in the
+// same order (kernels_impl.h is shared; only the vector type and the tile products differ). The scalar set is the
+// truth.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "record.h"
+
+namespace ml {
+
+// Rows of activations. `floats` is [tokens, stride]; the others exist where an integer matrix reads them:
+// codes [tokens, stride], scales and scaled_sums [tokens, stride / 32], scaled_sums = scale * sum(codes of the group).
+struct Activations {
+    float *floats = nullptr;
+    int8_t *codes = nullptr;
+    float *scales = nullptr;
+    float *sums = nullptr;
+    size_t stride = 0; // a multiple of 32; padding is zero
+};
+
+struct AttentionArgs {
+    const float *query; // [head_dim]
+    const void *keys;   // [length, head_dim] of one KV head
+    const void *values; // [length, head_dim]
+    uint32_t length;
+    uint32_t head_dim;
+    float scale;
+    float *scores; // scratch [length rounded up to 8]
+    float *out;    // [head_dim]
+};
+
+struct Kernels {
+    const char *name;
+    void (*rms_norm)(const float *x, const float *scale, float eps, size_t size, float *out);
+    // Fill codes, scales and sums of rows [begin, end) from their floats.
+    void (*quantize)(const Activations &activations, size_t begin, size_t end);
+    // y[token * y_stride + row] (+)= matrix row . activations row, for row groups [begin, end).
+    void (*multiply)(const Matrix &matrix, uint32_t begin, uint32_t end, const Activations &activations, size_t tokens,
+                     float *y, size_t y_stride, bool accumulate);
+    // gate[i] = silu(gate[i]) * up[i]
+    void (*silu_multiply)(float *gate, const float *up, size_t size);
+    void (*attend_f32)(const AttentionArgs &args);
+    void (*attend_f16)(const AttentionArgs &args);
+    void (*to_f16)(const float *x, uint16_t *out, size_t size);
+    // Sum of all floats: the read loop of the bandwidth measurement.
+    float (*read)(const float *data, size_t size);
+};
+
+const Kernels &scalar_kernels();
+#if defined(ML_HAVE_AVX2)
+const Kernels &avx2_kernels();
+#endif
+
+// The set in force, and the sets this processor can run.
+const Kernels &current_kernels();
+void use_kernels(const std::string &name);
+const std::string &available_kernels();
+
+// float32 <-> float16, round to nearest even.
+float half_to_float(uint16_t half);
+uint16_t float_to_half(float value);
+
+} // namespace ml

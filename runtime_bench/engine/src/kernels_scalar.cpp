@@ -1,0 +1,144 @@
+// The scalar kernel set: slow, obvious, and the truth for every other one.
+#include "kernels_impl.h"
+
+namespace ml {
+namespace {
+
+struct Scalar8 {
+    float lane[8];
+
+    template <typename F> static Scalar8 each(const F &f) {
+        Scalar8 v;
+        for (int i = 0; i < 8; i++) v.lane[i] = f(i);
+        return v;
+    }
+    static Scalar8 all(float x) {
+        return each([&](int) { return x; });
+    }
+    static Scalar8 load(const float *x) {
+        return each([&](int i) { return x[i]; });
+    }
+    static Scalar8 load_half(const void *x) {
+        uint16_t half[8];
+        std::memcpy(half, x, sizeof half);
+        return each([&](int i) { return half_to_float(half[i]); });
+    }
+    void store(float *out) const { std::memcpy(out, lane, sizeof lane); }
+    static Scalar8 add(Scalar8 a, Scalar8 b) {
+        return each([&](int i) { return a.lane[i] + b.lane[i]; });
+    }
+    static Scalar8 mul(Scalar8 a, Scalar8 b) {
+        return each([&](int i) { return a.lane[i] * b.lane[i]; });
+    }
+    static Scalar8 div(Scalar8 a, Scalar8 b) {
+        return each([&](int i) { return a.lane[i] / b.lane[i]; });
+    }
+    static Scalar8 fma(Scalar8 a, Scalar8 b, Scalar8 c) {
+        return each([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
+    }
+    // As the x86 instructions: the second operand where one is not a number.
+    static Scalar8 max(Scalar8 a, Scalar8 b) {
+        return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+    }
+    static Scalar8 min(Scalar8 a, Scalar8 b) {
+        return each([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+    }
+    static Scalar8 abs(Scalar8 a) {
+        return each([&](int i) { return std::fabs(a.lane[i]); });
+    }
+    static Scalar8 round(Scalar8 a) {
+        return each([&](int i) { return std::nearbyint(a.lane[i]); });
+    }
+    static Scalar8 power_of_two(Scalar8 n) {
+        return each([&](int i) {
+            const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.lane[i]) + 127) << 23;
+            float value;
+            std::memcpy(&value, &bits, sizeof value);
+            return value;
+        });
+    }
+    // Halves, then quarters, then lanes: the order a vector register folds in.
+    float sum() const {
+        float s[4];
+        for (int i = 0; i < 4; i++) s[i] = lane[i] + lane[i + 4];
+        return (s[0] + s[2]) + (s[1] + s[3]);
+    }
+    float max_lane() const { return *std::max_element(lane, lane + 8); }
+};
+
+struct ScalarTiles {
+    static Scalar8 dot_int4(const uint8_t *tile, const int8_t *x) {
+        return Scalar8::each([&](int r) {
+            int32_t sum = 0;
+            for (int c = 0; c < 4; c++)
+                for (int j = 0; j < 4; j++) {
+                    const uint8_t byte = tile[c * 32 + r * 4 + j];
+                    sum += (byte & 15) * x[c * 4 + j] + (byte >> 4) * x[16 + c * 4 + j];
+                }
+            return static_cast<float>(sum);
+        });
+    }
+    static Scalar8 dot_int8(const uint8_t *tile, const int8_t *x) {
+        return Scalar8::each([&](int r) {
+            int32_t sum = 0;
+            for (int c = 0; c < 8; c++)
+                for (int j = 0; j < 4; j++) sum += static_cast<int8_t>(tile[c * 32 + r * 4 + j]) * x[c * 4 + j];
+            return static_cast<float>(sum);
+        });
+    }
+};
+
+void to_f16(const float *x, uint16_t *out, size_t size) {
+    for (size_t i = 0; i < size; i++) out[i] = float_to_half(x[i]);
+}
+
+} // namespace
+
+const Kernels &scalar_kernels() {
+    static const Kernels kernels = make_kernels<Scalar8, ScalarTiles>("scalar", to_f16);
+    return kernels;
+}
+
+float half_to_float(uint16_t half) {
+    const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+    uint32_t exponent = (half >> 10) & 31u, mantissa = half & 1023u, bits;
+    if (exponent == 31) {
+        bits = sign | 0x7F800000u | (mantissa << 13) | (mantissa ? 0x400000u : 0u); // quiet, as hardware does
+    } else if (exponent != 0) {
+        bits = sign | ((exponent + 112u) << 23) | (mantissa << 13);
+    } else if (mantissa == 0) {
+        bits = sign;
+    } else { // subnormal: shift the leading one into place
+        exponent = 113;
+        while (!(mantissa & 1024u)) {
+            mantissa <<= 1;
+            exponent--;
+        }
+        bits = sign | (exponent << 23) | ((mantissa & 1023u) << 13);
+    }
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+uint16_t float_to_half(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+    const uint32_t magnitude = bits & 0x7FFFFFFFu;
+    if (magnitude >= 0x7F800000u) // infinity, or not a number
+        return static_cast<uint16_t>(sign | 0x7C00u | (magnitude > 0x7F800000u ? 0x200u | ((magnitude >> 13) & 1023u) : 0u));
+    if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u); // rounds beyond 65504
+    if (magnitude < 0x38800000u) {                                              // subnormal half: let the FPU round
+        float shifted;
+        std::memcpy(&shifted, &magnitude, sizeof shifted);
+        shifted += 0.5f; // the last place of 0.5 is 2^-24, the step of a subnormal half
+        uint32_t rounded;
+        std::memcpy(&rounded, &shifted, sizeof rounded);
+        return static_cast<uint16_t>(sign | (rounded - 0x3F000000u));
+    }
+    const uint32_t rounded = magnitude + 0xFFFu + ((magnitude >> 13) & 1u);
+    return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+} // namespace ml

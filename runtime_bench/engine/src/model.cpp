@@ -1,0 +1,134 @@
+#include "model.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "error.h"
+#include "json.h"
+#include "record.h"
+
+namespace ml {
+namespace {
+
+constexpr uint64_t kFormatVersion = 1;
+constexpr uint64_t kMaxHeader = 100u << 20; // the safetensors limit
+constexpr uint64_t kMaxContext = 1u << 20, kMaxLoops = 1024, kMaxSlots = 1u << 20;
+
+} // namespace
+
+MappedFile::MappedFile(const std::string &path) {
+    const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    require(descriptor >= 0, path, " cannot be opened: ", std::strerror(errno));
+    struct stat status {};
+    const bool known = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0;
+    void *mapped = known ? mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, descriptor, 0) : MAP_FAILED;
+    const int reason = errno;
+    close(descriptor);
+    require(known, path, " is empty or not a regular file");
+    require(mapped != MAP_FAILED, path, " cannot be mapped: ", std::strerror(reason));
+    data_ = static_cast<const uint8_t *>(mapped);
+    size_ = static_cast<uint64_t>(status.st_size);
+}
+
+MappedFile::~MappedFile() { munmap(const_cast<uint8_t *>(data_), size_); }
+
+Model::Model(const std::string &path) : file_(std::make_shared<MappedFile>(path)) {
+    try {
+        uint64_t header_size = 0;
+        require(file_->size() >= 8, "the file of ", file_->size(), " bytes is cut short before its header");
+        std::memcpy(&header_size, file_->data(), 8);
+        require(header_size <= kMaxHeader && header_size <= file_->size() - 8, "the header claims ", header_size,
+                " bytes, but the file holds ", file_->size());
+        const Json header = Json::parse({reinterpret_cast<const char *>(file_->data()) + 8, header_size});
+        require(header.has("__metadata__") && header.at("__metadata__").has("mobileloop"),
+                "the header has no mobileloop metadata, so this is no engine artifact");
+        read_metadata(Json::parse(header.at("__metadata__").at("mobileloop").string("the mobileloop metadata")));
+        read_tensors(header, 8 + header_size);
+    } catch (const Error &error) {
+        throw Error(text(path, ": ", error.what()));
+    }
+}
+
+void Model::read_metadata(const Json &info) {
+    const uint64_t version = info.at("format_version").whole("format_version", 0, 1u << 30);
+    require(version <= kFormatVersion, "format version ", version, " is newer than the ", kFormatVersion,
+            " this engine reads; upgrade mobileloop");
+    const Json &config = info.at("config");
+    hidden_size = static_cast<uint32_t>(config.at("hidden_size").whole("hidden_size", 1, 1u << 20));
+    vocab_size = static_cast<uint32_t>(config.at("vocab_size").whole("vocab_size", 1, 1u << 24));
+    num_blocks = static_cast<uint32_t>(config.at("num_blocks").whole("num_blocks", 1, 4096));
+    kv_heads = static_cast<uint32_t>(config.at("num_kv_heads").whole("num_kv_heads", 1, 4096));
+    head_dim = static_cast<uint32_t>(config.at("head_dim").whole("head_dim", 1, 4096));
+    eps = static_cast<float>(config.at("rms_norm_eps").number("rms_norm_eps"));
+    require(eps > 0, "rms_norm_eps is not above 0");
+    context = static_cast<uint32_t>(info.at("context").whole("context", 1, kMaxContext));
+    kv_type = info.at("kv_bits").whole("kv_bits", 16, 32) == 16 ? ML_KV_F16 : ML_KV_F32;
+    const auto &list = info.at("schedule").at("stages").array("schedule.stages");
+    require(!list.empty(), "the schedule has no stages");
+    for (size_t i = 0; i < list.size(); i++) read_stage(list[i], text("stage ", i));
+}
+
+void Model::read_stage(const Json &stage, const std::string &where) {
+    StageSpec spec;
+    for (const Json &block : stage.at("blocks").array(where + " blocks"))
+        spec.blocks.push_back(static_cast<uint32_t>(block.whole(where + " block", 0, num_blocks - 1)));
+    require(!spec.blocks.empty(), where, " has no blocks; nested stages cannot run yet");
+    spec.max_loops = static_cast<uint32_t>(stage.at("max_loops").whole(where + " max_loops", 1, kMaxLoops));
+    spec.loops = static_cast<uint32_t>(stage.at("loops").whole(where + " loops", 1, spec.max_loops));
+    spec.damping = static_cast<float>(stage.at("damping").number(where + " damping"));
+    require(spec.damping > 0 && spec.damping <= 1, where, " damping is outside (0, 1]");
+    spec.loop_end_norm = stage.at("loop_end_norm").boolean(where + " loop_end_norm");
+    const auto only = [&](const char *field, const char *known) {
+        const std::string &value = stage.at(field).string(field);
+        require(value == known, where, " asks for the ", field, " '", value, "', which this engine does not run yet");
+    };
+    only("injection", "none");
+    only("state", "h");
+    require(stage.at("halting").at("rule").string("halting rule") == "none" &&
+                stage.at("kv_policy").at("kind").string("KV policy") == "own",
+            where, " asks for a halting rule or a KV policy, which this engine does not run yet");
+    require(stage.at("causal").boolean("causal") && !stage.at("noise").boolean("noise"), where,
+            " asks for full attention or noise, which this engine does not run yet");
+    spec.first_slot = num_slots;
+    num_slots += spec.num_slots();
+    require(num_slots <= kMaxSlots, "the schedule needs more than ", kMaxSlots, " KV slots");
+    max_loops = std::max(max_loops, spec.max_loops);
+    stages.push_back(std::move(spec));
+}
+
+void Model::read_tensors(const Json &header, uint64_t data_start) {
+    const uint64_t data_bytes = file_->size() - data_start;
+    const auto find = [&](const std::string &name, const char *type) -> ml_record {
+        const Json &tensor = header.at(name);
+        require(tensor.at("dtype").string("dtype") == type, "the tensor ", name, " is not ", type);
+        const auto &offsets = tensor.at("data_offsets").array("data_offsets");
+        require(offsets.size() == 2, "the tensor ", name, " has malformed offsets");
+        const uint64_t begin = offsets[0].whole(name + " offset", 0, data_bytes);
+        const uint64_t end = offsets[1].whole(name + " offset", begin, data_bytes);
+        return {file_->data() + data_start + begin, end - begin};
+    };
+    for (uint32_t b = 0; b < num_blocks; b++) {
+        blocks.push_back(find(text("blocks.", b), "U8"));
+        const Block block = parse_block(blocks.back());
+        require(block.hidden == hidden_size && block.kv_heads == kv_heads && block.head_dim == head_dim, "block ", b,
+                " has other dimensions than the config");
+    }
+    embedding = find("embedding", "U8");
+    head = header.has("head") ? find("head", "U8") : embedding;
+    for (const ml_record &record : {embedding, head}) {
+        const Matrix matrix = parse_matrix(record);
+        require(matrix.rows == vocab_size && matrix.cols == hidden_size, "the embedding or head is ", matrix.rows, " by ",
+                matrix.cols, " where ", vocab_size, " by ", hidden_size, " was expected");
+    }
+    const ml_record norm = find("final_norm", "F32");
+    require(norm.size_bytes == uint64_t{hidden_size} * 4 && reinterpret_cast<uintptr_t>(norm.data) % 4 == 0,
+            "final_norm holds ", norm.size_bytes, " bytes where ", uint64_t{hidden_size} * 4, " were expected");
+    final_norm = static_cast<const float *>(norm.data);
+}
+
+} // namespace ml

@@ -1,0 +1,62 @@
+// An artifact in memory: a mapped safetensors file, its metadata and its records.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "mobileloop.h"
+
+namespace ml {
+
+class Json;
+
+// A whole file, mapped read-only: its pages are clean and shared, never anonymous memory.
+class MappedFile {
+public:
+    explicit MappedFile(const std::string &path);
+    ~MappedFile();
+    MappedFile(const MappedFile &) = delete;
+    MappedFile &operator=(const MappedFile &) = delete;
+    const uint8_t *data() const { return data_; }
+    uint64_t size() const { return size_; }
+
+private:
+    const uint8_t *data_ = nullptr;
+    uint64_t size_ = 0;
+};
+
+struct StageSpec {
+    std::vector<uint32_t> blocks;
+    uint32_t loops = 1, max_loops = 1, first_slot = 0;
+    float damping = 1;
+    bool loop_end_norm = false;
+    uint32_t num_slots() const { return static_cast<uint32_t>(blocks.size()) * max_loops; }
+};
+
+struct Model {
+    explicit Model(const std::string &path);
+
+    uint32_t hidden_size = 0, vocab_size = 0, num_blocks = 0, kv_heads = 0, head_dim = 0;
+    uint32_t context = 0, num_slots = 0, max_loops = 1;
+    float eps = 0;
+    ml_kv_type kv_type = ML_KV_F16;
+    std::vector<StageSpec> stages;
+    std::vector<ml_record> blocks;
+    ml_record embedding{}, head{};
+    const float *final_norm = nullptr; // [hidden]
+
+private:
+    void read_metadata(const Json &info);
+    void read_stage(const Json &stage, const std::string &where);
+    void read_tensors(const Json &header, uint64_t data_start);
+
+    std::shared_ptr<const MappedFile> file_;
+};
+
+} // namespace ml
+
+struct ml_model {
+    std::shared_ptr<const ml::Model> model;
+};

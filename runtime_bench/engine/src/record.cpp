@@ -1,0 +1,148 @@
+#include "record.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "error.h"
+
+namespace ml {
+namespace {
+
+constexpr uint32_t kMagic = 0x4B4C424D; // "MBLK"
+constexpr uint32_t kVersion = 1;
+constexpr uint32_t kKindBlock = 1, kKindMatrix = 2;
+constexpr uint32_t kMaxExtent = 1u << 24; // rows and columns; keeps every product below in 64 bits
+constexpr uint32_t kBlockTensors = 9;
+
+struct Header {
+    uint32_t magic, version, kind, num_tensors;
+    uint64_t total_bytes;
+    uint32_t hidden, intermediate, heads, kv_heads, head_dim, reserved0;
+    float eps, theta;
+    uint32_t flags, reserved1;
+};
+static_assert(sizeof(Header) == 64, "the record header is 64 bytes");
+
+struct Entry {
+    uint32_t role, scheme, rows, cols;
+    uint64_t offset, size_bytes;
+};
+static_assert(sizeof(Entry) == 32, "a tensor entry is 32 bytes");
+
+Header read_header(ml_record record, uint32_t kind) {
+    require(record.data != nullptr, "a record has no data");
+    require(reinterpret_cast<uintptr_t>(record.data) % 4 == 0, "a record is not aligned to 4 bytes");
+    require(record.size_bytes >= sizeof(Header), "a record of ", record.size_bytes, " bytes is shorter than its header of ",
+            sizeof(Header));
+    Header header;
+    std::memcpy(&header, record.data, sizeof header);
+    require(header.magic == kMagic, "a record starts with ", header.magic, " where the magic number ", kMagic,
+            " was expected");
+    require(header.version == kVersion, "a record has version ", header.version, ", and this engine reads version ",
+            kVersion);
+    require(header.kind == kind, "a record has kind ", header.kind, " where ", kind, " was expected");
+    require(header.total_bytes <= record.size_bytes, "a record claims ", header.total_bytes, " bytes but holds ",
+            record.size_bytes);
+    const uint64_t table = sizeof(Header) + uint64_t{header.num_tensors} * sizeof(Entry);
+    require(header.num_tensors <= 64 && table <= header.total_bytes, "a record's table of ", header.num_tensors,
+            " tensors does not fit its ", header.total_bytes, " bytes");
+    return header;
+}
+
+Entry read_entry(ml_record record, const Header &header, uint32_t index, uint32_t role) {
+    Entry entry;
+    std::memcpy(&entry, static_cast<const uint8_t *>(record.data) + sizeof(Header) + index * sizeof(Entry), sizeof entry);
+    require(entry.role == role, "tensor ", index, " of a record has role ", entry.role, " where ", role, " was expected");
+    require(entry.offset % 4 == 0 && entry.offset <= header.total_bytes &&
+                entry.size_bytes <= header.total_bytes - entry.offset,
+            "tensor ", index, " of a record lies at ", entry.offset, " with ", entry.size_bytes, " bytes, outside its ",
+            header.total_bytes);
+    return entry;
+}
+
+const float *read_norm(ml_record record, const Header &header, uint32_t index, uint32_t role) {
+    const Entry entry = read_entry(record, header, index, role);
+    require(entry.scheme == 0 && entry.rows == 1 && entry.cols == header.hidden &&
+                entry.size_bytes == uint64_t{header.hidden} * sizeof(float),
+            "the norm in tensor ", index, " of a record holds ", entry.cols, " values in ", entry.size_bytes,
+            " bytes where ", header.hidden, " floats were expected");
+    return reinterpret_cast<const float *>(static_cast<const uint8_t *>(record.data) + entry.offset);
+}
+
+Matrix read_matrix(ml_record record, const Header &header, uint32_t index, uint32_t role) {
+    const Entry entry = read_entry(record, header, index, role);
+    require(entry.scheme >= 1 && entry.scheme <= 4, "tensor ", index, " of a record has the unknown scheme ", entry.scheme);
+    require(entry.rows >= 1 && entry.rows <= kMaxExtent && entry.cols >= 1 && entry.cols <= kMaxExtent, "tensor ", index,
+            " of a record is ", entry.rows, " by ", entry.cols, ", outside 1 to ", kMaxExtent);
+    Matrix matrix;
+    matrix.scheme = static_cast<Scheme>(entry.scheme);
+    matrix.rows = entry.rows;
+    matrix.cols = entry.cols;
+    matrix.row_groups = (entry.rows + kTileRows - 1) / kTileRows;
+    matrix.groups = (entry.cols + kGroup - 1) / kGroup;
+    require(!matrix.integer() || entry.cols % kGroup == 0, "tensor ", index, " of a record has ", entry.cols,
+            " inputs, not a multiple of the group of ", kGroup);
+    const uint64_t expected = uint64_t{matrix.row_groups} * matrix.groups * tile_bytes(matrix.scheme);
+    require(entry.size_bytes == expected, "tensor ", index, " of a record holds ", entry.size_bytes, " bytes where ",
+            expected, " were expected");
+    matrix.tiles = static_cast<const uint8_t *>(record.data) + entry.offset;
+    return matrix;
+}
+
+void expect_shape(const Matrix &matrix, uint64_t rows, uint64_t cols, const char *name) {
+    require(matrix.rows == rows && matrix.cols == cols, "the ", name, " projection is ", matrix.rows, " by ", matrix.cols,
+            " where ", rows, " by ", cols, " was expected");
+}
+
+} // namespace
+
+Block parse_block(ml_record record) {
+    const Header header = read_header(record, kKindBlock);
+    require(header.num_tensors == kBlockTensors, "a block has ", header.num_tensors, " tensors where ", kBlockTensors,
+            " were expected");
+    Block block;
+    block.hidden = header.hidden;
+    block.intermediate = header.intermediate;
+    block.heads = header.heads;
+    block.kv_heads = header.kv_heads;
+    block.head_dim = header.head_dim;
+    block.interleaved = (header.flags & 1u) != 0;
+    block.eps = header.eps;
+    block.theta = header.theta;
+    require((header.flags & ~1u) == 0, "a block sets the unknown flags ", header.flags);
+    for (const uint32_t extent : {block.hidden, block.intermediate})
+        require(extent >= 1 && extent <= kMaxExtent, "a block's dimension ", extent, " is outside 1 to ", kMaxExtent);
+    for (const uint32_t extent : {block.heads, block.kv_heads, block.head_dim})
+        require(extent >= 1 && extent <= 4096, "a block's head dimension ", extent, " is outside 1 to 4096");
+    require(block.heads % block.kv_heads == 0, "a block's ", block.heads, " heads are not a multiple of its ",
+            block.kv_heads, " KV heads");
+    require(block.head_dim % 2 == 0, "a block's head dimension ", block.head_dim, " is odd");
+    require(std::isfinite(block.eps) && block.eps > 0 && std::isfinite(block.theta) && block.theta > 0,
+            "a block's norm epsilon or rotary base is not a positive number");
+    block.input_norm = read_norm(record, header, 0, 0);
+    block.query = read_matrix(record, header, 1, 1);
+    block.key = read_matrix(record, header, 2, 2);
+    block.value = read_matrix(record, header, 3, 3);
+    block.output = read_matrix(record, header, 4, 4);
+    block.post_attention_norm = read_norm(record, header, 5, 5);
+    block.gate = read_matrix(record, header, 6, 6);
+    block.up = read_matrix(record, header, 7, 7);
+    block.down = read_matrix(record, header, 8, 8);
+    const uint64_t query_size = uint64_t{block.heads} * block.head_dim, kv_size = uint64_t{block.kv_heads} * block.head_dim;
+    expect_shape(block.query, query_size, block.hidden, "query");
+    expect_shape(block.key, kv_size, block.hidden, "key");
+    expect_shape(block.value, kv_size, block.hidden, "value");
+    expect_shape(block.output, block.hidden, query_size, "output");
+    expect_shape(block.gate, block.intermediate, block.hidden, "gate");
+    expect_shape(block.up, block.intermediate, block.hidden, "up");
+    expect_shape(block.down, block.hidden, block.intermediate, "down");
+    return block;
+}
+
+Matrix parse_matrix(ml_record record) {
+    const Header header = read_header(record, kKindMatrix);
+    require(header.num_tensors == 1, "a matrix record has ", header.num_tensors, " tensors where 1 was expected");
+    return read_matrix(record, header, 0, 16);
+}
+
+} // namespace ml
