@@ -101,8 +101,11 @@ class Stage(BaseModel):
         return inside * self.max_loops
 
     def loops_for(self, requested: int | None) -> int:
-        """Loops this stage runs when a session asks for `requested` (None: the stage's own count)."""
-        return self.loops if requested is None or self.max_loops == 1 else requested
+        """Loops this stage runs when a session asks for `requested` (None: the stage's own count).
+
+        A stage bounded below the request runs as often as it may: more would reach into the next stage's slots.
+        """
+        return self.loops if requested is None or self.max_loops == 1 else min(requested, self.max_loops)
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ class Schedule(BaseModel):
                 data = json.loads(Path(text).read_text(encoding="utf-8"))
             except OSError as error:
                 raise MobileloopError(f"the schedule {text} cannot be read: {error.strerror}.") from None
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise MobileloopError(f"the schedule {text} is not JSON: {error}.") from None
             schedule = validated(cls, data, f"the schedule {text}")
             schedule.check_blocks(num_blocks)
