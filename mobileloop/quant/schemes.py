@@ -68,7 +68,7 @@ class Scheme:
         """[rows, cols] float32 -> QuantTensor.
 
         Raises:
-            MobileloopError: where cols is not a multiple of the group, or a weight is not finite.
+            MobileloopError: where cols is not a multiple of the group, or a weight is not finite or too large for fp16.
         """
         raise NotImplementedError
 
@@ -87,6 +87,17 @@ def _groups(weights: F32) -> F32:
     if not np.isfinite(weights).all():
         raise MobileloopError("a weight is not a finite number, so it cannot be quantized; check the checkpoint.")
     return np.ascontiguousarray(weights, dtype=np.float32).reshape(rows, cols // GROUP, GROUP)
+
+
+def _half(values: F32) -> F16:
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise MobileloopError(
+            "a weight is too large for a float16 scale, so it cannot be quantized; export this model with "
+            "--quantize none."
+        )
+    return half
 
 
 def _spread(values: F16 | None) -> F32:
@@ -119,8 +130,8 @@ class Int4(Scheme):
     def quantize(self, weights: F32) -> QuantTensor:
         groups = _groups(weights)
         low, high = groups.min(axis=2), groups.max(axis=2)
-        scale = ((high - low) / np.float32(15)).astype(np.float16)
-        minimum = low.astype(np.float16)
+        scale = _half((high - low) / np.float32(15))
+        minimum = _half(low)
         codes = np.rint((groups - _spread(minimum)) * _nonzero_inverse(scale))
         return QuantTensor(self.name, np.clip(codes, 0, 15).astype(np.uint8).reshape(weights.shape), scale, minimum)
 
@@ -137,7 +148,7 @@ class Int4Symmetric(Scheme):
     def quantize(self, weights: F32) -> QuantTensor:
         groups = _groups(weights)
         extreme = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
-        scale = (extreme / np.float32(-8)).astype(np.float16)
+        scale = _half(extreme / np.float32(-8))
         codes = np.rint(groups * _nonzero_inverse(scale)) + 8
         return QuantTensor(self.name, np.clip(codes, 0, 15).astype(np.uint8).reshape(weights.shape), scale)
 
@@ -153,7 +164,7 @@ class Int8(Scheme):
 
     def quantize(self, weights: F32) -> QuantTensor:
         groups = _groups(weights)
-        scale = (np.abs(groups).max(axis=2) / np.float32(127)).astype(np.float16)
+        scale = _half(np.abs(groups).max(axis=2) / np.float32(127))
         codes = np.rint(groups * _nonzero_inverse(scale))
         return QuantTensor(self.name, np.clip(codes, -127, 127).astype(np.int8).reshape(weights.shape), scale)
 
