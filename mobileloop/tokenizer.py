@@ -58,7 +58,7 @@ class Tokenizer:
                 bos_token=self.spec.bos_token or "",
                 eos_token=self.spec.eos_token or "",
             )
-        except TemplateError as error:
+        except Exception as error:  # a hostile template fails with whatever Python error it provokes
             raise MobileloopError(f"the artifact's chat template failed ({error}); run it without --chat.") from None
         return self.encode(text, special=False)
 

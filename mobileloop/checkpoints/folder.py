@@ -32,7 +32,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MobileloopError(f"{path} is not JSON: {error}.") from None
     if not isinstance(data, dict):
         raise MobileloopError(f"{path} holds a JSON {type(data).__name__}, but an object was expected.")

@@ -37,6 +37,7 @@ class Session(ABC):
         self.path = path
         self.info = info
         self.threads = threads or available_threads()
+        self.requested_loops = loops  # None: each stage's own count, which may differ between stages
         self.loops = loops if loops is not None else info.schedule.default_loops
         self.position = 0
 
@@ -66,7 +67,7 @@ class Session(ABC):
         """
         self.info.schedule.check_loops(loops)
         if loops is not None:
-            self.loops = loops
+            self.loops = self.requested_loops = loops
         self.position = 0
         self._clear()
 

@@ -34,7 +34,7 @@ def read_info(path: Path) -> ArtifactInfo:
         )
     try:
         data = json.loads(metadata["mobileloop"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MobileloopError(f"the metadata of {path} is damaged ({error}); export it again.") from None
     return ArtifactInfo.parse(data, str(path))
 
@@ -80,7 +80,7 @@ class EngineSession(Session):
         return logits
 
     def _clear(self) -> None:
-        native.check(native.library().ml_session_reset(self._session, self.loops))
+        native.check(native.library().ml_session_reset(self._session, self.requested_loops or 0))
 
     def __del__(self) -> None:
         if getattr(self, "_session", None):
