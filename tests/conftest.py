@@ -14,6 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 REAL_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+# Torch reads it when it is first imported; on tiny models its threads only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def pytest_configure(config):
     # A warning raised in our own code is an error; other packages may warn.
     for package in ("mobileloop", "mobileloop_export", "mobileloop_bench"):
