@@ -59,8 +59,8 @@ def family_of(model_type: object, where: str) -> Family:
     from mobileloop.checkpoints import llama, mobilellm
 
     known = {family.model_type: family for family in (llama.FAMILY, mobilellm.FAMILY)}
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         raise MobileloopError(
             f"{where} has model_type '{model_type}', which is not supported; supported are {', '.join(sorted(known))}."
         )
-    return known[str(model_type)]
+    return known[model_type]

@@ -39,6 +39,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_text(path: Path) -> str:
+    """A UTF-8 text file.
+
+    Raises:
+        MobileloopError: where the file cannot be read or is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise MobileloopError(f"{path} is not UTF-8 text; download it again.") from None
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
@@ -130,7 +144,7 @@ def _tokenizer(folder: Path, raw: Mapping[str, Any]) -> TokenizerSpec | None:
     generation = read_json(generation_path) if generation_path.is_file() else {}
     template = settings.get("chat_template")
     if (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        template = read_text(folder / "chat_template.jinja")
     extra = {
         "chat_template": template if isinstance(template, str) else None,
         "bos_token": _token_text(settings.get("bos_token")),
@@ -139,7 +153,7 @@ def _tokenizer(folder: Path, raw: Mapping[str, Any]) -> TokenizerSpec | None:
         "eos_ids": _ids(generation.get("eos_token_id", raw.get("eos_token_id"))),
     }
     if (folder / "tokenizer.json").is_file():
-        text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        text = read_text(folder / "tokenizer.json")
         return validated(TokenizerSpec, {"json_text": text, **extra}, f"the tokenizer of {folder}")
     if (folder / "tokenizer.model").is_file():
         text = sentencepiece_tokenizer(folder / "tokenizer.model")

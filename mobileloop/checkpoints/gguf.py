@@ -6,6 +6,8 @@ back into the half-split order of the checkpoint, a permutation of whole rows th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,23 @@ def load_gguf(path: Path) -> Checkpoint:
     Raises:
         MobileloopError: where the file is damaged, cut short, of another architecture or of an unsupported type.
     """
+    with _damage_named(path, "the header or a tensor"):
+        return _load(path)
+
+
+@contextmanager
+def _damage_named(path: Path, part: str) -> Iterator[None]:
+    """On a damaged file the libraries raise whatever they stumble over: turn that into a sentence."""
+    try:
+        yield
+    except MobileloopError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MobileloopError(f"{part} of {path} is damaged ({reason}); download it again.") from None
+
+
+def _load(path: Path) -> Checkpoint:
     reader = _open(path)
     fields = {name: field.contents for name, field in reader.fields.items()}
 
@@ -69,11 +88,13 @@ def load_gguf(path: Path) -> Checkpoint:
         elif name.endswith(".k_proj"):
             tensor = _half_split(tensor, config.num_kv_heads)
         tensors[name] = tensor
+    with _damage_named(path, "the tokenizer"):
+        tokenizer = _tokenizer(path, value)
     return Checkpoint(
         config=config,
         schedule=Schedule.plain(config.num_blocks),
         tensors=tensors,
-        tokenizer=_tokenizer(path, value),
+        tokenizer=tokenizer,
         source=str(path),
         sha256=file_sha256(path),
     ).check_shapes()

@@ -24,6 +24,8 @@ def read_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         if raw.get(bias):
             raise MobileloopError(f"the config sets {bias}, and blocks with biases are not supported.")
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise MobileloopError(f"the config's rope_scaling is {rope!r}, but an object was expected; correct the config.")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise MobileloopError(f"the config asks for '{kind}' scaling of the rotary embedding, which is not supported.")
