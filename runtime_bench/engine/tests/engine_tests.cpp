@@ -1,0 +1,867 @@
+// The engine's own tests: kernels against the scalar truth, threads, and untrusted bytes. Meant to run under the
+// sanitizers too, so every buffer given to a kernel or a parser has exactly the size it promises.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <random>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#include "error.h"
+#include "json.h"
+#include "kernels.h"
+#include "mobileloop.h"
+#include "record.h"
+#include "threads.h"
+
+using namespace ml;
+
+namespace {
+
+int passed = 0, failed = 0;
+
+#define CHECK(condition)                                                                                            \
+    do {                                                                                                             \
+        if (condition) {                                                                                             \
+            passed++;                                                                                                \
+        } else if (++failed <= 20) {                                                                                 \
+            std::printf("%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition);                                \
+        }                                                                                                            \
+    } while (false)
+
+std::mt19937 rng(7);
+
+float uniform(float low, float high) { return std::uniform_real_distribution<float>(low, high)(rng); }
+uint32_t below(uint32_t bound) { return static_cast<uint32_t>(rng() % bound); }
+
+std::vector<float> random_floats(size_t count, float size = 2) {
+    std::vector<float> values(count);
+    for (float &value : values) value = uniform(-size, size);
+    return values;
+}
+
+uint32_t bits_of(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+bool same_bits(const std::vector<float> &a, const std::vector<float> &b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+bool refuses(const std::function<void()> &body, const std::string &words = "") {
+    try {
+        body();
+    } catch (const Error &error) {
+        return std::string(error.what()).find(words) != std::string::npos;
+    }
+    return false;
+}
+
+std::vector<const Kernels *> every_set() {
+    std::vector<const Kernels *> sets;
+    std::istringstream names(available_kernels());
+    for (std::string name; std::getline(names, name, ',');) {
+        use_kernels(name);
+        sets.push_back(&current_kernels());
+        CHECK(name == sets.back()->name);
+    }
+    return sets;
+}
+
+// -- halves ---------------------------------------------------------------------------------------
+
+void test_halves(const Kernels &kernels) {
+    std::vector<float> all(65536);
+    std::vector<uint16_t> converted(65536);
+    int wrong = 0;
+    for (uint32_t h = 0; h < 65536; h++) {
+        all[h] = half_to_float(static_cast<uint16_t>(h));
+        const bool nan = (h & 0x7FFFu) > 0x7C00u;
+        wrong += std::isnan(all[h]) != nan;
+        wrong += !nan && float_to_half(all[h]) != h;
+        const double magnitude = (h >> 10 & 31) ? std::ldexp(1024 + (h & 1023), static_cast<int>(h >> 10 & 31) - 25)
+                                                : std::ldexp(h & 1023, -24);
+        if ((h & 0x7FFFu) < 0x7C00u) wrong += all[h] != static_cast<float>(h & 0x8000u ? -magnitude : magnitude);
+    }
+    CHECK(wrong == 0);
+    kernels.to_f16(all.data(), converted.data(), all.size());
+    for (uint32_t h = 0; h < 65536; h++) wrong += converted[h] != float_to_half(all[h]);
+    CHECK(wrong == 0);
+
+    // Between two halves, at ties, beyond the largest, and anything at all.
+    std::vector<float> values;
+    for (uint32_t h = 0; h < 0x7BFF; h++) {
+        const float low = all[h], high = all[h + 1], middle = low + (high - low) / 2;
+        for (const float x : {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f), -middle}) values.push_back(x);
+        wrong += float_to_half(middle) != (h & 1 ? h + 1 : h); // ties to even
+        wrong += float_to_half(std::nextafter(middle, -1e9f)) != h;
+        wrong += float_to_half(std::nextafter(middle, 1e9f)) != h + 1;
+    }
+    CHECK(wrong == 0);
+    for (const float x : {65504.0f, 65519.99f, 65520.0f, 1e38f, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-45f, -1e-40f}) values.push_back(x);
+    for (int i = 0; i < 200000; i++) {
+        const uint32_t bits = static_cast<uint32_t>(rng());
+        float value;
+        std::memcpy(&value, &bits, sizeof value);
+        values.push_back(value);
+    }
+    values.push_back(1.0f); // a tail behind the last whole vector
+    std::vector<uint16_t> out(values.size());
+    kernels.to_f16(values.data(), out.data(), values.size());
+    for (size_t i = 0; i < values.size(); i++) wrong += out[i] != float_to_half(values[i]);
+    CHECK(wrong == 0);
+}
+
+// Length 1 gives the value row itself, so every half can be read back through the kernel's own loads.
+void test_half_loads(const Kernels &kernels) {
+    int wrong = 0;
+    for (uint32_t h = 0; h < 65536; h += 8) {
+        uint16_t keys[8] = {}, values[8];
+        float query[8] = {}, scores[8], out[8];
+        for (uint32_t i = 0; i < 8; i++) values[i] = static_cast<uint16_t>(h + i);
+        kernels.attend_f16({query, keys, values, 1, 8, 1.0f, scores, out});
+        for (uint32_t i = 0; i < 8; i++) {
+            const float expected = half_to_float(values[i]);
+            wrong += std::isnan(expected) ? !std::isnan(out[i]) : !(out[i] == expected);
+        }
+    }
+    CHECK(wrong == 0);
+}
+
+// -- vectors --------------------------------------------------------------------------------------
+
+void test_rms_norm(const Kernels &kernels, const Kernels &truth) {
+    for (size_t size = 1; size <= 80; size++) {
+        const std::vector<float> x = random_floats(size), scale = random_floats(size);
+        std::vector<float> out(size), expected(size);
+        kernels.rms_norm(x.data(), scale.data(), 1e-5f, size, out.data());
+        truth.rms_norm(x.data(), scale.data(), 1e-5f, size, expected.data());
+        CHECK(same_bits(out, expected));
+        double sum = 0, worst = 0;
+        for (const float v : x) sum += double{v} * v;
+        const double inverse = 1 / std::sqrt(sum / static_cast<double>(size) + 1e-5);
+        for (size_t i = 0; i < size; i++) worst = std::max(worst, std::fabs(x[i] * inverse * scale[i] - out[i]));
+        CHECK(worst < 1e-5);
+    }
+    const std::vector<float> zeros(40), ones(40, 1.0f);
+    std::vector<float> out(40);
+    kernels.rms_norm(zeros.data(), ones.data(), 1e-5f, 40, out.data());
+    CHECK(same_bits(out, zeros));
+}
+
+struct Rows {
+    std::vector<float> floats, scales, sums;
+    std::vector<int8_t> codes;
+    Activations view;
+    Rows(size_t tokens, size_t stride)
+        : floats(tokens * stride), scales(tokens * stride / kGroup), sums(tokens * stride / kGroup), codes(tokens * stride) {
+        view = {floats.data(), codes.data(), scales.data(), sums.data(), stride};
+    }
+};
+
+void test_quantize(const Kernels &kernels, const Kernels &truth) {
+    for (int round = 0; round < 60; round++) {
+        const size_t tokens = 1 + below(4), stride = kGroup * (1 + below(3));
+        Rows a(tokens, stride), b(tokens, stride);
+        const float sizes[] = {1, 1e-3f, 1e-42f, 3e38f, 0};
+        for (float &x : a.floats) x = uniform(-1, 1) * sizes[round % 5];
+        if (round % 7 == 6) a.floats[below(static_cast<uint32_t>(a.floats.size()))] = INFINITY;
+        if (round % 7 == 5) a.floats[0] = -0.0f;
+        b.floats = a.floats;
+        kernels.quantize(a.view, 0, tokens);
+        truth.quantize(b.view, 0, tokens);
+        CHECK(a.codes == b.codes);
+        CHECK(same_bits(a.scales, b.scales));
+        CHECK(same_bits(a.sums, b.sums));
+        if (round % 5 > 1 || round % 7 == 6) continue;
+        double worst = 0;
+        for (size_t i = 0; i < a.floats.size(); i++)
+            worst = std::max(worst, std::fabs(double{a.scales[i / kGroup]} * a.codes[i] - a.floats[i]) / a.scales[i / kGroup]);
+        CHECK(worst <= 0.5001);
+        int sum = 0;
+        for (size_t i = 0; i < kGroup; i++) sum += a.codes[i];
+        CHECK(a.sums[0] == static_cast<float>(sum));
+    }
+    Rows bad(1, kGroup); // whatever the codes become, they must be codes
+    for (float &x : bad.floats) x = NAN;
+    kernels.quantize(bad.view, 0, 1);
+    CHECK(std::all_of(bad.codes.begin(), bad.codes.end(), [](int8_t code) { return code >= -127; }));
+}
+
+double silu(double x) { return x / (1 + std::exp(-x)); }
+
+void test_silu(const Kernels &kernels, const Kernels &truth) {
+    for (size_t size = 1; size <= 40; size++) {
+        std::vector<float> gate = random_floats(size, 10), same = gate;
+        const std::vector<float> up = random_floats(size);
+        if (size == 40) gate[3] = same[3] = -INFINITY, gate[4] = same[4] = INFINITY, gate[5] = same[5] = NAN;
+        kernels.silu_multiply(gate.data(), up.data(), size);
+        truth.silu_multiply(same.data(), up.data(), size);
+        bool equal = true;
+        for (size_t i = 0; i < size; i++) equal &= bits_of(gate[i]) == bits_of(same[i]) || (std::isnan(gate[i]) && std::isnan(same[i]));
+        CHECK(equal);
+    }
+}
+
+// The exponential through its two users: silu for positive arguments, attention for negative ones.
+void test_exponential(const Kernels &kernels) {
+    double worst = 0;
+    for (float x = 0; x < 86; x += 0.037f) {
+        float gate = -x;
+        const float one = 1;
+        kernels.silu_multiply(&gate, &one, 1);
+        if (x > 0) worst = std::max(worst, std::fabs(gate / silu(-double{x}) - 1));
+    }
+    CHECK(worst < 6e-7);
+    worst = 0;
+    for (float x = 0; x < 86; x += 0.041f) {
+        const float query[8] = {1}, keys[16] = {0, 0, 0, 0, 0, 0, 0, 0, -x}, values[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1};
+        float scores[8], out[8];
+        kernels.attend_f32({query, keys, values, 2, 8, 1.0f, scores, out});
+        const double e = std::exp(-double{x});
+        worst = std::max(worst, std::fabs(out[0] / (e / (1 + e)) - 1));
+    }
+    CHECK(worst < 6e-7);
+}
+
+// -- matrices -------------------------------------------------------------------------------------
+
+struct Weights {
+    std::vector<uint8_t> tiles;
+    Matrix matrix;
+    Weights(Scheme scheme, uint32_t rows, uint32_t groups) {
+        matrix.scheme = scheme;
+        matrix.rows = rows;
+        matrix.cols = groups * kGroup;
+        matrix.row_groups = (rows + kTileRows - 1) / kTileRows;
+        matrix.groups = groups;
+        const size_t size = tile_bytes(scheme);
+        tiles.resize(size * matrix.row_groups * groups);
+        for (size_t at = 0; at < tiles.size(); at += size) {
+            const size_t codes = scheme == Scheme::int8 ? 256 : 128;
+            if (scheme == Scheme::float32) {
+                for (size_t i = 0; i < 256; i++) store(at + 4 * i, uniform(-1, 1));
+                continue;
+            }
+            for (size_t i = 0; i < codes; i++) tiles[at + i] = static_cast<uint8_t>(rng());
+            for (size_t i = codes; i < size; i += 2) {
+                const uint16_t half = float_to_half(uniform(-0.1f, 0.1f));
+                std::memcpy(&tiles[at + i], &half, 2);
+            }
+        }
+        matrix.tiles = tiles.data();
+    }
+    void store(size_t at, float value) { std::memcpy(&tiles[at], &value, sizeof value); }
+
+    // By the formulas of docs/format.md.
+    double weight(uint32_t row, uint32_t col) const {
+        const uint32_t r = row % 8, k = col % 32;
+        const uint8_t *tile = &tiles[(size_t{row / 8} * matrix.groups + col / 32) * tile_bytes(matrix.scheme)];
+        const auto half = [&](size_t offset) {
+            uint16_t bits;
+            std::memcpy(&bits, tile + offset + 2 * r, 2);
+            return double{half_to_float(bits)};
+        };
+        if (matrix.scheme == Scheme::float32) {
+            float value;
+            std::memcpy(&value, tile + 4 * (8 * k + r), 4);
+            return value;
+        }
+        if (matrix.scheme == Scheme::int8) return static_cast<int8_t>(tile[32 * (k / 4) + 4 * r + k % 4]) * half(256);
+        const uint8_t byte = tile[32 * (k % 16 / 4) + 4 * r + k % 4];
+        const int code = k < 16 ? byte & 15 : byte >> 4;
+        return matrix.scheme == Scheme::int4 ? code * half(128) + half(144) : (code - 8) * half(128);
+    }
+};
+
+void test_multiply(const Kernels &kernels, const Kernels &truth, Scheme scheme) {
+    for (uint32_t rows = 1; rows <= 25; rows += rows < 10 ? 1 : 5) {
+        for (size_t tokens = 1; tokens <= 9; tokens++) {
+            const uint32_t groups = 1 + below(3);
+            const Weights w(scheme, rows, groups);
+            Rows a(tokens, w.matrix.cols);
+            a.floats = random_floats(a.floats.size());
+            a.view.floats = a.floats.data();
+            truth.quantize(a.view, 0, tokens);
+            const bool accumulate = tokens % 2 == 0;
+            std::vector<float> y = random_floats(tokens * rows), expected = y;
+            const std::vector<float> before = y;
+            kernels.multiply(w.matrix, 0, w.matrix.row_groups, a.view, tokens, y.data(), rows, accumulate);
+            truth.multiply(w.matrix, 0, w.matrix.row_groups, a.view, tokens, expected.data(), rows, accumulate);
+            CHECK(same_bits(y, expected));
+            double worst = 0;
+            for (size_t t = 0; t < tokens; t++)
+                for (uint32_t r = 0; r < rows; r++) {
+                    double sum = accumulate ? before[t * rows + r] : 0;
+                    for (uint32_t c = 0; c < w.matrix.cols; c++) {
+                        const size_t at = t * w.matrix.cols + c;
+                        const double x = scheme == Scheme::float32 ? a.floats[at] : double{a.scales[at / kGroup]} * a.codes[at];
+                        sum += w.weight(r, c) * x;
+                    }
+                    worst = std::max(worst, std::fabs(sum - y[t * rows + r]));
+                }
+            CHECK(worst < 1e-3);
+            // Any split over threads, and any split over tokens, gives the same bits.
+            std::vector<float> parts = before;
+            const uint32_t cut = w.matrix.row_groups / 2;
+            kernels.multiply(w.matrix, 0, cut, a.view, tokens, parts.data(), rows, accumulate);
+            kernels.multiply(w.matrix, cut, w.matrix.row_groups, a.view, tokens, parts.data(), rows, accumulate);
+            CHECK(same_bits(parts, y));
+            for (size_t t = 0; t < tokens; t++) {
+                Activations one = a.view;
+                one.floats += t * one.stride;
+                one.codes += t * one.stride;
+                one.scales += t * one.stride / kGroup;
+                one.sums += t * one.stride / kGroup;
+                std::vector<float> row(before.begin() + static_cast<std::ptrdiff_t>(t * rows),
+                                       before.begin() + static_cast<std::ptrdiff_t>((t + 1) * rows));
+                kernels.multiply(w.matrix, 0, w.matrix.row_groups, one, 1, row.data(), rows, accumulate);
+                CHECK(std::memcmp(row.data(), &y[t * rows], rows * sizeof(float)) == 0);
+            }
+        }
+    }
+}
+
+// The extreme codes: the largest sums that the 16-bit steps of a fast kernel have to hold.
+void test_extreme_codes(const Kernels &kernels, const Kernels &truth) {
+    for (const Scheme scheme : {Scheme::int4, Scheme::int4_symmetric, Scheme::int8})
+        for (const int x : {-127, 127})
+            for (const int code : {0, 15, 240, 255, 127, 128, 129}) {
+                Weights w(scheme, 8, 2);
+                for (size_t at = 0; at < w.tiles.size(); at += tile_bytes(scheme))
+                    std::memset(&w.tiles[at], code, scheme == Scheme::int8 ? 256 : 128);
+                Rows a(1, 64);
+                std::fill(a.codes.begin(), a.codes.end(), static_cast<int8_t>(x));
+                std::fill(a.scales.begin(), a.scales.end(), 0.5f);
+                std::fill(a.sums.begin(), a.sums.end(), static_cast<float>(32 * x));
+                std::vector<float> y(8), expected(8);
+                kernels.multiply(w.matrix, 0, 1, a.view, 1, y.data(), 8, false);
+                truth.multiply(w.matrix, 0, 1, a.view, 1, expected.data(), 8, false);
+                CHECK(same_bits(y, expected));
+                double sum = 0;
+                for (uint32_t c = 0; c < 64; c++) sum += w.weight(0, c) * 0.5 * x;
+                CHECK(std::fabs(sum - y[0]) <= 1e-5 * (1 + std::fabs(sum)) * 64);
+            }
+}
+
+// -- attention ------------------------------------------------------------------------------------
+
+void test_attention(const Kernels &kernels, const Kernels &truth) {
+    for (const uint32_t dim : {8u, 10u, 16u, 20u, 52u, 64u, 80u})
+        for (uint32_t length = 1; length <= 40; length++) {
+            const std::vector<float> query = random_floats(dim);
+            std::vector<float> keys = random_floats(size_t{length} * dim), values = random_floats(size_t{length} * dim);
+            std::vector<uint16_t> half_keys(keys.size()), half_values(values.size());
+            for (size_t i = 0; i < keys.size(); i++) {
+                half_keys[i] = float_to_half(keys[i]);
+                half_values[i] = float_to_half(values[i]);
+            }
+            const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+            for (const bool half : {false, true}) {
+                std::vector<float> scores((length + 7) / 8 * 8), out(dim), expected(dim);
+                const void *k = half ? static_cast<const void *>(half_keys.data()) : keys.data();
+                const void *v = half ? static_cast<const void *>(half_values.data()) : values.data();
+                const auto run = [&](const Kernels &set, std::vector<float> &to) {
+                    const AttentionArgs args{query.data(), k, v, length, dim, scale, scores.data(), to.data()};
+                    (half ? set.attend_f16 : set.attend_f32)(args);
+                };
+                run(kernels, out);
+                run(truth, expected);
+                CHECK(same_bits(out, expected));
+                std::vector<double> weight(length), naive(dim);
+                double largest = -INFINITY, total = 0, worst = 0;
+                const auto key = [&](size_t i) { return double{half ? half_to_float(half_keys[i]) : keys[i]}; };
+                const auto value = [&](size_t i) { return double{half ? half_to_float(half_values[i]) : values[i]}; };
+                for (uint32_t t = 0; t < length; t++) {
+                    for (uint32_t i = 0; i < dim; i++) weight[t] += query[i] * key(size_t{t} * dim + i);
+                    weight[t] *= scale;
+                    largest = std::max(largest, weight[t]);
+                }
+                for (double &x : weight) total += x = std::exp(x - largest);
+                for (uint32_t t = 0; t < length; t++)
+                    for (uint32_t i = 0; i < dim; i++) naive[i] += weight[t] / total * value(size_t{t} * dim + i);
+                for (uint32_t i = 0; i < dim; i++) worst = std::max(worst, std::fabs(naive[i] - out[i]));
+                CHECK(worst < 1e-5);
+            }
+        }
+}
+
+void test_read(const Kernels &kernels, const Kernels &truth) {
+    const std::vector<float> data = random_floats(1024);
+    for (size_t size = 0; size <= data.size(); size += 64)
+        CHECK(bits_of(kernels.read(data.data(), size)) == bits_of(truth.read(data.data(), size)));
+}
+
+// -- threads --------------------------------------------------------------------------------------
+
+void test_threads() {
+    for (uint32_t threads = 1; threads <= 4; threads++) {
+        ThreadPool pool(threads);
+        CHECK(pool.size() == threads);
+        std::vector<uint32_t> counts(threads), seen(threads);
+        uint32_t shared = 0; // written by one thread per phase, read by all: a race unless the barrier holds
+        int wrong = 0;
+        std::atomic<int> wrong_inside{0};
+        for (uint32_t region = 0; region < 300; region++) {
+            pool.run([&](uint32_t thread) {
+                counts[thread]++;
+                for (uint32_t phase = 0; phase < 5; phase++) {
+                    if (phase % threads == thread) shared = region * 5 + phase;
+                    pool.barrier();
+                    seen[thread] = shared;
+                    if (seen[thread] != region * 5 + phase) wrong_inside++;
+                    pool.barrier();
+                }
+            });
+            for (const uint32_t count : counts) wrong += count != region + 1;
+        }
+        CHECK(wrong == 0);
+        CHECK(wrong_inside == 0);
+    }
+    for (int round = 0; round < 20; round++) { // made and dropped without work, and after a pause
+        ThreadPool pool(1 + static_cast<uint32_t>(round) % 4);
+        if (round % 2) pool.run([](uint32_t) {});
+        if (round == 7) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        if (round % 3 == 0) pool.run([&](uint32_t) { pool.barrier(); });
+    }
+}
+
+// -- JSON -----------------------------------------------------------------------------------------
+
+void test_json() {
+    for (const char *good : {"null", " true ", "false", "0", "-1.5e3", "[]", "[1, [2], {}]", "{}", "\"\"", "{\"a\": {\"b\": [1]}}",
+                             "\"\\u00e9\\n\\\"\"", "\"\\ud83d\\ude42\"", "\t\r\n1\n", "1e308", "\"\xc3\xa9\""}) {
+        bool fine = true;
+        try {
+            Json::parse(good);
+        } catch (const Error &) {
+            fine = false;
+        }
+        CHECK(fine);
+    }
+    for (const char *bad : {"", " ", "{", "}", "[", "]", "[1,]", "[,1]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{\"a\":1 \"b\":2}",
+                            "{\"a\":1,\"a\":2}", "tru", "nul", "True", "\"", "\"\\", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"",
+                            "\"\\ud83d\"", "\"\\ud83dx\"", "\"\\ud83d\\u0041\"", "\"\n\"", "1 2", "--1", "1e", "1e999", "+1", "nan",
+                            "inf", "1..2", "0x10", "-", "'a'"})
+        CHECK(refuses([&] { Json::parse(bad); }, "JSON metadata"));
+    CHECK(refuses([] { Json::parse(std::string(100000, '[')); }, "nested too deep"));
+    CHECK(refuses([] { Json::parse(std::string(33, '[') + std::string(33, ']')); }, "nested too deep"));
+    CHECK(Json::parse(std::string(32, '[') + std::string(32, ']')).kind() == Json::Kind::array);
+    CHECK(refuses([] { Json::parse({"\0", 1}); }));
+    const Json value = Json::parse("{\"n\": 3, \"s\": \"\\ud83d\\ude42\\u00e9\", \"b\": true, \"f\": 1.5, \"neg\": -1, \"z\": null}");
+    CHECK(value.at("n").whole("n", 0, 3) == 3);
+    CHECK(value.at("s").string("s") == "\xf0\x9f\x99\x82\xc3\xa9");
+    CHECK(value.at("b").boolean("b"));
+    CHECK(value.has("z") && !value.has("y"));
+    CHECK(refuses([&] { value.at("n").whole("n", 4, 9); }, "n is 3"));
+    CHECK(refuses([&] { value.at("f").whole("f", 0, 9); }));
+    CHECK(refuses([&] { value.at("neg").whole("neg", 0, 9); }));
+    CHECK(refuses([&] { value.at("n").string("n"); }, "n is not a string"));
+    CHECK(refuses([&] { value.at("s").number("s"); }, "s is not a number"));
+    CHECK(refuses([&] { value.at("n").array("n"); }, "n is not a list"));
+    CHECK(refuses([&] { value.at("n").at("x"); }, "not an object"));
+    CHECK(refuses([&] { value.at("missing"); }, "missing is missing"));
+    const std::string text = "{\"a\":[1,2.5,\"x\\u0041\",{\"b\":null}],\"c\":true}";
+    for (int round = 0; round < 20000; round++) {
+        std::string mutated = text;
+        for (uint32_t i = 0; i <= below(3); i++) mutated[below(static_cast<uint32_t>(mutated.size()))] = static_cast<char>(rng());
+        mutated.resize(mutated.size() - below(4));
+        const std::vector<char> exact(mutated.begin(), mutated.end());
+        refuses([&] { Json::parse({exact.data(), exact.size()}); });
+    }
+}
+
+// -- records --------------------------------------------------------------------------------------
+
+template <typename T> void put(std::vector<uint8_t> &bytes, size_t at, T value) { std::memcpy(&bytes[at], &value, sizeof value); }
+
+constexpr uint32_t kHidden = 32, kInner = 64, kHeads = 2, kKvHeads = 1, kHeadDim = 16, kVocab = 11;
+
+struct Tensor {
+    uint32_t role;
+    Scheme scheme;
+    uint32_t rows, cols;
+};
+
+std::vector<uint8_t> make_record(uint32_t kind, const std::vector<Tensor> &tensors) {
+    std::vector<uint8_t> bytes((64 + 32 * tensors.size() + 63) / 64 * 64);
+    put(bytes, 0, 0x4B4C424Du);
+    put(bytes, 4, 1u);
+    put(bytes, 8, kind);
+    put(bytes, 12, static_cast<uint32_t>(tensors.size()));
+    if (kind == 1) {
+        const uint32_t dims[] = {kHidden, kInner, kHeads, kKvHeads, kHeadDim};
+        std::memcpy(&bytes[24], dims, sizeof dims);
+        put(bytes, 48, 1e-5f);
+        put(bytes, 52, 10000.0f);
+    }
+    for (size_t i = 0; i < tensors.size(); i++) {
+        const Tensor &t = tensors[i];
+        std::vector<uint8_t> data;
+        if (t.scheme == Scheme::vector) {
+            data.resize(size_t{t.cols} * 4);
+            for (uint32_t c = 0; c < t.cols; c++) put(data, size_t{4} * c, uniform(0.5f, 1.5f));
+        } else {
+            data = Weights(t.scheme, t.rows, t.cols / kGroup).tiles;
+        }
+        const size_t entry = 64 + 32 * i, offset = bytes.size();
+        bytes.insert(bytes.end(), data.begin(), data.end());
+        bytes.resize((bytes.size() + 63) / 64 * 64);
+        put(bytes, entry, t.role);
+        put(bytes, entry + 4, static_cast<uint32_t>(t.scheme));
+        put(bytes, entry + 8, t.rows);
+        put(bytes, entry + 12, t.cols);
+        put(bytes, entry + 16, static_cast<uint64_t>(offset));
+        put(bytes, entry + 24, static_cast<uint64_t>(data.size()));
+    }
+    put(bytes, 16, static_cast<uint64_t>(bytes.size()));
+    return bytes;
+}
+
+std::vector<uint8_t> make_block(Scheme scheme) {
+    const uint32_t query = kHeads * kHeadDim, kv = kKvHeads * kHeadDim;
+    return make_record(1, {{0, Scheme::vector, 1, kHidden},
+                           {1, scheme, query, kHidden},
+                           {2, scheme, kv, kHidden},
+                           {3, scheme, kv, kHidden},
+                           {4, scheme, kHidden, query},
+                           {5, Scheme::vector, 1, kHidden},
+                           {6, scheme, kInner, kHidden},
+                           {7, scheme, kInner, kHidden},
+                           {8, scheme, kHidden, kInner}});
+}
+
+std::vector<uint8_t> make_matrix(Scheme scheme) { return make_record(2, {{16, scheme, kVocab, kHidden}}); }
+
+constexpr Scheme kSchemes[] = {Scheme::float32, Scheme::int4_symmetric, Scheme::int4, Scheme::int8};
+
+// Runs a record that the parser accepted: nothing it claims may lead outside its bytes.
+void run_block(ml_context *context, ml_record record) {
+    float hidden[2 * kHidden];
+    for (float &x : hidden) x = uniform(-1, 1);
+    std::vector<uint8_t> keys(2 * kKvHeads * 4 * kHeadDim * 2), values(keys.size());
+    ml_loop_args args{};
+    args.blocks = &record;
+    args.num_blocks = 1;
+    args.loops = 2;
+    args.damping = 1;
+    args.hidden_in = args.hidden_out = hidden;
+    args.hidden_size = kHidden;
+    args.tokens = 2;
+    args.key_cache = keys.data();
+    args.value_cache = values.data();
+    args.cache_bytes = keys.size();
+    args.kv_type = ML_KV_F16;
+    args.num_slots = 2;
+    args.capacity = 4;
+    ml_loop(context, &args); // a refusal is as good as an answer
+}
+
+void test_records() {
+    ml_context *context = nullptr;
+    CHECK(ml_context_create(1, &context) == ML_OK);
+    for (const Scheme scheme : kSchemes) {
+        const std::vector<uint8_t> block = make_block(scheme), matrix = make_matrix(scheme);
+        CHECK(ml_check_record({block.data(), block.size()}, 1) == ML_OK);
+        CHECK(ml_check_record({matrix.data(), matrix.size()}, 2) == ML_OK);
+        CHECK(ml_check_record({matrix.data(), matrix.size()}, 1) == ML_FAILED);
+        CHECK(ml_check_record({block.data(), block.size()}, 3) == ML_FAILED);
+        CHECK(ml_check_record({nullptr, 64}, 1) == ML_FAILED);
+        CHECK(ml_check_record({block.data() + 1, block.size() - 1}, 1) == ML_FAILED);
+        const Block parsed = parse_block({block.data(), block.size()});
+        CHECK(parsed.hidden == kHidden && parsed.heads == kHeads && parsed.query.scheme == scheme && !parsed.interleaved);
+        for (size_t size = 0; size < block.size(); size += size < 400 ? 4 : 97) { // cut short, in exactly sized memory
+            const std::vector<uint8_t> cut(block.begin(), block.begin() + static_cast<std::ptrdiff_t>(size));
+            CHECK(refuses([&] { parse_block({cut.data(), cut.size()}); }));
+        }
+        const size_t table = 64 + 32 * 9;
+        for (int round = 0; round < 4000; round++) {
+            std::vector<uint8_t> mutated = block;
+            for (uint32_t i = 0; i <= below(2); i++) {
+                const size_t at = below(static_cast<uint32_t>(round % 4 ? table : mutated.size()));
+                if (round % 3 == 0 && at + 4 <= table) { // whole fields with awkward values
+                    const uint32_t awkward[] = {0, 1, 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 32, 64, 1u << 24};
+                    put(mutated, at / 4 * 4, awkward[below(8)]);
+                } else {
+                    mutated[at] ^= static_cast<uint8_t>(1 + below(255));
+                }
+            }
+            const ml_record record{mutated.data(), mutated.size()};
+            if (ml_check_record(record, 1) == ML_OK) run_block(context, record);
+        }
+        for (int round = 0; round < 2000; round++) {
+            std::vector<uint8_t> mutated = matrix;
+            mutated[below(round % 2 ? 96 : static_cast<uint32_t>(mutated.size()))] ^= static_cast<uint8_t>(1 + below(255));
+            const ml_record record{mutated.data(), mutated.size()};
+            const int64_t token = static_cast<int64_t>(below(kVocab));
+            float hidden[kHidden], logits[kVocab];
+            if (ml_embed(context, record, &token, 1, hidden, kHidden) == ML_OK)
+                ml_head(context, record, nullptr, 0, hidden, 1, kHidden, logits, kVocab);
+        }
+        passed++; // reaching this line is the point
+    }
+    ml_context_destroy(context);
+}
+
+// -- the C interface ------------------------------------------------------------------------------
+
+void test_loop_arguments() {
+    ml_context *context = nullptr;
+    CHECK(ml_context_create(0, &context) == ML_FAILED);
+    CHECK(ml_context_create(257, &context) == ML_FAILED);
+    CHECK(ml_context_create(2, &context) == ML_OK);
+    CHECK(ml_context_threads(context) == 2);
+    const std::vector<uint8_t> bytes = make_block(Scheme::int8);
+    const ml_record record{bytes.data(), bytes.size()};
+    std::vector<float> hidden = random_floats(kHidden), out(kHidden), norm(kHidden, 1.0f);
+    std::vector<float> keys(2 * kKvHeads * 4 * kHeadDim), values(keys.size());
+    uint32_t applied = 0;
+    const auto good = [&] {
+        ml_loop_args args{};
+        args.blocks = &record;
+        args.num_blocks = 1;
+        args.loops = 2;
+        args.damping = 0.5f;
+        args.loop_end_norm = norm.data();
+        args.loop_end_norm_eps = 1e-5f;
+        args.hidden_in = hidden.data();
+        args.hidden_out = out.data();
+        args.hidden_size = kHidden;
+        args.tokens = 1;
+        args.position = 3;
+        args.key_cache = keys.data();
+        args.value_cache = values.data();
+        args.cache_bytes = keys.size() * sizeof(float);
+        args.kv_type = ML_KV_F32;
+        args.num_slots = 2;
+        args.capacity = 4;
+        args.applied_loops = &applied;
+        return args;
+    };
+    ml_loop_args args = good();
+    CHECK(ml_loop(context, &args) == ML_OK);
+    CHECK(applied == 2);
+    const std::vector<std::function<void(ml_loop_args &)>> wrong = {
+        [](ml_loop_args &a) { a.blocks = nullptr; },
+        [](ml_loop_args &a) { a.num_blocks = 0; },
+        [](ml_loop_args &a) { a.loops = 0; },
+        [](ml_loop_args &a) { a.loops = 3; },
+        [](ml_loop_args &a) { a.loops = 0xFFFFFFFF; },
+        [](ml_loop_args &a) { a.damping = 0; },
+        [](ml_loop_args &a) { a.damping = NAN; },
+        [](ml_loop_args &a) { a.damping = 1.5f; },
+        [](ml_loop_args &a) { a.hidden_in = nullptr; },
+        [](ml_loop_args &a) { a.hidden_size = 64; },
+        [](ml_loop_args &a) { a.tokens = 0; },
+        [](ml_loop_args &a) { a.tokens = 2; },
+        [](ml_loop_args &a) { a.position = 4; },
+        [](ml_loop_args &a) { a.position = 0xFFFFFFFF; },
+        [](ml_loop_args &a) { a.key_cache = nullptr; },
+        [](ml_loop_args &a) { a.value_cache = nullptr; },
+        [](ml_loop_args &a) { a.cache_bytes--; },
+        [](ml_loop_args &a) { a.num_slots = 1; },
+        [](ml_loop_args &a) { a.num_slots = 0xFFFFFFFF; },
+        [](ml_loop_args &a) { a.capacity = 0xFFFFFFFF; },
+        [](ml_loop_args &a) { a.kv_type = static_cast<ml_kv_type>(8); },
+    };
+    for (const auto &change : wrong) {
+        args = good();
+        change(args);
+        CHECK(ml_loop(context, &args) == ML_FAILED);
+        CHECK(std::strlen(ml_last_error()) > 10);
+    }
+    const std::vector<uint8_t> table = make_matrix(Scheme::int4);
+    for (const int64_t token : {int64_t{-1}, int64_t{kVocab}, INT64_MAX, INT64_MIN})
+        CHECK(ml_embed(context, {table.data(), table.size()}, &token, 1, out.data(), kHidden) == ML_FAILED);
+    CHECK(ml_use_kernels("mmx") == ML_FAILED);
+    CHECK(ml_abi_version() == ML_ABI_VERSION);
+    double gbps = 0;
+    CHECK(ml_read_bandwidth(0, 1 << 20, 0.01, &gbps) == ML_FAILED);
+    CHECK(ml_read_bandwidth(2, 1 << 10, 0.01, &gbps) == ML_FAILED);
+    CHECK(ml_read_bandwidth(2, 1 << 16, -1, &gbps) == ML_FAILED);
+    CHECK(ml_read_bandwidth(2, 1 << 16, 0.01, &gbps) == ML_OK);
+    CHECK(gbps > 0);
+    ml_context_destroy(context);
+}
+
+// -- artifacts ------------------------------------------------------------------------------------
+
+std::string metadata(const std::string &stages, const std::string &more = "") {
+    std::ostringstream text;
+    text << "{\"format_version\":1,\"config\":{\"hidden_size\":" << kHidden << ",\"vocab_size\":" << kVocab
+         << ",\"num_blocks\":1,\"num_kv_heads\":" << kKvHeads << ",\"head_dim\":" << kHeadDim
+         << ",\"rms_norm_eps\":1e-05},\"context\":16,\"kv_bits\":16" << more << ",\"schedule\":{\"stages\":[" << stages << "]}}";
+    return text.str();
+}
+
+const char *const kStage = "{\"blocks\":[0],\"stages\":[],\"loops\":2,\"max_loops\":3,\"state\":\"h\",\"inject\":[],\"injection\":\"none\","
+                           "\"start\":\"carry\",\"loop_end_norm\":false,\"damping\":1.0,\"halting\":{\"rule\":\"none\",\"threshold\":0.0},"
+                           "\"kv_policy\":{\"kind\":\"own\",\"modulus\":0},\"causal\":true,\"noise\":false,\"low_rank\":0}";
+
+std::string quoted(const std::string &text) {
+    std::string out = "\"";
+    for (const char c : text) out += c == '"' || c == '\\' ? std::string("\\") + c : std::string(1, c);
+    return out + "\"";
+}
+
+std::string make_artifact(const std::string &info, size_t *data_start = nullptr) {
+    const std::vector<uint8_t> block = make_block(Scheme::int4), table = make_matrix(Scheme::int8);
+    std::ostringstream header;
+    size_t at = 0;
+    const auto tensor = [&](const char *name, const char *type, size_t shape, size_t size) {
+        header << ",\"" << name << "\":{\"dtype\":\"" << type << "\",\"shape\":[" << shape << "],\"data_offsets\":[" << at << ","
+               << at + size << "]}";
+        at += size;
+    };
+    header << "{\"__metadata__\":{\"mobileloop\":" << quoted(info) << "}";
+    tensor("embedding", "U8", table.size(), table.size());
+    tensor("blocks.0", "U8", block.size(), block.size());
+    tensor("final_norm", "F32", kHidden, size_t{kHidden} * 4);
+    header << "}";
+    std::string text = header.str();
+    text.resize((text.size() + 8 + 63) / 64 * 64 - 8, ' ');
+    const uint64_t size = text.size();
+    std::string file(reinterpret_cast<const char *>(&size), 8);
+    file += text;
+    if (data_start) *data_start = file.size();
+    file.append(table.begin(), table.end());
+    file.append(block.begin(), block.end());
+    const std::vector<float> norm(kHidden, 1.0f);
+    file.append(reinterpret_cast<const char *>(norm.data()), norm.size() * sizeof(float));
+    return file;
+}
+
+// Opens the bytes as a file and runs three tokens; true where all of it worked.
+bool runs(const std::string &bytes, uint32_t threads = 1) {
+    char path[] = "/tmp/mobileloop-test-XXXXXX";
+    const int descriptor = mkstemp(path);
+    if (descriptor < 0) return false;
+    const bool stored = write(descriptor, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size());
+    close(descriptor);
+    ml_model *model = nullptr;
+    const bool opened = stored && ml_model_open(path, &model) == ML_OK;
+    unlink(path);
+    if (!opened) return false;
+    ml_session *session = nullptr;
+    bool good = ml_session_create(model, threads, 0, &session) == ML_OK;
+    const uint32_t vocab = ml_model_vocab_size(model);
+    ml_model_close(model);
+    if (!good) return false;
+    const int64_t tokens[] = {1, 5, 10};
+    std::vector<float> logits(size_t{3} * vocab);
+    good = ml_session_run(session, tokens, 3, 1, logits.data(), logits.size()) == ML_OK && ml_session_position(session) == 3;
+    good = good && ml_session_reset(session, 1) == ML_OK && ml_session_position(session) == 0;
+    good = good && ml_session_run(session, tokens, 2, 0, logits.data(), vocab) == ML_OK;
+    ml_session_destroy(session);
+    return good;
+}
+
+void test_artifacts() {
+    size_t data_start = 0;
+    const std::string good = make_artifact(metadata(kStage), &data_start);
+    CHECK(runs(good));
+    const auto swapped = [](const std::string &from, const std::string &to) {
+        std::string text = kStage;
+        const size_t at = text.find(from);
+        CHECK(at != std::string::npos);
+        return make_artifact(metadata(text.replace(at, from.size(), to)));
+    };
+    CHECK(runs(swapped("\"damping\":1.0", "\"damping\":0.5")));
+    CHECK(runs(swapped("\"loop_end_norm\":false", "\"loop_end_norm\":true")));
+    const char *const wrong[][2] = {
+        {"\"blocks\":[0]", "\"blocks\":[1]"},
+        {"\"blocks\":[0]", "\"blocks\":[]"},
+        {"\"blocks\":[0]", "\"blocks\":[0.5]"},
+        {"\"stages\":[]", "\"stages\":[{}]"},
+        {"\"loops\":2", "\"loops\":4"},
+        {"\"loops\":2", "\"loops\":0"},
+        {"\"max_loops\":3", "\"max_loops\":1025"},
+        {"\"state\":\"h\"", "\"state\":\"z\""},
+        {"\"inject\":[]", "\"inject\":[\"e\"]"},
+        {"\"injection\":\"none\"", "\"injection\":\"add\""},
+        {"\"start\":\"carry\"", "\"start\":\"zeros\""},
+        {"\"damping\":1.0", "\"damping\":0"},
+        {"\"damping\":1.0", "\"damping\":1.5"},
+        {"\"rule\":\"none\"", "\"rule\":\"cosine\""},
+        {"\"kind\":\"own\"", "\"kind\":\"last\""},
+        {"\"causal\":true", "\"causal\":false"},
+        {"\"noise\":false", "\"noise\":true"},
+        {"\"low_rank\":0", "\"low_rank\":8"},
+    };
+    for (const auto &change : wrong) {
+        const bool ran = runs(swapped(change[0], change[1]));
+        if (ran) std::printf("a stage with %s was accepted\n", change[1]);
+        CHECK(!ran);
+    }
+    CHECK(!runs(make_artifact(metadata(""))));
+    CHECK(!runs(make_artifact("[]")));
+    CHECK(!runs(make_artifact("{\"format_version\":2}")));
+    std::string bits = metadata(kStage);
+    bits.replace(bits.find("\"kv_bits\":16"), 12, "\"kv_bits\":24");
+    CHECK(!runs(make_artifact(bits)));
+    std::string many; // more slots than a file may ask for, in numbers that wrap 32 bits when multiplied
+    for (int i = 0; i < 4096; i++) many += i ? ",0" : "0";
+    std::string stage = kStage;
+    stage.replace(stage.find("\"blocks\":[0]"), 12, "\"blocks\":[" + many + "]");
+    stage.replace(stage.find("\"max_loops\":3"), 13, "\"max_loops\":1024");
+    CHECK(!runs(make_artifact(metadata(stage))));
+    for (size_t size = 0; size < good.size(); size += size < 64 ? 1 : 61) CHECK(!runs(good.substr(0, size)));
+    int ran = 0;
+    for (int round = 0; round < 3000; round++) {
+        std::string mutated = good;
+        for (uint32_t i = 0; i <= below(2); i++) {
+            const size_t header = round % 2 ? data_start : data_start + 352;
+            mutated[below(static_cast<uint32_t>(round % 8 ? header : mutated.size()))] = static_cast<char>(rng());
+        }
+        ran += runs(mutated);
+    }
+    CHECK(ran < 3000);
+}
+
+// Threads that each have a session of their own share nothing but the model.
+void test_sessions_in_threads() {
+    const std::string good = make_artifact(metadata(kStage));
+    std::atomic<int> worked{0};
+    std::vector<std::thread> threads;
+    for (uint32_t i = 0; i < 3; i++) threads.emplace_back([&, i] {
+        for (int round = 0; round < 5; round++) worked += runs(good, 1 + i);
+    });
+    for (std::thread &thread : threads) thread.join();
+    CHECK(worked == 15);
+}
+
+} // namespace
+
+int main() {
+    const Kernels &truth = scalar_kernels();
+    for (const Kernels *set : every_set()) {
+        test_halves(*set);
+        test_half_loads(*set);
+        test_rms_norm(*set, truth);
+        test_quantize(*set, truth);
+        test_silu(*set, truth);
+        test_exponential(*set);
+        for (const Scheme scheme : kSchemes) test_multiply(*set, truth, scheme);
+        test_extreme_codes(*set, truth);
+        test_attention(*set, truth);
+        test_read(*set, truth);
+        use_kernels(set->name);
+        test_records();
+        test_loop_arguments();
+        test_artifacts();
+    }
+    test_threads();
+    test_json();
+    test_sessions_in_threads();
+    std::printf("%d passed, %d failed\n", passed, failed);
+    return failed == 0 ? 0 : 1;
+}
