@@ -67,7 +67,9 @@ void Model::read_metadata(const Json &info) {
     eps = static_cast<float>(config.at("rms_norm_eps").number("rms_norm_eps"));
     require(eps > 0, "rms_norm_eps is not above 0");
     context = static_cast<uint32_t>(info.at("context").whole("context", 1, kMaxContext));
-    kv_type = info.at("kv_bits").whole("kv_bits", 16, 32) == 16 ? ML_KV_F16 : ML_KV_F32;
+    const uint64_t kv_bits = info.at("kv_bits").whole("kv_bits", 16, 32);
+    require(kv_bits == 16 || kv_bits == 32, "kv_bits is ", kv_bits, " where 16 or 32 was expected");
+    kv_type = kv_bits == 16 ? ML_KV_F16 : ML_KV_F32;
     const auto &list = info.at("schedule").at("stages").array("schedule.stages");
     require(!list.empty(), "the schedule has no stages");
     for (size_t i = 0; i < list.size(); i++) read_stage(list[i], text("stage ", i));
@@ -77,7 +79,9 @@ void Model::read_stage(const Json &stage, const std::string &where) {
     StageSpec spec;
     for (const Json &block : stage.at("blocks").array(where + " blocks"))
         spec.blocks.push_back(static_cast<uint32_t>(block.whole(where + " block", 0, num_blocks - 1)));
-    require(!spec.blocks.empty(), where, " has no blocks; nested stages cannot run yet");
+    require(!spec.blocks.empty() && stage.at("stages").array(where + " stages").empty(), where,
+            " has no blocks, or nested stages, which this engine does not run yet");
+    require(spec.blocks.size() <= kMaxSlots, where, " names ", spec.blocks.size(), " blocks, more than ", kMaxSlots);
     spec.max_loops = static_cast<uint32_t>(stage.at("max_loops").whole(where + " max_loops", 1, kMaxLoops));
     spec.loops = static_cast<uint32_t>(stage.at("loops").whole(where + " loops", 1, spec.max_loops));
     spec.damping = static_cast<float>(stage.at("damping").number(where + " damping"));
@@ -89,14 +93,20 @@ void Model::read_stage(const Json &stage, const std::string &where) {
     };
     only("injection", "none");
     only("state", "h");
+    const std::string &start = stage.at("start").string("start");
+    require(start == "carry" || start == "embedding", where, " asks for the start '", start,
+            "', which this engine does not run yet");
+    require(stage.at("inject").array("inject").empty() && stage.at("low_rank").whole("low_rank", 0, 1u << 20) == 0, where,
+            " asks for injected states or low-rank deltas, which this engine does not run yet");
     require(stage.at("halting").at("rule").string("halting rule") == "none" &&
                 stage.at("kv_policy").at("kind").string("KV policy") == "own",
             where, " asks for a halting rule or a KV policy, which this engine does not run yet");
     require(stage.at("causal").boolean("causal") && !stage.at("noise").boolean("noise"), where,
             " asks for full attention or noise, which this engine does not run yet");
     spec.first_slot = num_slots;
+    require(num_slots + uint64_t{spec.max_loops} * spec.blocks.size() <= kMaxSlots, "the schedule needs more than ", kMaxSlots,
+            " KV slots");
     num_slots += spec.num_slots();
-    require(num_slots <= kMaxSlots, "the schedule needs more than ", kMaxSlots, " KV slots");
     max_loops = std::max(max_loops, spec.max_loops);
     stages.push_back(std::move(spec));
 }

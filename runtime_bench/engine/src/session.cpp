@@ -23,7 +23,8 @@ uint8_t *map_zeroed(uint64_t bytes) {
 ml_session::ml_session(std::shared_ptr<const Model> model, uint32_t threads, uint32_t loops)
     : model_(std::move(model)), context_(threads) {
     set_loops(loops);
-    cache_bytes_ = slot_bytes() * model_->num_slots;
+    require(!__builtin_mul_overflow(slot_bytes(), uint64_t{model_->num_slots}, &cache_bytes_), "a KV cache of ",
+            model_->num_slots, " slots of ", slot_bytes(), " bytes overflows 64 bits");
     keys_ = map_zeroed(cache_bytes_);
     try {
         values_ = map_zeroed(cache_bytes_);
