@@ -1,4 +1,3 @@
-import builtins
 import errno
 import json
 import os
@@ -29,6 +28,12 @@ def leftovers(folder):
     return sorted(path.name for path in Path(folder).iterdir())
 
 
+def half_written(target, error):
+    with written_whole(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+
+
 # -- written_whole ---------------------------------------------------------------------------------
 
 
@@ -49,18 +54,16 @@ def test_the_file_appears_only_when_complete(tmp_path):
 def test_an_interrupted_write_keeps_the_old_file(tmp_path, error):
     target = tmp_path / "model.safetensors"
     target.write_bytes(b"old")
-    with pytest.raises(type(error)), written_whole(target) as temporary:
-        temporary.write_bytes(b"half")
-        raise error
+    with pytest.raises(type(error)):
+        half_written(target, error)
     assert target.read_bytes() == b"old"
     assert leftovers(tmp_path) == ["model.safetensors"]
 
 
 def test_a_full_disk_is_one_sentence(tmp_path):
     target = tmp_path / "model.safetensors"
-    with pytest.raises(MobileloopError, match="No space left on device"), written_whole(target) as temporary:
-        temporary.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(MobileloopError, match="No space left on device"):
+        half_written(target, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert leftovers(tmp_path) == []
 
 
@@ -102,9 +105,12 @@ def test_a_disk_that_fills_up_during_export(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_dev_full(tmp_path):
-    with pytest.raises(MobileloopError, match="No space left"), written_whole(tmp_path / "x.onnx"):
-        with builtins.open("/dev/full", "wb") as stream:
-            stream.write(b"x" * 100_000)
+    with (
+        pytest.raises(MobileloopError, match="No space left"),
+        written_whole(tmp_path / "x.onnx"),
+        open("/dev/full", "wb") as stream,
+    ):
+        stream.write(b"x" * 100_000)
     assert leftovers(tmp_path) == []
 
 

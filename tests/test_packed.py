@@ -94,7 +94,7 @@ def test_refusals():
     with pytest.raises(MobileloopError, match="names block 3"):
         PackedModel.from_checkpoint(checkpoint, "none", Schedule.plain(4))
     odd = random_model(TINY.model_copy(update={"intermediate_size": 100}))
-    with pytest.raises(MobileloopError, match="100 is not a multiple.*--quantize none"):
+    with pytest.raises(MobileloopError, match=r"100 is not a multiple.*--quantize none"):
         PackedModel.from_checkpoint(odd, "int4")
     PackedModel.from_checkpoint(odd, "none")
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from builders import DATA, TINY, golden, schedules, write_folder
+from builders import DATA, TINY, golden, hf_config, schedules
 from safetensors.numpy import load_file
 
 from mobileloop.checkpoints import load_checkpoint
@@ -115,8 +115,6 @@ def test_equals_transformers_llama(tmp_path, tied):
 
 
 def _hf_shape(tied):
-    from builders import hf_config
-
     return hf_config(TINY, tie_word_embeddings=tied, rope_theta=20000.0)
 
 

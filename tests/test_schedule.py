@@ -193,7 +193,9 @@ def loop_wm():
 
 
 def ouro():
-    stage = Stage(blocks=(0, 1), loops=4, max_loops=4, loop_end_norm=True, halting=Halting(rule="exit_gate", threshold=0.9))
+    stage = Stage(
+        blocks=(0, 1), loops=4, max_loops=4, loop_end_norm=True, halting=Halting(rule="exit_gate", threshold=0.9)
+    )
     return Schedule(name="ouro", stages=(stage,))
 
 

@@ -471,7 +471,7 @@ void test_json() {
     CHECK(refuses([&] { value.at("n").at("x"); }, "not an object"));
     CHECK(refuses([&] { value.at("missing"); }, "missing is missing"));
     const std::string text = "{\"a\":[1,2.5,\"x\\u0041\",{\"b\":null}],\"c\":true}";
-    for (int round = 0; round < 20000; round++) {
+    for (int round = 0; round < 5000; round++) {
         std::string mutated = text;
         for (uint32_t i = 0; i <= below(3); i++) mutated[below(static_cast<uint32_t>(mutated.size()))] = static_cast<char>(rng());
         mutated.resize(mutated.size() - below(4));
@@ -584,7 +584,7 @@ void test_records() {
             CHECK(refuses([&] { parse_block({cut.data(), cut.size()}); }));
         }
         const size_t table = 64 + 32 * 9;
-        for (int round = 0; round < 4000; round++) {
+        for (int round = 0; round < 1500; round++) {
             std::vector<uint8_t> mutated = block;
             for (uint32_t i = 0; i <= below(2); i++) {
                 const size_t at = below(static_cast<uint32_t>(round % 4 ? table : mutated.size()));
@@ -598,7 +598,7 @@ void test_records() {
             const ml_record record{mutated.data(), mutated.size()};
             if (ml_check_record(record, 1) == ML_OK) run_block(context, record);
         }
-        for (int round = 0; round < 2000; round++) {
+        for (int round = 0; round < 700; round++) {
             std::vector<uint8_t> mutated = matrix;
             mutated[below(round % 2 ? 96 : static_cast<uint32_t>(mutated.size()))] ^= static_cast<uint8_t>(1 + below(255));
             const ml_record record{mutated.data(), mutated.size()};
@@ -816,7 +816,7 @@ void test_artifacts() {
     CHECK(!runs(make_artifact(metadata(stage))));
     for (size_t size = 0; size < good.size(); size += size < 64 ? 1 : 61) CHECK(!runs(good.substr(0, size)));
     int ran = 0;
-    for (int round = 0; round < 3000; round++) {
+    for (int round = 0; round < 800; round++) {
         std::string mutated = good;
         for (uint32_t i = 0; i <= below(2); i++) {
             const size_t header = round % 2 ? data_start : data_start + 352;
@@ -824,7 +824,7 @@ void test_artifacts() {
         }
         ran += runs(mutated);
     }
-    CHECK(ran < 3000);
+    CHECK(ran < 800);
 }
 
 // Threads that each have a session of their own share nothing but the model.
@@ -841,9 +841,25 @@ void test_sessions_in_threads() {
 
 } // namespace
 
+// ThreadSanitizer looks at threads only, and is slow: leave out what runs on one.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kThreadsOnly = true;
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+constexpr bool kThreadsOnly = true;
+#else
+constexpr bool kThreadsOnly = false;
+#endif
+#else
+constexpr bool kThreadsOnly = false;
+#endif
+
 int main() {
     const Kernels &truth = scalar_kernels();
     for (const Kernels *set : every_set()) {
+        use_kernels(set->name);
+        test_loop_arguments();
+        if (kThreadsOnly) continue;
         test_halves(*set);
         test_half_loads(*set);
         test_rms_norm(*set, truth);
@@ -854,9 +870,7 @@ int main() {
         test_extreme_codes(*set, truth);
         test_attention(*set, truth);
         test_read(*set, truth);
-        use_kernels(set->name);
         test_records();
-        test_loop_arguments();
         test_artifacts();
     }
     test_threads();
