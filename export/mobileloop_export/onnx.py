@@ -68,7 +68,7 @@ def _model(packed: PackedModel, info: ArtifactInfo, progress: Progress) -> Model
     embedding = _outer_matrix(packed, "embedding")
     head = embedding if config.tie_embeddings else _outer_matrix(packed, "head")
     hidden = look_up(nodes, embedding, "tokens")
-    _rotary(nodes, config)
+    _once_for_all(nodes, config)
     functions, hidden, rows = _stages(packed, nodes, hidden)
     _logits(packed, nodes, head, hidden)
     kv_type = TensorProto.FLOAT16 if info.kv_bits == 16 else TensorProto.FLOAT
@@ -88,17 +88,26 @@ def _outer_matrix(packed: PackedModel, name: str) -> Matrix:
     return Matrix(name, source.scheme, *source.shape)
 
 
-def _rotary(nodes: Nodes, config: ModelConfig) -> None:
-    """`cos` and `sin` [1, tokens, head_dim / 2] of the new tokens' positions, once for all stages."""
+def _once_for_all(nodes: Nodes, config: ModelConfig) -> None:
+    """What no stage changes: `cos` and `sin` [1, tokens, head_dim / 2] of the new tokens' positions, and `mask`.
+
+    `mask` [group * tokens, tokens] is -inf where a new token lies in another's future, else 0, once for each of the
+    group = heads / kv_heads query heads that share a key.
+    """
     half = np.arange(0, config.head_dim, 2, dtype=np.float32)
     inverse = np.float32(1) / np.float32(config.rope_theta) ** (half / np.float32(config.head_dim))
     frequencies = nodes.add("Constant", value=tensor("", inverse))
-    count = nodes.add("Squeeze", nodes.add("Shape", "tokens"))
+    count = nodes.add("Size", "tokens")
     positions = nodes.add("Range", "position", nodes.add("Add", "position", count), nodes.integer(1))
     column = nodes.add("Unsqueeze", nodes.add("Cast", positions, to=TensorProto.FLOAT), nodes.ints([0, 2]))
     angles = nodes.add("Mul", column, frequencies)
     nodes.add("Cos", angles, out="cos")
     nodes.add("Sin", angles, out="sin")
+    extent = nodes.add("Shape", "tokens")
+    never = tensor("", np.array([-np.inf], np.float32))
+    square = nodes.add("ConstantOfShape", nodes.add("Concat", extent, extent, axis=0), value=never)
+    future = nodes.add("Trilu", square, nodes.integer(1), upper=1)
+    nodes.add("Tile", future, nodes.ints([config.num_heads // config.num_kv_heads, 1]), out="mask")
 
 
 def _stages(packed: PackedModel, nodes: Nodes, hidden: str) -> tuple[list[FunctionProto], str, dict[str, list[str]]]:

@@ -33,7 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "down_proj": ("down_proj",),
 }
 NORMS = ("input_layernorm", "post_attention_layernorm")
-FIXED_INPUTS = ("hidden", "loops", "position", "cos", "sin", "keys", "values")
+FIXED_INPUTS = ("hidden", "loops", "position", "cos", "sin", "mask", "keys", "values")
 FIXED_OUTPUTS = ("hidden_out", "new_keys", "new_values")
 
 BlockSchemes = tuple[tuple[str, tuple[str, ...]], ...]
@@ -132,11 +132,13 @@ def stage_function(config: ModelConfig, form: StageForm, attributes: Sequence[st
     """The function of a form.
 
     Inputs: hidden [tokens, hidden] float32; loops and position, int64 scalars; cos and sin [1, tokens, head_dim / 2]
-    float32; keys and values, the whole KV cache [slots, kv_heads, capacity, head_dim]; the weights of each block.
+    float32; mask [group * tokens, tokens] float32, where group = heads / kv_heads; keys and values, the whole KV cache [slots, kv_heads, capacity, head_dim]; the weights of each block.
     Outputs: hidden; the new keys and values [applications, kv_heads, tokens, head_dim] float32, in execution order.
     """
     glue = Nodes()
     prefixes = [f"block{place}." for place in range(len(form.blocks))]
+    past = glue.add("Unsqueeze", "position", glue.ints([0]), out="past")
+    glue.add("Concat", past, glue.add("Shape", "cos", start=1, end=2), axis=0, out="past_and_new")
     base = glue.add("Constant")
     glue.protos[-1].attribute.add(name="value_int", ref_attr_name="slot_base", type=AttributeProto.INT)
     blocks = [
@@ -167,13 +169,11 @@ def stage_function(config: ModelConfig, form: StageForm, attributes: Sequence[st
 def _loop_body(config: ModelConfig, form: StageForm, glue: Nodes, blocks: list[_Block], base: str) -> Any:
     """The graph of one loop: every block once, then damping and the norm at the loop's end."""
     nodes = glue.inner()
-    glue_end = glue.add("Unsqueeze", "position", glue.ints([0]))
     first = nodes.add("Add", base, nodes.add("Mul", "iteration", nodes.integer(len(blocks))))
     hidden, keys, values = "entered", [], []
     for place, block in enumerate(blocks):
         slot = nodes.add("Reshape", nodes.add("Add", first, nodes.integer(place)), nodes.ints([1]))
-        past = _past(nodes, slot, glue_end)
-        hidden, key, value = block.apply(nodes, hidden, past)
+        hidden, key, value = block.apply(nodes, hidden, _past(nodes, slot))
         keys.append(key)
         values.append(value)
     if form.damping != 1.0:
@@ -202,13 +202,13 @@ def _loop_body(config: ModelConfig, form: StageForm, glue: Nodes, blocks: list[_
     )
 
 
-def _past(nodes: Nodes, slot: str, position: str) -> list[str]:
+def _past(nodes: Nodes, slot: str) -> list[str]:
     """The filled part of a slot: keys and values [1, kv_heads, position, head_dim] float32.
 
     This Slice is the copy that a portable graph cannot avoid: a view would need a kernel of our own.
     """
     starts = nodes.add("Concat", slot, nodes.ints([0]), axis=0)
-    ends = nodes.add("Concat", nodes.add("Add", slot, nodes.ints([1])), position, axis=0)
+    ends = nodes.add("Concat", nodes.add("Add", slot, nodes.ints([1])), "past", axis=0)
     slices = [nodes.add("Slice", cache, starts, ends, nodes.ints([0, 2])) for cache in ("keys", "values")]
     return [nodes.add("Cast", part, to=TensorProto.FLOAT) for part in slices]
 
@@ -248,7 +248,25 @@ class _Block:
         interleaved = int(config.rope_pairing == "interleaved")
         turned = nodes.add("RotaryEmbedding", turning, "cos", "sin", interleaved=interleaved)
         query, key = nodes.split(turned, [queries, kv], axis=1)
-        # The last two outputs, past and new rows joined, are not used; onnxruntime refuses to run without them.
-        attended, *_ = nodes.many("Attention", [query, key, value, "", *past], 3, is_causal=1)
+        attended = self._weigh(nodes, query, key, value, past)
         joined = nodes.add("Transpose", attended, perm=[0, 2, 1, 3])
         return nodes.add("Reshape", joined, nodes.ints([-1, config.query_size])), key, value
+
+    def _weigh(self, nodes: Nodes, query: str, key: str, value: str, past: Sequence[str]) -> str:
+        """softmax(q k^T / sqrt(head_dim)) v -> [1, heads, tokens, head_dim] float32.
+
+        Query heads of one group lie side by side as rows of one product, so keys and values are never repeated.
+        Past and new keys stay apart: the Attention operator joins them first, a copy of the whole slot, and takes
+        the heads one by one; this form is 1.5 times faster at 150 tokens and 2.9 times at 1000 (docs/onnx.md).
+        """
+        config = self.config
+        grouped = nodes.ints([1, config.num_kv_heads, -1, config.head_dim])
+        query = nodes.add("Mul", nodes.add("Reshape", query, grouped), nodes.number(config.head_dim**-0.5))
+        past_scores, scores = (
+            nodes.add("MatMul", query, nodes.add("Transpose", keys, perm=[0, 1, 3, 2])) for keys in (past[0], key)
+        )
+        scores = nodes.add("Add", scores, "mask")  # only new tokens can lie in each other's future
+        weights = nodes.add("Softmax", nodes.add("Concat", past_scores, scores, axis=3), axis=3)
+        past_weights, weights = nodes.many("Split", [weights, "past_and_new"], 2, axis=3)
+        mixed = nodes.add("Add", nodes.add("MatMul", past_weights, past[1]), nodes.add("MatMul", weights, value))
+        return nodes.add("Reshape", mixed, nodes.ints([1, config.num_heads, -1, config.head_dim]))
