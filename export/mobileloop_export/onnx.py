@@ -23,6 +23,7 @@ from mobileloop_export.onnx_stage import (
     NORMS,
     OP,
     OPSETS,
+    Shape,
     StageForm,
     rms_norm,
     stage_function,
@@ -146,8 +147,8 @@ def _interface(packed: PackedModel, kv_type: int) -> tuple[list[ValueInfoProto],
     """Inputs and outputs of the graph, with shapes."""
     config = packed.config
     make = helper.make_tensor_value_info
-    cache = [packed.schedule.num_slots, config.num_kv_heads, "capacity", config.head_dim]
-    rows = ["applications", config.num_kv_heads, "tokens", config.head_dim]
+    cache: Shape = [packed.schedule.num_slots, config.num_kv_heads, "capacity", config.head_dim]
+    rows: Shape = ["applications", config.num_kv_heads, "tokens", config.head_dim]
     inputs = [make("tokens", TensorProto.INT64, ["tokens"])]
     inputs += [make(name, TensorProto.INT64, []) for name in ("position", "loops", "logits_from")]
     inputs += [make(name, kv_type, cache) for name in ("keys", "values")]

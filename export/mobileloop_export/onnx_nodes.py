@@ -65,7 +65,8 @@ class Nodes:
     def _constant(self, kind: str, values: tuple[Any, ...]) -> str:
         if (kind, values) not in self._constants:
             value = list(values) if kind == "value_ints" else values[0]
-            self._constants[kind, values] = self.add("Constant", **{kind: value})
+            name = self._constants[kind, values] = self._fresh("Constant")
+            self.protos.append(helper.make_node("Constant", [], [name], **{kind: value}))
         return self._constants[kind, values]
 
     def _fresh(self, op: str) -> str:
@@ -200,7 +201,9 @@ def look_up(nodes: Nodes, matrix: Matrix, rows: str) -> str:
     if matrix.scheme != "int4":
         values = nodes.add("Sub", values, nodes.number(float(ZERO_POINT[matrix.bits])))
     scale, *minimum = (
-        nodes.add("Cast", nodes.add("Unsqueeze", nodes.add("Gather", part, rows), nodes.ints([2])), to=TensorProto.FLOAT)
+        nodes.add(
+            "Cast", nodes.add("Unsqueeze", nodes.add("Gather", part, rows), nodes.ints([2])), to=TensorProto.FLOAT
+        )
         for part in matrix.inputs[1:]
     )
     values = nodes.add("Mul", values, scale)

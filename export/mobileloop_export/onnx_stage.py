@@ -37,6 +37,7 @@ FIXED_INPUTS = ("hidden", "loops", "position", "cos", "sin", "mask", "keys", "va
 FIXED_OUTPUTS = ("hidden_out", "new_keys", "new_values")
 
 BlockSchemes = tuple[tuple[str, tuple[str, ...]], ...]
+Shape = Sequence[str | int | None]
 
 
 def block_schemes(packed: PackedModel, block: int) -> BlockSchemes:
@@ -131,8 +132,9 @@ class StageForm:
 def stage_function(config: ModelConfig, form: StageForm, attributes: Sequence[str], overload: str) -> FunctionProto:
     """The function of a form.
 
-    Inputs: hidden [tokens, hidden] float32; loops and position, int64 scalars; cos and sin [1, tokens, head_dim / 2]
-    float32; mask [group * tokens, tokens] float32, where group = heads / kv_heads; keys and values, the whole KV cache [slots, kv_heads, capacity, head_dim]; the weights of each block.
+    Inputs: hidden [tokens, hidden] float32; loops and position, int64 scalars; cos and sin
+    [1, tokens, head_dim / 2] float32; mask [group * tokens, tokens] float32, where group = heads / kv_heads; keys
+    and values, the whole KV cache [slots, kv_heads, capacity, head_dim]; then the weights of each block.
     Outputs: hidden; the new keys and values [applications, kv_heads, tokens, head_dim] float32, in execution order.
     """
     glue = Nodes()
@@ -169,11 +171,11 @@ def stage_function(config: ModelConfig, form: StageForm, attributes: Sequence[st
 def _loop_body(config: ModelConfig, form: StageForm, glue: Nodes, blocks: list[_Block], base: str) -> Any:
     """The graph of one loop: every block once, then damping and the norm at the loop's end."""
     nodes = glue.inner()
-    first = nodes.add("Add", base, nodes.add("Mul", "iteration", nodes.integer(len(blocks))))
+    first = nodes.add("Add", base, nodes.add("Mul", "iteration", nodes.ints([len(blocks)])))
     hidden, keys, values = "entered", [], []
     for place, block in enumerate(blocks):
-        slot = nodes.add("Reshape", nodes.add("Add", first, nodes.integer(place)), nodes.ints([1]))
-        hidden, key, value = block.apply(nodes, hidden, _past(nodes, slot))
+        past = _past(nodes, nodes.add("Add", first, nodes.ints([place])))
+        hidden, key, value = block.apply(nodes, hidden, past)
         keys.append(key)
         values.append(value)
     if form.damping != 1.0:
@@ -187,8 +189,8 @@ def _loop_body(config: ModelConfig, form: StageForm, glue: Nodes, blocks: list[_
     nodes.add("Concat", *values, axis=0, out="loop_values")
     scalar = [helper.make_tensor_value_info("iteration", TensorProto.INT64, [])]
     scalar.append(helper.make_tensor_value_info("go_on", TensorProto.BOOL, []))
-    state = ["tokens", config.hidden_size]
-    rows = [len(blocks), config.num_kv_heads, "tokens", config.head_dim]
+    state: Shape = ["tokens", config.hidden_size]
+    rows: Shape = [len(blocks), config.num_kv_heads, "tokens", config.head_dim]
     return helper.make_graph(
         nodes.protos,
         "loop",
@@ -227,7 +229,7 @@ class _Block:
     matrices: Mapping[str, Sequence[Multiplier]]
 
     def apply(self, nodes: Nodes, x: str, past: Sequence[str]) -> tuple[str, str, str]:
-        """One application: x [tokens, hidden] -> the same shape, new keys and values [1, kv_heads, tokens, head_dim]."""
+        """One application: x [tokens, hidden] -> the same, new keys and values [1, kv_heads, tokens, head_dim]."""
         config = self.config
         normed = rms_norm(nodes, config, x, self.prefix + "input_layernorm")
         attended, key, value = self._attend(nodes, project(nodes, normed, self.matrices["qkv_proj"]), past)

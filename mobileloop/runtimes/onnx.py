@@ -50,8 +50,8 @@ class OnnxSession(Session):
             self._keys, self._values = np.zeros(shape, dtype), np.zeros(shape, dtype)
         except (MemoryError, ValueError):
             raise MobileloopError(
-                f"the KV cache of {path} needs {self.info.kv_capacity_bytes()} bytes, which this machine does not give; "
-                "export again with a smaller --context."
+                f"the KV cache of {path} needs {self.info.kv_capacity_bytes()} bytes, which this machine does not "
+                "give; export again with a smaller --context."
             ) from None
         self._clear()
 
@@ -139,8 +139,8 @@ def _check_interface(model: InferenceSession, path: Path, cache: tuple[int, ...]
         extents = [e for i, e in enumerate(held.shape) if i != 2]
         if held.type != kind or extents != [cache[0], cache[1], cache[3]]:
             raise MobileloopError(
-                f"{path}: the input {name} is {held.type} {held.shape}, but its metadata describe {kind} {list(cache)}; "
-                "export it again."
+                f"{path}: the input {name} is {held.type} {held.shape}, but its metadata describe {kind} "
+                f"{list(cache)}; export it again."
             )
 
 
