@@ -352,3 +352,17 @@ def test_session_says_what_it_is(artifact: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MobileloopError, match=r"mobileloop\[onnx\]"):
         OnnxSession(artifact, threads=1)
+
+
+def test_the_example_in_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, packed = pack(SCHEDULES["immediate"], "int4")
+    session = OnnxSession(export(checkpoint, packed, tmp_path / "model.onnx"), threads=1)
+    text = (Path(__file__).parents[1] / "docs" / "onnx.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, list[int]] = {}
+    exec(code, scope)  # our own document
+    expected = [int(session.prefill([3, 17, 99]).argmax())]
+    while len(expected) < 8:
+        expected.append(int(session.decode(expected[-1]).argmax()))
+    assert scope["generated"] == expected

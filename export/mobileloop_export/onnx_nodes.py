@@ -64,7 +64,7 @@ class Nodes:
 
     def _constant(self, kind: str, values: tuple[Any, ...]) -> str:
         if (kind, values) not in self._constants:
-            value = list(values) if kind == "value_ints" else values[0]
+            value: Any = list(values) if kind == "value_ints" else values[0]
             name = self._constants[kind, values] = self._fresh("Constant")
             self.protos.append(helper.make_node("Constant", [], [name], **{kind: value}))
         return self._constants[kind, values]
