@@ -328,6 +328,12 @@ def test_metadata_missing_or_wrong(artifact: Path) -> None:
     refused(json.dumps({**data, "context": 1 << 20, "config": {**data["config"], "head_dim": 4096}}), "describe")
 
 
+def test_metadata_is_not_utf8(artifact: Path) -> None:
+    artifact.write_bytes(artifact.read_bytes().replace(b'{"format_version"', b'{"format_v\xff\xfesion"'))
+    with pytest.raises(MobileloopError, match="not UTF-8"):
+        OnnxSession(artifact, threads=1)
+
+
 def test_graph_is_no_artifact(artifact: Path) -> None:
     model = onnx.load(artifact)
     value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])

@@ -109,7 +109,8 @@ def _load(path: Path, threads: int) -> InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors come as exceptions; the log would print them once more
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # Without enable_fallback=0 a damaged file is read a second time, and onnxruntime prints that it does so.
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise MobileloopError(
             f"{path} could not be loaded ({_first_line(error)}); it is damaged or cut short, so export it again."
@@ -117,7 +118,10 @@ def _load(path: Path, threads: int) -> InferenceSession:
 
 
 def _info(model: InferenceSession, path: Path) -> ArtifactInfo:
-    text = model.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    try:
+        text = model.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError:
+        raise MobileloopError(f"the metadata of {path} is not UTF-8; export it again.") from None
     if text is None:
         raise MobileloopError(f"{path} has no mobileloop metadata; make it with mobileloop export.")
     try:
