@@ -154,8 +154,12 @@ class Multiplier:
         minimum = nodes.add("Cast", matrix.inputs[2], to=TensorProto.FLOAT)
         return cls(matrix, scale, nodes.add("Add", minimum, nodes.add("Mul", scale, nodes.number(8.0))))
 
-    def apply(self, nodes: Nodes, x: str, sums: str) -> str:
+    def apply(self, nodes: Nodes, x: str, sums: str, planes: str) -> str:
         """x [tokens, cols] float32 times the transposed weights -> [tokens, rows].
+
+        4-bit products keep float32 activations (accuracy level 1). onnxruntime has no fast float32 product of 8-bit
+        weights, and its fast one (level 4) rounds activations to 8 bits, which alone misses the limits of `verify`
+        when blocks run twice; so 8-bit products take `planes` [2 * tokens, cols] instead, see `two_planes`.
 
         `int4` is w = d * q + m = d * (q - 8) + (m + 8 * d): MatMulNBits does the first term with its default zero
         point; the second is constant within a group, so it needs only `sums` [tokens, cols / 32], the sum of x
@@ -166,7 +170,7 @@ class Multiplier:
             return nodes.add("Gemm", x, matrix.inputs[0], transB=1)
         product = nodes.add(
             "MatMulNBits",
-            x,
+            planes if matrix.bits == 8 else x,
             matrix.inputs[0],
             self.scale,
             domain=CONTRIB,
@@ -174,20 +178,42 @@ class Multiplier:
             N=matrix.rows,
             bits=matrix.bits,
             block_size=GROUP,
-            accuracy_level=4,  # activations become int8 per group; level 0 computes in float and is far slower
+            accuracy_level=4 if matrix.bits == 8 else 1,
         )
+        if matrix.bits == 8:
+            return nodes.add("Add", *nodes.many("Split", [product], 2, axis=0, num_outputs=2))
         return nodes.add("Gemm", sums, self.offset, product, transB=1) if self.offset else product
 
 
 def project(nodes: Nodes, x: str, multipliers: Sequence[Multiplier]) -> str:
     """x [tokens, cols] through several matrices of as many columns -> their outputs side by side."""
-    cols = multipliers[0].matrix.cols
-    sums = ""
+    matrices = [multiplier.matrix for multiplier in multipliers]
+    sums = planes = ""
     if any(multiplier.offset for multiplier in multipliers):
-        grouped = nodes.add("Reshape", x, nodes.ints([-1, cols // GROUP, GROUP]))
-        sums = nodes.add("ReduceSum", grouped, nodes.ints([2]), keepdims=0)
-    outputs = [multiplier.apply(nodes, x, sums) for multiplier in multipliers]
+        sums = nodes.add("ReduceSum", _grouped(nodes, x, matrices[0].cols), nodes.ints([2]), keepdims=0)
+    if any(matrix.bits == 8 for matrix in matrices):
+        planes = two_planes(nodes, x, matrices[0].cols)
+    outputs = [multiplier.apply(nodes, x, sums, planes) for multiplier in multipliers]
     return outputs[0] if len(outputs) == 1 else nodes.add("Concat", *outputs, axis=1)
+
+
+def two_planes(nodes: Nodes, x: str, cols: int) -> str:
+    """x [tokens, cols] as coarse + fine -> [2 * tokens, cols], the coarse rows first.
+
+    The coarse rows lie on the grid that an 8-bit quantization per group gives, so quantizing them loses nothing; what
+    they leave out is a second row with a finer grid of its own. A product then reads its weights once for 15 bits.
+    """
+    grouped = _grouped(nodes, x, cols)
+    largest = nodes.add("ReduceMax", nodes.add("Abs", grouped), nodes.ints([2]))
+    step = nodes.add("Div", nodes.add("Max", largest, nodes.number(1e-30)), nodes.number(127.0))
+    coarse = nodes.add("Mul", nodes.add("Round", nodes.add("Div", grouped, step)), step)
+    both = nodes.add("Concat", coarse, nodes.add("Sub", grouped, coarse), axis=0)
+    return nodes.add("Reshape", both, nodes.ints([-1, cols]))
+
+
+def _grouped(nodes: Nodes, x: str, cols: int) -> str:
+    """[tokens, cols] -> [tokens, cols / 32, 32]."""
+    return nodes.add("Reshape", x, nodes.ints([-1, cols // GROUP, GROUP]))
 
 
 def look_up(nodes: Nodes, matrix: Matrix, rows: str) -> str:

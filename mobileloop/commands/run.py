@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from mobileloop.runtimes.base import Session
     from mobileloop.tokenizer import Tokenizer
 
-# Instruct models are trained with a system turn. This one is general; a template's own is used with --system "".
-DEFAULT_SYSTEM = "You are a helpful AI assistant."
-
-
 def run(
     file: Annotated[Path, typer.Argument(help="An artifact: .safetensors, .pte or .onnx.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to say to the model.")],
@@ -29,8 +25,8 @@ def run(
         typer.Option("--chat/--no-chat", help="Use the model's chat template; the default where it has one."),
     ] = None,
     system: Annotated[
-        str, typer.Option("--system", help='System message of a chat; "" takes the template\'s own.')
-    ] = DEFAULT_SYSTEM,
+        str | None, typer.Option("--system", help="System message of a chat; the template's own when not given.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")] = 128,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the most likely token.")] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Sample from the likeliest tokens of this total probability.")] = 1.0,
@@ -90,9 +86,9 @@ def run(
     typer.echo(_line(facts), err=True)
 
 
-def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str) -> list[int]:
+def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | None) -> list[int]:
     use_chat = chat if chat is not None else tokenizer.spec.chat_template is not None
-    ids = tokenizer.chat(prompt, system or None) if use_chat else tokenizer.encode(prompt)
+    ids = tokenizer.chat(prompt, system) if use_chat else tokenizer.encode(prompt)
     if not ids:
         raise MobileloopError("the prompt is empty; give some text with --prompt.")
     return ids
