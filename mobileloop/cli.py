@@ -11,6 +11,7 @@ import typer
 
 from mobileloop import __version__
 from mobileloop.commands.bench import bench
+from mobileloop.commands.demo import demo
 from mobileloop.commands.export import export
 from mobileloop.commands.fetch import fetch
 from mobileloop.commands.info import info
@@ -51,7 +52,7 @@ def main_options(
     """
 
 
-for command in (export, run, verify, bench, report, info, fetch):
+for command in (export, run, verify, bench, report, info, fetch, demo):
     app.command()(command)
 
 
