@@ -1,2 +1,0 @@
-def report() -> None:
-    """stub"""
