@@ -1,0 +1,1 @@
+"""The subcommands of `mobileloop`, one module each; `cli` only dispatches."""
