@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -89,7 +90,6 @@ def _run(console: Console, plan: Plan) -> Document:
     from mobileloop_bench.card import print_card
     from mobileloop_bench.machine import probe
     from mobileloop_bench.memory import measure_memory
-    from mobileloop_bench.report import command_line
     from mobileloop_bench.rows import make_document
 
     machine = probe()
@@ -97,7 +97,7 @@ def _run(console: Console, plan: Plan) -> Document:
     print_card(console, plan, machine, bandwidth)
     measurement = _measured(plan)
     memory = {} if measurement.interrupted else measure_memory(plan)
-    return make_document(measurement, machine, bandwidth, memory, command_line(sys.argv[1:]))
+    return make_document(measurement, machine, bandwidth, memory, shlex.join(["mobileloop", *sys.argv[1:]]))
 
 
 def _measured(plan: Plan) -> Measurement:

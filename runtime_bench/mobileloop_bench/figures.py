@@ -48,7 +48,7 @@ def decode_against_loops(rows: Sequence[Result], threads: int) -> Figure:
     data = [record for row in rows for record in _decode_records(row)]
     loops = sorted({row.loops for row in rows})
     artifacts = list(dict.fromkeys(record["artifact"] for record in data))
-    base = alt.Chart(alt.Data(values=data)).encode(
+    base = alt.Chart({"values": data}).encode(
         x=alt.X(
             "loops:Q",
             title="loops",
@@ -86,7 +86,7 @@ def decode_against_loops(rows: Sequence[Result], threads: int) -> Figure:
 def bandwidth_against_ceiling(rows: Sequence[Result]) -> Figure:
     """Achieved GB/s of every configuration, with a tick at the measured read bandwidth of as many threads."""
     rows = [row for row in rows if row.read_gbps is not None]
-    data = [
+    data: list[dict[str, Any]] = [
         {
             "name": f"{_label(row)}, {counted(row.loops, 'loop')}, {counted(row.threads, 'thread')}",
             "artifact": _label(row),
@@ -99,7 +99,7 @@ def bandwidth_against_ceiling(rows: Sequence[Result]) -> Figure:
     ]
     artifacts = list(dict.fromkeys(record["artifact"] for record in data))
     furthest = max(max(row.read_gbps or 0, row.ceiling_gbps or 0) for row in rows)
-    base = alt.Chart(alt.Data(values=data)).encode(
+    base = alt.Chart({"values": data}).encode(
         y=alt.Y(
             "name:N",
             sort=None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -107,11 +106,6 @@ def sources(results: Sequence[Result]) -> list[tuple[str, str, str]]:
     """(artifact, source checkpoint, its SHA-256) of every artifact."""
     found = {row.artifact: (row.artifact, row.source or UNKNOWN, row.source_sha256 or UNKNOWN) for row in results}
     return list(found.values())
-
-
-def command_line(arguments: Sequence[str]) -> str:
-    """The shell command that these arguments were."""
-    return shlex.join(["mobileloop", *arguments])
 
 
 def _cache(cache: Cache) -> str:
