@@ -30,8 +30,8 @@ def test_the_page_is_self_contained_and_says_its_verdict_first(fake_artifact: Pa
     assert said
     assert said[1].startswith("The second loop costs 12% on 2 threads (tiny.safetensors); ")
     assert html.index("<h1>") < html.index("<svg") < html.index("<table")
-    assert html.count("<svg") == html.count("<figcaption>") == 3
-    assert html.count('role="img"') == 3
+    assert html.count("<svg") == html.count("<figcaption>") == 4
+    assert html.count('role="img"') == 4
     assert "Random weights: tiny.safetensors" in html
     assert "mobileloop bench tiny.safetensors" in html
     for needed in ("prefers-color-scheme: dark", "@media print", 'name="viewport"', 'lang="en"'):

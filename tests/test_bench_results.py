@@ -196,7 +196,7 @@ def test_the_last_line_of_the_command_is_the_document(
     card = done.stdout.index("Bytes per decoded token")
     assert card < done.stdout.index("Measured")
     assert "unknown" in done.stdout
-    assert "are random" in done.stdout
+    assert "Random weights: tiny.safetensors" in done.stdout
 
 
 def test_the_command_keeps_a_result_on_ctrl_c(fake_artifact: Path, command: typer.Typer) -> None:

@@ -12,6 +12,7 @@ from mobileloop_bench.bandwidth import Bandwidth, ceiling_gbps
 from mobileloop_bench.machine import Machine
 from mobileloop_bench.plan import Artifact, Configuration, Plan
 from mobileloop_bench.rows import kv_bytes
+from mobileloop_bench.tables import ARTIFACT_WIDTH
 from mobileloop_bench.words import UNKNOWN, bandwidth_sentence, counted, figure, mebibytes, megabytes
 
 
@@ -38,21 +39,23 @@ def machine_sentence(machine: Machine) -> str:
 def notes(artifacts: Sequence[Artifact], machine: Machine) -> list[str]:
     """What must be said beside the figures."""
     said = []
-    cache = machine.last_level_cache_bytes()
-    for artifact in artifacts:
-        if artifact.info.config.random_weights:
-            said.append(f"The weights of {artifact.label} are random: timings are meaningful, the text is not.")
-        if cache and artifact.info.unique_bytes() < cache:
-            said.append(
-                f"The unique bytes of {artifact.label} fit the last-level cache, "
-                "so decode may beat the ceiling of the read bandwidth."
-            )
+    random = [artifact.label for artifact in artifacts if artifact.info.config.random_weights]
+    if random:
+        said.append(f"Random weights: {', '.join(random)}. Timings are meaningful, the text is not.")
+    cache = machine.last_level_cache_bytes() or 0
+    fits = [artifact.label for artifact in artifacts if artifact.info.unique_bytes() < cache]
+    if fits:
+        said.append(
+            f"Unique bytes that fit the last-level cache: {', '.join(fits)}. "
+            "Decode may beat the ceiling of the read bandwidth."
+        )
     return said
 
 
 def _table(plan: Plan, bandwidth: Sequence[Bandwidth]) -> Table:
     table = Table(title="Bytes per decoded token and the ceiling they set", title_justify="left")
-    table.add_column("artifact", overflow="fold")
+    widest = max(len(artifact.label) for artifact in plan.artifacts)
+    table.add_column("artifact", overflow="fold", min_width=min(widest, ARTIFACT_WIDTH))
     for name in ("format", "quantization", "schedule"):
         table.add_column(name)
     for name in ("loops", "size on disk", "unique", "executed", "KV", "activations"):

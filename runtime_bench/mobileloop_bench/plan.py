@@ -134,11 +134,11 @@ def make_plan(artifacts: Sequence[Artifact], settings: Settings) -> Plan:
                 try:
                     schedule.check_loops(loops)
                 except MobileloopError as error:
-                    skipped.append(Skipped(configuration, f"skipped: {str(error).rstrip('.')}"))
+                    skipped.append(Skipped(configuration, str(error).rstrip(".")))
                 else:
                     configurations.append(configuration)
     if not configurations:
-        raise MobileloopError(f"nothing is left to measure: {skipped[0].reason.removeprefix('skipped: ')}.")
+        raise MobileloopError(f"nothing is left to measure: {skipped[0].reason}.")
     return Plan(settings, tuple(artifacts), tuple(configurations), tuple(skipped))
 
 

@@ -64,6 +64,9 @@ def notes(documents: Sequence[Document]) -> list[str]:
     random = sorted({row.artifact for row in rows if row.random_weights})
     if random:
         said.append(f"Random weights: {', '.join(random)}. Timings are meaningful, the text is not.")
+    skipped = list(dict.fromkeys(f"{row.artifact} with {counted(row.loops, 'loop')}" for row in rows if row.skipped))
+    if skipped:
+        said.append(f"Skipped: {', '.join(skipped)}. The table gives the reason.")
     if any(document.interrupted for document in documents):
         said.append("A run was interrupted; what it had measured by then is shown.")
     if any(document.machine.emulated for document in documents):

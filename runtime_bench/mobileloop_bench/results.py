@@ -21,6 +21,7 @@ from mobileloop_bench.memory import Memory
 from mobileloop_bench.plan import Settings
 
 SCHEMA_NAME, SCHEMA_VERSION = "mobileloop.bench", 1
+SKIPPED = "skipped: "
 Phase = Literal["load", "prefill", "decode"]
 
 
@@ -81,6 +82,11 @@ class Result(BaseModel):
     other_cores: FiniteFloat | None = None
     stolen_cores: FiniteFloat | None = None
     details: dict[str, str] = {}
+
+    @property
+    def skipped(self) -> bool:
+        """Asked for and not run: the loop count is beyond the artifact's bound."""
+        return not self.samples_ms and any(reason.startswith(SKIPPED) for reason in self.reasons)
 
     @property
     def ceiling_share(self) -> float | None:

@@ -12,7 +12,7 @@ from mobileloop_bench.machine import Machine
 from mobileloop_bench.measure import Measurement, Samples
 from mobileloop_bench.memory import Memory
 from mobileloop_bench.plan import Configuration, Plan
-from mobileloop_bench.results import Document, Phase, Result
+from mobileloop_bench.results import SKIPPED, Document, Phase, Result
 
 MIN_REPETITIONS = 5  # as few as llama-bench runs; below, a median says little about the spread
 MAX_SPREAD = 1.5  # p90 / p10
@@ -40,7 +40,7 @@ def make_document(
     _add_loop_tax(results)
     for skip in plan.skipped:
         row = _row(Samples(skip.configuration), "decode", plan, bandwidth)
-        results.append(row.model_copy(update={"reasons": [skip.reason], "valid": False}))
+        results.append(row.model_copy(update={"reasons": [SKIPPED + skip.reason], "valid": False}))
     settings = plan.settings.model_copy(update={"sessions_kept": measurement.sessions_kept})
     return Document(
         machine=machine,

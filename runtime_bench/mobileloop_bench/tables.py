@@ -7,13 +7,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from mobileloop_bench.results import Document, Result
-from mobileloop_bench.words import figure, megabytes
+from mobileloop_bench.words import counted, figure, megabytes
+
+ARTIFACT_WIDTH = 28
 
 
 def print_results(console: Console, document: Document) -> None:
     """One line per configuration; no tokens/s without its GB/s, and no figure without its doubts."""
     table = Table(title="Measured", title_justify="left")
-    table.add_column("artifact", overflow="fold")
+    widest = max((len(row.artifact) for row in document.results), default=0)
+    table.add_column("artifact", overflow="fold", min_width=min(widest, ARTIFACT_WIDTH))
     for name in ("loops", "threads", "size", "anonymous", "load ms", "prefill tok/s", "decode tok/s", "GB/s"):
         table.add_column(name, justify="right")
     for name in ("of ceiling", "loop tax"):
@@ -21,10 +24,14 @@ def print_results(console: Console, document: Document) -> None:
     table.add_column("valid", overflow="fold")
     rows = {(row.artifact, row.loops, row.threads, row.phase): row for row in document.results}
     for row in document.results:
-        if row.phase == "decode":
+        if row.phase == "decode" and not row.skipped:
             key = (row.artifact, row.loops, row.threads)
             table.add_row(*_cells(row, rows.get((*key, "load")), rows.get((*key, "prefill"))))
     console.print(table)
+    for row in document.results:
+        if row.skipped:
+            where = f"{row.artifact}, {counted(row.loops, 'loop')}, {counted(row.threads, 'thread')}"
+            console.print(escape(f"{where}: {'; '.join(row.reasons)}."), highlight=False)
     console.print(
         "GB/s is (unique + KV bytes) / decode time; anonymous is private memory added in a process of its own.",
         highlight=False,

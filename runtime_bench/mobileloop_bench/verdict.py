@@ -63,6 +63,7 @@ def _bandwidth(row: Result) -> str:
 
 
 def _validity(documents: Sequence[Document]) -> str:
-    rows = [row for document in documents for row in document.results]
+    """Skipped configurations have no samples and are no doubtful results; the report lists them apart."""
+    rows = [row for document in documents for row in document.results if row.samples_ms]
     bad = sum(not row.valid for row in rows)
     return f"{bad} of {counted(len(rows), 'result')} {'is' if bad == 1 else 'are'} not valid." if bad else ""
