@@ -37,8 +37,12 @@ class Tokenizer:
         """Text of token ids, special tokens left out."""
         return str(self.raw.decode(ids, skip_special_tokens=True))
 
-    def chat(self, prompt: str) -> list[int]:
+    def chat(self, prompt: str, system: str | None = None) -> list[int]:
         """Token ids of one user turn in the model's chat template, with the opening of the answer.
+
+        Args:
+            prompt: the user's turn.
+            system: the system turn, for templates that have one; None leaves it to the template.
 
         Raises:
             MobileloopError: where the artifact has no template, or the template fails in the sandbox.
@@ -49,11 +53,14 @@ class Tokenizer:
         def refuse(message: str) -> None:
             raise TemplateError(message)
 
+        messages = [{"role": "user", "content": prompt}]
+        if system is not None and "system" in self.spec.chat_template:
+            messages.insert(0, {"role": "system", "content": system})
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = refuse
         try:
             text = environment.from_string(self.spec.chat_template).render(
-                messages=[{"role": "user", "content": prompt}],
+                messages=messages,
                 add_generation_prompt=True,
                 bos_token=self.spec.bos_token or "",
                 eos_token=self.spec.eos_token or "",

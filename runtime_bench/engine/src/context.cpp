@@ -12,7 +12,8 @@ Activations ActivationScratch::rows(size_t tokens, size_t size) {
     Activations a;
     a.stride = (size + kGroup - 1) / kGroup * kGroup;
     a.floats = floats.at_least(tokens * a.stride);
-    a.codes = codes.at_least(tokens * a.stride);
+    a.high = high.at_least(tokens * a.stride);
+    a.low = low.at_least(tokens * a.stride);
     a.scales = scales.at_least(tokens * a.stride / kGroup);
     a.sums = sums.at_least(tokens * a.stride / kGroup);
     return a;

@@ -36,7 +36,7 @@ private:
 // Activations that a projection reads: floats, and their 8-bit form where a matrix is quantized.
 struct ActivationScratch {
     Scratch<float> floats, scales, sums;
-    Scratch<int8_t> codes;
+    Scratch<int8_t> high, low;
     Activations rows(size_t tokens, size_t size);
 };
 

@@ -13,11 +13,16 @@
 
 namespace ml {
 
-// Rows of activations. `floats` is [tokens, stride]; the others exist where an integer matrix reads them:
-// codes [tokens, stride], scales and scaled_sums [tokens, stride / 32], scaled_sums = scale * sum(codes of the group).
+constexpr float kPlane = 254.0f; // low steps per high step
+
+// Rows of activations. `floats` is [tokens, stride]; the others exist where an integer matrix reads them.
+//
+// A group of 32 values is held as x = scale * (254 * high + low): two 8-bit planes, 15 bits in all. One plane alone
+// costs a KL of 0.0026 on SmolLM2-135M and 0.011 when every block runs twice (docs/lab-log.md), and decoding waits for
+// memory anyway. high and low are [tokens, stride]; scales and sums [tokens, stride / 32], sums = sum(254 high + low).
 struct Activations {
     float *floats = nullptr;
-    int8_t *codes = nullptr;
+    int8_t *high = nullptr, *low = nullptr;
     float *scales = nullptr;
     float *sums = nullptr;
     size_t stride = 0; // a multiple of 32; padding is zero
@@ -37,7 +42,7 @@ struct AttentionArgs {
 struct Kernels {
     const char *name;
     void (*rms_norm)(const float *x, const float *scale, float eps, size_t size, float *out);
-    // Fill codes, scales and sums of rows [begin, end) from their floats.
+    // Fill planes, scales and sums of rows [begin, end) from their floats.
     void (*quantize)(const Activations &activations, size_t begin, size_t end);
     // y[token * y_stride + row] (+)= matrix row . activations row, for row groups [begin, end).
     void (*multiply)(const Matrix &matrix, uint32_t begin, uint32_t end, const Activations &activations, size_t tokens,

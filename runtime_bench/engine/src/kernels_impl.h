@@ -60,6 +60,11 @@ template <typename V> void rms_norm(const float *x, const float *scale, float ep
     });
 }
 
+// Clips to the plane's range; a value that is not a number (a hostile file) must not become an undefined conversion.
+inline int32_t to_code(float rounded) {
+    return static_cast<int32_t>(rounded >= -127.0f ? (rounded <= 127.0f ? rounded : 127.0f) : -127.0f);
+}
+
 template <typename V> void quantize(const Activations &a, size_t begin, size_t end) {
     const size_t groups = a.stride / kGroup;
     for (size_t row = begin; row < end; row++) {
@@ -69,22 +74,24 @@ template <typename V> void quantize(const Activations &a, size_t begin, size_t e
             for (size_t i = 0; i < kGroup; i += 8) largest = V::max(largest, V::abs(V::load(x + i)));
             const float extreme = largest.max_lane();
             const float inverse = extreme > 0 ? 127.0f / extreme : 0.0f;
-            const float scale = extreme / 127.0f;
-            int8_t *codes = a.codes + row * a.stride + g * kGroup;
-            int32_t sum = 0;
+            int8_t *high = a.high + row * a.stride + g * kGroup, *low = a.low + row * a.stride + g * kGroup;
+            int32_t high_sum = 0, low_sum = 0;
             for (size_t i = 0; i < kGroup; i += 8) {
-                float rounded[8];
-                V::round(V::mul(V::load(x + i), V::all(inverse))).store(rounded);
+                const V scaled = V::mul(V::load(x + i), V::all(inverse)), whole = V::round(scaled);
+                const V rest = V::round(V::mul(V::add(scaled, V::mul(whole, V::all(-1.0f))), V::all(kPlane)));
+                float high_lanes[8], low_lanes[8];
+                whole.store(high_lanes);
+                rest.store(low_lanes);
                 for (size_t j = 0; j < 8; j++) {
-                    // A non-finite activation (a hostile file) must not become an undefined conversion.
-                    const float clipped = rounded[j] >= -127.0f ? (rounded[j] <= 127.0f ? rounded[j] : 127.0f) : -127.0f;
-                    const int32_t code = static_cast<int32_t>(clipped);
-                    codes[i + j] = static_cast<int8_t>(code);
-                    sum += code;
+                    const int32_t h = to_code(high_lanes[j]), l = to_code(low_lanes[j]);
+                    high[i + j] = static_cast<int8_t>(h);
+                    low[i + j] = static_cast<int8_t>(l);
+                    high_sum += h;
+                    low_sum += l;
                 }
             }
-            a.scales[row * groups + g] = scale;
-            a.sums[row * groups + g] = static_cast<float>(sum);
+            a.scales[row * groups + g] = extreme / (127.0f * kPlane);
+            a.sums[row * groups + g] = static_cast<float>(static_cast<int32_t>(kPlane) * high_sum + low_sum);
         }
     }
 }
@@ -108,14 +115,14 @@ void multiply_group(const Matrix &m, const uint8_t *tile, const Activations &a, 
             constexpr size_t codes_bytes = S == Scheme::int8 ? 256 : 128;
             const V scale = V::load_half(tile + codes_bytes);
             for (int n = 0; n < N; n++) {
-                const int8_t *x = a.codes + (token + n) * a.stride + g * kGroup;
+                const size_t at = (token + n) * a.stride + g * kGroup;
                 const float x_scale = a.scales[(token + n) * groups + g];
                 const float x_sum = a.sums[(token + n) * groups + g];
                 V dot;
                 if constexpr (S == Scheme::int8) {
-                    dot = Tiles::dot_int8(tile, x);
+                    dot = Tiles::dot_int8(tile, a.high + at, a.low + at);
                 } else {
-                    dot = Tiles::dot_int4(tile, x);
+                    dot = Tiles::dot_int4(tile, a.high + at, a.low + at);
                 }
                 // Below 2^24, so exact: codes are stored around 8.
                 if constexpr (S == Scheme::int4_symmetric) dot = V::add(dot, V::all(-8.0f * x_sum));

@@ -66,23 +66,28 @@ struct Scalar8 {
     float max_lane() const { return *std::max_element(lane, lane + 8); }
 };
 
+// A tile's 8 rows times one group of activations, 254 * high + low, as exact integers until the last step.
 struct ScalarTiles {
-    static Scalar8 dot_int4(const uint8_t *tile, const int8_t *x) {
+    static Scalar8 dot_int4(const uint8_t *tile, const int8_t *high, const int8_t *low) {
         return Scalar8::each([&](int r) {
             int32_t sum = 0;
             for (int c = 0; c < 4; c++)
                 for (int j = 0; j < 4; j++) {
                     const uint8_t byte = tile[c * 32 + r * 4 + j];
-                    sum += (byte & 15) * x[c * 4 + j] + (byte >> 4) * x[16 + c * 4 + j];
+                    const int first = c * 4 + j, second = 16 + c * 4 + j;
+                    sum += (byte & 15) * (254 * high[first] + low[first]) + (byte >> 4) * (254 * high[second] + low[second]);
                 }
             return static_cast<float>(sum);
         });
     }
-    static Scalar8 dot_int8(const uint8_t *tile, const int8_t *x) {
+    static Scalar8 dot_int8(const uint8_t *tile, const int8_t *high, const int8_t *low) {
         return Scalar8::each([&](int r) {
             int32_t sum = 0;
             for (int c = 0; c < 8; c++)
-                for (int j = 0; j < 4; j++) sum += static_cast<int8_t>(tile[c * 32 + r * 4 + j]) * x[c * 4 + j];
+                for (int j = 0; j < 4; j++) {
+                    const int i = c * 4 + j;
+                    sum += static_cast<int8_t>(tile[c * 32 + r * 4 + j]) * (254 * high[i] + low[i]);
+                }
             return static_cast<float>(sum);
         });
     }

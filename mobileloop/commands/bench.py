@@ -1,0 +1,118 @@
+"""`mobileloop bench`: the card, the measurement, a table, and one JSON document on the last line."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
+    from rich.console import Console
+
+    from mobileloop_bench.measure import Measurement
+    from mobileloop_bench.plan import Plan
+    from mobileloop_bench.results import Document
+
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
+
+
+def bench(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Artifacts: .safetensors, .pte or .onnx.")],
+    threads: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Thread counts, such as 1,2. [default: 1 and all cores]")
+    ] = None,
+    loops: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4. [default: each artifact's own]")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")] = 128,
+    decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded behind it, one by one.")] = 64,
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")] = 5,
+    json_out: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the JSON here.")] = None,
+) -> None:
+    """Measure load, prefill, decode and memory of artifacts, beside what the memory of this machine allows.
+
+    Every combination of FILE, --threads and --loops runs once per round, in an order that rotates, and every raw
+    sample is kept. A card with the bytes per token and the ceiling comes first, then a table; the last line is one
+    JSON document with the same data. Ctrl-C keeps what was measured and marks it as not valid.
+
+    \b
+    Examples:
+      mobileloop bench model.safetensors
+      mobileloop bench model.safetensors --threads 1,2 --loops 1,2,4 --json bench.json
+      mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
+    """
+    from rich.console import Console
+
+    from mobileloop_bench.tables import print_results
+
+    if json_out is not None:
+        _check_folder(json_out)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    plan = _plan(files, threads, loops, prompt_tokens, decode_tokens, repetitions)
+    document = _run(console, plan)
+    print_results(console, document)
+    if json_out is not None:
+        document.write(json_out)
+    typer.echo(document.to_json())
+    if document.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _check_folder(path: Path) -> None:
+    """Say before the measurement, not after it, that its result has nowhere to go."""
+    from mobileloop.errors import MobileloopError
+
+    if not path.parent.is_dir():
+        raise MobileloopError(f"the folder {path.parent} does not exist; create it or choose another output.")
+
+
+def _plan(
+    files: list[Path], threads: str | None, loops: str | None, prompt_tokens: int, decode_tokens: int, repetitions: int
+) -> Plan:
+    from mobileloop.runtimes.base import available_threads
+    from mobileloop_bench.plan import Settings, make_plan, numbers, open_artifacts
+
+    settings = Settings(
+        threads=numbers(threads if threads is not None else f"1,{available_threads()}", "--threads"),
+        loops=None if loops is None else numbers(loops, "--loops"),
+        prompt_tokens=prompt_tokens,
+        decode_tokens=decode_tokens,
+        repetitions=repetitions,
+    )
+    return make_plan(open_artifacts(files), settings)
+
+
+def _run(console: Console, plan: Plan) -> Document:
+    from mobileloop_bench.bandwidth import measure_bandwidth
+    from mobileloop_bench.card import print_card
+    from mobileloop_bench.machine import probe
+    from mobileloop_bench.memory import measure_memory
+    from mobileloop_bench.rows import make_document
+
+    machine = probe()
+    bandwidth = measure_bandwidth(machine, plan.settings.threads)
+    print_card(console, plan, machine, bandwidth)
+    measurement = _measured(plan)
+    memory = {} if measurement.interrupted else measure_memory(plan)
+    return make_document(measurement, machine, bandwidth, memory, shlex.join(["mobileloop", *sys.argv[1:]]))
+
+
+def _measured(plan: Plan) -> Measurement:
+    """Measure with a progress bar on stderr that draws only between turns: a drawing thread would take a core."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from mobileloop_bench.measure import measure
+
+    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
+        task = progress.add_task("starting")
+
+        def show(done: int, total: int, what: str) -> None:
+            progress.update(task, completed=done, total=total, description=what)
+            progress.refresh()
+
+        return measure(plan, show)

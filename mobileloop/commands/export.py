@@ -1,0 +1,135 @@
+"""`mobileloop export`: a source becomes an artifact."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mobileloop.commands.options import progress_bar
+from mobileloop.errors import MobileloopError
+
+if TYPE_CHECKING:
+    from mobileloop.artifact import ArtifactInfo
+    from mobileloop.model import Checkpoint
+    from mobileloop.schedule import Schedule
+
+DEFAULT_CONTEXT = 2048
+
+
+class Target(str, Enum):
+    """Artifact formats."""
+
+    engine = "engine"
+    executorch = "executorch"
+    onnx = "onnx"
+
+
+class Quantization(str, Enum):
+    """Names of `--quantize`."""
+
+    int4 = "int4"
+    int4_symmetric = "int4-symmetric"
+    int8 = "int8"
+    none = "none"
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint folder, a .gguf file, or a preset such as mobilellm-125m-ls (random weights).")
+    ],
+    to: Annotated[Target, typer.Option("--to", help="The artifact's format.")] = Target.engine,
+    loops: Annotated[
+        int | None, typer.Option("--loops", help="Apply every block this often in a row; also the run-time bound.")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option("--schedule", help="plain, immediate:N, all:N, range:A-B:N:DAMPING, or a JSON file."),
+    ] = None,
+    quantize: Annotated[
+        Quantization, typer.Option("--quantize", help="Weights of the blocks; embedding and head are int8 with int4.")
+    ] = Quantization.int4,
+    context: Annotated[
+        int | None, typer.Option("--context", help=f"Tokens the KV cache holds; {DEFAULT_CONTEXT} when the model has them.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Export SOURCE to an artifact that mobileloop, ExecuTorch or ONNX Runtime runs.
+
+    A loop count costs no file size: each block is stored once. GGUF blocks are kept bit for bit where their number of
+    bits is the one asked for.
+
+    \b
+    Examples:
+      mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --to engine -o smollm2.safetensors
+      mobileloop export ./MobileLLM-125M-layer-share --to onnx --quantize int8 -o ls.onnx
+      mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --to executorch --schedule range:12-17:2:0.5 -o damped.pte
+      mobileloop export mobilellm-350m-ls --loops 4 --to engine -o random-350m.safetensors
+    """
+    from mobileloop.artifact import ArtifactInfo, written_whole
+    from mobileloop.checkpoints import load_checkpoint
+    from mobileloop.quant.packed import PackedModel
+    from mobileloop_export import FORMATS, exporter
+
+    suffix = FORMATS[to.value]
+    if output is not None and output.suffix != suffix:
+        raise MobileloopError(f"{output} does not end in {suffix}, the suffix of {to.value} artifacts; rename the output.")
+    write = exporter(to.value)
+    with progress_bar("export") as progress:
+        progress("reading the source", 0.0)
+        checkpoint = load_checkpoint(source, seed)
+        chosen = _schedule(checkpoint, loops, schedule)
+        chosen.check_runnable()
+        progress("quantizing", 0.1)
+        packed = PackedModel.from_checkpoint(
+            checkpoint, quantize.value, chosen, lambda done, total: progress("quantizing", 0.1 + 0.4 * done / total)
+        )
+        wanted = context if context is not None else min(DEFAULT_CONTEXT, checkpoint.config.max_position)
+        info = ArtifactInfo.describe(checkpoint, packed, wanted, 32 if quantize is Quantization.none else 16)
+        path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
+        with written_whole(path) as temporary:
+            write(packed, info, temporary, lambda step, done: progress(step, 0.5 + 0.5 * done))
+    _say(path, info, (*checkpoint.notes, *packed.notes), as_json)
+
+
+def _schedule(checkpoint: Checkpoint, loops: int | None, schedule: str | None) -> Schedule:
+    from mobileloop.schedule import Schedule
+
+    if loops is not None and schedule is not None:
+        raise MobileloopError("--loops and --schedule both set the loop count; give one of them.")
+    blocks = checkpoint.config.num_blocks
+    if schedule is not None:
+        return Schedule.parse(schedule, blocks)
+    if loops is not None:
+        return Schedule.parse(f"immediate:{loops}", blocks) if loops != 1 else Schedule.plain(blocks)
+    return checkpoint.schedule
+
+
+def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) -> None:
+    size = path.stat().st_size
+    if as_json:
+        facts = {
+            "artifact": str(path),
+            "size_bytes": size,
+            "weight_bytes": info.costs.weight_bytes,
+            "unique_bytes": info.unique_bytes(),
+            "executed_bytes": info.executed_bytes(),
+            "schedule": info.schedule.name,
+            "quantization": info.quantization,
+            "context": info.context,
+            "random_weights": info.config.random_weights,
+            "notes": list(notes),
+        }
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo(
+        f"{path}: {size / 1e6:.1f} MB, {info.quantization}, schedule {info.schedule.name}, context {info.context}; a token "
+        f"reads {info.unique_bytes() / 1e6:.1f} MB unique and executes {info.executed_bytes() / 1e6:.1f} MB"
+    )
+    for note in notes:
+        typer.echo(f"note: {note}")

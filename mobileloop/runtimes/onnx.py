@@ -1,0 +1,152 @@
+"""The ONNX runtime: stock onnxruntime over the portable body of every stage (docs/onnx.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileloop.artifact import ArtifactInfo
+from mobileloop.errors import MobileloopError
+from mobileloop.runtimes.base import F32, Session, available_threads
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+METADATA_KEY = "mobileloop"
+INPUTS = {"tokens", "position", "loops", "logits_from", "keys", "values"}
+OUTPUTS = ("logits", "new_keys", "new_values")
+
+
+class OnnxSession(Session):
+    """An `.onnx` artifact in onnxruntime.
+
+    The KV cache is two buffers [slots, kv_heads, context, head_dim] that the graph reads in place and never returns:
+    a step gives back only the new tokens' rows, which are written behind the old ones here. Pages of the buffers
+    that no token has reached are never touched.
+    """
+
+    runtime = "onnx"
+
+    def __init__(self, path: Path, threads: int = 0, loops: int | None = None) -> None:
+        """Load the file.
+
+        Raises:
+            MobileloopError: where onnxruntime is missing, the file is no artifact, or an argument is out of bounds.
+        """
+        model = _load(path, max(threads, 0) or available_threads())
+        super().__init__(path, _info(model, path), threads, loops)
+        self._model: InferenceSession | None = model
+        self._providers = ", ".join(model.get_providers())
+        config = self.info.config
+        shape = (self.info.schedule.num_slots, config.num_kv_heads, self.info.context, config.head_dim)
+        dtype = np.float16 if self.info.kv_bits == 16 else np.float32
+        _check_interface(model, path, shape, dtype)
+        try:
+            self._keys, self._values = np.zeros(shape, dtype), np.zeros(shape, dtype)
+        except (MemoryError, ValueError):
+            raise MobileloopError(
+                f"the KV cache of {path} needs {self.info.kv_capacity_bytes()} bytes, which this machine does not "
+                "give; export again with a smaller --context."
+            ) from None
+        self._clear()
+
+    def details(self) -> dict[str, str]:
+        """The version of onnxruntime, its providers, and which path computes a stage."""
+        import onnxruntime
+
+        return {
+            "onnxruntime": onnxruntime.__version__,
+            "providers": self._providers,
+            "path": "portable function body",
+        }
+
+    def close(self) -> None:
+        """Give the weights and the KV cache back."""
+        self._model = None
+        self._keys = self._values = np.zeros((0, 0, 0, 0), self._keys.dtype)
+
+    def _clear(self) -> None:
+        # What lies in the buffers need not go: the graph reads nothing at or behind `position`.
+        self._slots = np.array([application.slot for application in self.info.schedule.applications(self.loops)])
+
+    def _evaluate(self, tokens: Sequence[int], all_logits: bool) -> F32:
+        if self._model is None:
+            raise MobileloopError(f"the session of {self.path} is closed; open it again.")
+        count = len(tokens)
+        feeds = {
+            "tokens": np.array(tokens, np.int64),
+            "position": np.array(self.position, np.int64),
+            "loops": np.array(self.loops, np.int64),
+            "logits_from": np.array(0 if all_logits else count - 1, np.int64),
+            "keys": self._keys,
+            "values": self._values,
+        }
+        try:
+            logits, keys, values = self._model.run(OUTPUTS, feeds)
+            # One row per application: with fewer loops than the slots are laid out for, some slots stay as they are.
+            self._keys[self._slots, :, self.position : self.position + count] = keys
+            self._values[self._slots, :, self.position : self.position + count] = values
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise MobileloopError(f"onnxruntime could not run {self.path}: {_first_line(error)}.") from None
+        result: NDArray[np.float32] = logits
+        return result
+
+
+def _load(path: Path, threads: int) -> InferenceSession:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise MobileloopError(
+            "running an .onnx artifact needs onnxruntime; install it with: pip install 'mobileloop[onnx]'."
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors come as exceptions; the log would print them once more
+    try:
+        # Without enable_fallback=0 a damaged file is read a second time, and onnxruntime prints that it does so.
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise MobileloopError(
+            f"{path} could not be loaded ({_first_line(error)}); it is damaged or cut short, so export it again."
+        ) from None
+
+
+def _info(model: InferenceSession, path: Path) -> ArtifactInfo:
+    try:
+        text = model.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError:
+        raise MobileloopError(f"the metadata of {path} is not UTF-8; export it again.") from None
+    if text is None:
+        raise MobileloopError(f"{path} has no mobileloop metadata; make it with mobileloop export.")
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        raise MobileloopError(f"the metadata of {path} is not JSON; export it again.") from None
+    return ArtifactInfo.parse(data, str(path))
+
+
+def _check_interface(model: InferenceSession, path: Path, cache: tuple[int, ...], dtype: type[np.generic]) -> None:
+    """Raise MobileloopError where the graph does not take what the metadata promises."""
+    inputs: dict[str, Any] = {entry.name: entry for entry in model.get_inputs()}
+    outputs = tuple(entry.name for entry in model.get_outputs())
+    if set(inputs) != INPUTS or outputs != OUTPUTS:
+        raise MobileloopError(f"{path} has other inputs or outputs than an artifact; make it with mobileloop export.")
+    kind = "tensor(float16)" if dtype is np.float16 else "tensor(float)"
+    for name in ("keys", "values"):
+        held = inputs[name]
+        extents = [e for i, e in enumerate(held.shape) if i != 2]
+        if held.type != kind or extents != [cache[0], cache[1], cache[3]]:
+            raise MobileloopError(
+                f"{path}: the input {name} is {held.type} {held.shape}, but its metadata describe {kind} "
+                f"{list(cache)}; export it again."
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")

@@ -1,0 +1,137 @@
+"""Verification: an artifact against the PyTorch reference of the same (dequantized) weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mobileloop.errors import MobileloopError
+from mobileloop.model import Checkpoint
+from mobileloop.quant.packed import PackedModel
+from mobileloop.reference import ReferenceModel
+from mobileloop.runtimes.base import Session
+from mobileloop.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an artifact must keep to.
+
+    Quantized artifacts differ from the reference by their 8-bit activations and float16 KV cache alone; unquantized
+    ones by the order of float32 sums.
+    """
+
+    mean_kl: float
+    top1_agreement: float
+
+
+QUANTIZED_LIMITS = Limits(mean_kl=0.01, top1_agreement=0.96)
+EXACT_LIMITS = Limits(mean_kl=1e-6, top1_agreement=0.96)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Artifact against reference over `tokens` positions; divergences in nats."""
+
+    tokens: int
+    mean_kl: float
+    top1_agreement: float
+    max_abs_logit_difference: float
+    artifact_perplexity: float
+    reference_perplexity: float
+
+    def within(self, limits: Limits) -> bool:
+        """Whether both limits hold."""
+        return self.mean_kl < limits.mean_kl and self.top1_agreement > limits.top1_agreement
+
+
+def verification_tokens(session: Session, count: int, text: str | None = None) -> list[int]:
+    """`count` tokens of a text (the packaged one by default), or fixed random ones where there is no tokenizer.
+
+    Raises:
+        MobileloopError: where the text is too short.
+    """
+    spec = session.info.tokenizer
+    if spec is None:
+        generator = np.random.default_rng(0)
+        return [int(token) for token in generator.integers(0, session.info.config.vocab_size, count)]
+    if text is None:
+        text = resources.files("mobileloop.data").joinpath("verify.txt").read_text(encoding="utf-8")
+    tokens = Tokenizer(spec).encode(text)
+    if len(tokens) < count:
+        raise MobileloopError(f"the text has {len(tokens)} tokens where {count} were asked for; ask for fewer tokens.")
+    return tokens[:count]
+
+
+def check_same_source(session: Session, checkpoint: Checkpoint) -> None:
+    """Raise MobileloopError where the artifact was made from other weights."""
+    if session.info.source_sha256 != checkpoint.sha256:
+        raise MobileloopError(
+            f"{session.path} was exported from {session.info.source} (sha256 {session.info.source_sha256[:12]}), and "
+            f"{checkpoint.source} is another file (sha256 {checkpoint.sha256[:12]}); give the source it was made from."
+        )
+
+
+def compare(
+    session: Session,
+    checkpoint: Checkpoint,
+    tokens: Sequence[int],
+    progress: Callable[[str, float], None] = lambda step, done: None,
+) -> Comparison:
+    """Run both over `tokens`, in windows of the artifact's context.
+
+    Args:
+        session: a fresh session; its loop count is used.
+        checkpoint: the source; it is quantized again as the artifact says.
+        tokens: at least two ids.
+        progress: called with a step and the share done.
+    """
+    info = session.info
+    packed = PackedModel.from_checkpoint(checkpoint, info.quantization, info.schedule)
+    reference = ReferenceModel(packed.config, info.schedule, packed.dequantized())
+    window = min(info.context, 256)
+    totals = np.zeros(4)
+    largest = 0.0
+    for start in range(0, len(tokens), window):
+        piece = list(tokens[start : start + window])
+        progress("reference", start / len(tokens))
+        expected = reference.forward(torch.tensor([piece]), loops=session.loops)[0]
+        progress("artifact", (start + window / 2) / len(tokens))
+        session.reset()
+        got = torch.from_numpy(_both_phases(session, piece))
+        if not bool(torch.isfinite(got).all()):
+            raise MobileloopError(f"{session.path} gives logits that are not finite; export it again.")
+        largest = max(largest, float((expected - got).abs().max()))
+        p, q = expected.double().log_softmax(-1), got.double().log_softmax(-1)
+        targets = torch.tensor(tokens[start + 1 : start + 1 + len(piece)])
+        scored = targets.shape[0]
+        rows = torch.arange(scored)
+        totals += [
+            float((p.exp() * (p - q)).sum()),
+            float((p.argmax(-1) == q.argmax(-1)).sum()),
+            -float(q[rows, targets].sum()),
+            -float(p[rows, targets].sum()),
+        ]
+    count, predicted = len(tokens), len(tokens) - 1
+    return Comparison(
+        tokens=count,
+        mean_kl=max(0.0, totals[0] / count),
+        top1_agreement=totals[1] / count,
+        max_abs_logit_difference=largest,
+        artifact_perplexity=math.exp(totals[2] / predicted),
+        reference_perplexity=math.exp(totals[3] / predicted),
+    )
+
+
+def _both_phases(session: Session, tokens: Sequence[int]) -> NDArray[np.float32]:
+    """Logits of all tokens, the first half by prefill and the rest one by one, so that both paths are compared."""
+    half = max(1, len(tokens) // 2)
+    pieces = [session.logits(tokens[:half])]
+    pieces += [session.decode(token)[None] for token in tokens[half:]]
+    return np.concatenate(pieces)

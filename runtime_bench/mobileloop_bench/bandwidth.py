@@ -1,0 +1,78 @@
+"""The read bandwidth of this machine: the ceiling that every decode figure is compared with."""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat
+
+from mobileloop.errors import MobileloopError
+from mobileloop_bench.machine import Machine
+
+MIB = 1 << 20
+MIN_BYTES, MAX_BYTES = 256 * MIB, 1024 * MIB
+REPEATS, SECONDS = 3, 0.3
+
+
+class Bandwidth(BaseModel):
+    """Bytes per second that `threads` threads read from a working set of `size_bytes`.
+
+    Attributes:
+        read_gbps: the best of the repeats, in 1e9 bytes per second; a ceiling is the best the machine showed.
+            Null where it could not be measured, `reason` says why.
+        beyond_last_level_cache: whether the working set is larger than the last-level cache, so that the
+            figure is DRAM's; null where that cache's size is unknown. On a server whose cache is shared with
+            other tenants the true share is smaller than what sysfs claims.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    threads: int
+    size_bytes: int
+    read_gbps: FiniteFloat | None = None
+    median_gbps: FiniteFloat | None = None
+    samples_gbps: list[FiniteFloat] = []
+    beyond_last_level_cache: bool | None = None
+    reason: str | None = None
+
+
+def working_set_bytes(machine: Machine) -> int:
+    """Four last-level caches, at least 256 MiB, at most 1 GiB and at most an eighth of the memory."""
+    size = min(max(4 * (machine.last_level_cache_bytes() or 0), MIN_BYTES), MAX_BYTES)
+    if machine.memory_bytes:
+        size = min(size, machine.memory_bytes // 8)
+    return size // MIB * MIB or MIB
+
+
+def measure_bandwidth(machine: Machine, thread_counts: Sequence[int], seconds: float = SECONDS) -> list[Bandwidth]:
+    """Measure every thread count `REPEATS` times, `seconds` each, in turn so that a disturbance hits all alike."""
+    size, cache = working_set_bytes(machine), machine.last_level_cache_bytes()
+    beyond = size > cache if cache else None
+    samples: dict[int, list[float]] = {threads: [] for threads in thread_counts}
+    reason = None
+    try:
+        native = importlib.import_module("mobileloop.runtimes.native")
+        for _ in range(REPEATS):
+            for threads, values in samples.items():
+                values.append(float(native.read_bandwidth(threads, size, seconds)))
+    except (ImportError, AttributeError, OSError, MobileloopError) as error:
+        reason = f"the engine's bandwidth test did not run: {error}"
+    return [
+        Bandwidth(
+            threads=threads,
+            size_bytes=size,
+            read_gbps=max(values, default=None),
+            median_gbps=statistics.median(values) if values else None,
+            samples_gbps=values,
+            beyond_last_level_cache=beyond,
+            reason=None if values else reason,
+        )
+        for threads, values in samples.items()
+    ]
+
+
+def ceiling_gbps(bandwidth: Sequence[Bandwidth], threads: int) -> float | None:
+    """The measured read bandwidth of `threads` threads, or None."""
+    return next((one.read_gbps for one in bandwidth if one.threads == threads), None)

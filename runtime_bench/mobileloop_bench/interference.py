@@ -1,0 +1,64 @@
+"""Who else used the cores while we measured: a figure taken beside another program is not valid.
+
+procfs counts in clock ticks (10 ms), so only sums over whole turns mean anything.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Interference:
+    """Sums over the turns of one configuration, in seconds; `known` is False where procfs does not tell.
+
+    Attributes:
+        other_s: processor time of other programs.
+        stolen_s: processor time that the hypervisor gave to other machines.
+    """
+
+    wall_s: float = 0.0
+    other_s: float = 0.0
+    stolen_s: float = 0.0
+    known: bool = True
+
+    def other_cores(self) -> float | None:
+        """Cores that other programs kept busy, on average."""
+        return max(self.other_s, 0.0) / self.wall_s if self.known and self.wall_s else None
+
+    def stolen_cores(self) -> float | None:
+        """Cores that the hypervisor took away, on average."""
+        return self.stolen_s / self.wall_s if self.known and self.wall_s else None
+
+
+class Watch:
+    """`with Watch(interference):` adds the processor time that others used inside the block."""
+
+    def __init__(self, into: Interference) -> None:
+        self._into = into
+
+    def __enter__(self) -> None:
+        self._wall, self._own, self._busy = time.perf_counter(), time.process_time(), _busy_and_stolen()
+
+    def __exit__(self, *error: object) -> None:
+        busy, into = _busy_and_stolen(), self._into
+        into.wall_s += time.perf_counter() - self._wall
+        if busy is None or self._busy is None:
+            into.known = False
+            return
+        into.other_s += busy[0] - self._busy[0] - (time.process_time() - self._own)
+        into.stolen_s += busy[1] - self._busy[1]
+
+
+def _busy_and_stolen() -> tuple[float, float] | None:
+    try:
+        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+        user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[1:9])
+    except (OSError, ValueError):
+        return None
+    ticks = os.sysconf("SC_CLK_TCK")
+    busy = (user + nice + system + irq + softirq) / ticks
+    return (busy, steal / ticks) if busy else None  # sandboxes show zeros

@@ -1,0 +1,134 @@
+"""Memory of one artifact in a process of its own: sampling it beside the timing would disturb the timing.
+
+Anonymous memory is what a phone's system counts against an app; pages of a mapped file can be dropped and read
+again. A runtime that copies ("packs") mapped weights turns the second kind into the first, and does so once per
+application if it does not know that two applications share a block. Hence the two are reported apart.
+
+Run as `python -m mobileloop_bench.memory`, it reads its request from stdin and prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mobileloop_bench.measure import prompt_of
+from mobileloop_bench.plan import Artifact, Plan
+
+DECODED_TOKENS = 8
+TIMEOUT_S = 600
+
+
+class Memory(BaseModel):
+    """Bytes that an artifact added to a process that had its runtime imported; null where the kernel hides them.
+
+    Attributes:
+        delta_anonymous_bytes: private memory (RssAnon) after opening, prefill and 8 decoded tokens, over before.
+        delta_file_bytes: pages of mapped files (RssFile), the mapped weights among them.
+        swap_bytes: private memory that was swapped out meanwhile, and so is missing above.
+        peak_bytes: the largest resident size of that whole process, Python included (VmHWM).
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    delta_anonymous_bytes: int | None = None
+    delta_file_bytes: int | None = None
+    swap_bytes: int | None = None
+    peak_bytes: int | None = None
+    threads: int | None = None
+    reason: str | None = None
+
+
+class Request(BaseModel):
+    """What the child process is asked to run."""
+
+    path: str
+    runtime: str
+    threads: int
+    loops: int
+    prompt_tokens: int
+
+
+def measure_memory(plan: Plan) -> dict[tuple[str, int], Memory]:
+    """Memory by (artifact label, loops), each at the plan's largest thread count. Ctrl-C leaves the rest out."""
+    found: dict[tuple[str, int], Memory] = {}
+    try:
+        for one in plan.configurations:
+            if (one.artifact.label, one.loops) not in found:
+                memory = _in_child(one.artifact, one.loops, plan.settings.threads, plan.settings.prompt_tokens)
+                found[one.artifact.label, one.loops] = memory
+    except KeyboardInterrupt:
+        pass
+    return found
+
+
+def _in_child(artifact: Artifact, loops: int, threads: Sequence[int], prompt_tokens: int) -> Memory:
+    request = Request(
+        path=str(artifact.path.resolve()),
+        runtime=artifact.runtime,
+        threads=max(threads),
+        loops=loops,
+        prompt_tokens=min(prompt_tokens, artifact.info.context - DECODED_TOKENS),
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "mobileloop_bench.memory"],
+            input=request.model_dump_json(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=True,
+            env=environment,
+        )
+        return Memory.model_validate_json(done.stdout.strip().splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr or "").strip().splitlines()[-1:] or [f"exit code {error.returncode}"]
+        return Memory(reason=f"the memory pass failed: {last[0]}")
+    except (OSError, subprocess.TimeoutExpired, IndexError, ValidationError) as error:
+        return Memory(reason=f"the memory pass failed: {type(error).__name__}")
+
+
+def use_of(request: Request) -> Memory:
+    """Open, prefill and decode in this process, and compare its memory before and after."""
+    from mobileloop import runtimes
+
+    importlib.import_module(f"mobileloop.runtimes.{request.runtime}")
+    before = _status()
+    session = runtimes.open_session(request.path, threads=request.threads, loops=request.loops)
+    session.prefill(prompt_of(session.info.config.vocab_size, request.prompt_tokens, seed=0))
+    for token in range(DECODED_TOKENS):
+        session.decode(token % session.info.config.vocab_size)
+    after = _status()
+    session.close()
+    return Memory(
+        delta_anonymous_bytes=_difference(before, after, "RssAnon"),
+        delta_file_bytes=_difference(before, after, "RssFile"),
+        swap_bytes=_difference(before, after, "VmSwap"),
+        peak_bytes=after.get("VmHWM"),
+        threads=request.threads,
+    )
+
+
+def _status() -> dict[str, int]:
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return {}
+    return {name: int(kb) * 1024 for name, kb in re.findall(r"^(\w+):\s*(\d+) kB$", text, re.M)}
+
+
+def _difference(before: dict[str, int], after: dict[str, int], name: str) -> int | None:
+    return after[name] - before[name] if name in before and name in after else None
+
+
+if __name__ == "__main__":
+    print(use_of(Request.model_validate(json.load(sys.stdin))).model_dump_json())

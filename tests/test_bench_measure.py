@@ -1,0 +1,165 @@
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from bench_fakes import FakeSession, open_fakes, plan_of, small_settings, tiny_info  # noqa: F401
+
+from mobileloop.errors import MobileloopError
+from mobileloop_bench import bandwidth as bandwidth_module
+from mobileloop_bench import memory as memory_module
+from mobileloop_bench.bandwidth import MIB, ceiling_gbps, measure_bandwidth, working_set_bytes
+from mobileloop_bench.machine import Cache, Machine
+from mobileloop_bench.measure import measure, prompt_of, rotated
+from mobileloop_bench.plan import make_plan, numbers, open_artifacts
+
+
+def test_every_configuration_runs_once_per_round_in_a_rotating_order(fake_artifact: Path) -> None:
+    plan = plan_of(fake_artifact, repetitions=3)
+    FakeSession.log.clear()
+    measure(plan)
+    prefills = [
+        (threads, loops) for what, _, threads, loops, tokens in FakeSession.log if what == "run" and len(tokens) == 8
+    ]
+    rounds = prefills[4 * (3 + 1) :]  # load rounds and the warm-up evaluate 8 tokens too, before them
+    configurations = [(1, 1), (2, 1), (1, 2), (2, 2)]
+    expected = [[configurations[i] for i in rotated(4, turn)] for turn in range(3)]
+    assert [rounds[4 * turn : 4 * turn + 4] for turn in range(3)] == expected
+    assert expected[0] != expected[1]
+
+
+def test_all_samples_are_kept(fake_artifact: Path) -> None:
+    measurement = measure(plan_of(fake_artifact))
+    assert len(measurement.samples) == 4
+    for samples in measurement.samples:
+        assert [len(samples.load_ms), len(samples.prefill_ms), len(samples.decode_ms)] == [5, 5, 5 * 4]
+    assert not measurement.interrupted
+
+
+def test_every_configuration_evaluates_the_same_tokens(fake_artifact: Path) -> None:
+    measure(plan_of(fake_artifact, loops=[2], repetitions=1, prompt_tokens=9))
+    prompts = {tokens for what, *_, tokens in FakeSession.log if what == "run" and len(tokens) == 9}
+    assert len(prompts) == 1
+    assert prompt_of(64, 5, seed=0) == prompt_of(64, 5, seed=0) != prompt_of(64, 5, seed=1)
+
+
+def test_sessions_are_closed(fake_artifact: Path) -> None:
+    measure(plan_of(fake_artifact))
+    whats = [entry[0] for entry in FakeSession.log]
+    assert whats.count("open") == whats.count("close") > 0
+
+
+def test_sessions_are_opened_anew_where_memory_is_short(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mobileloop_bench.measure._fits_memory", lambda plan: False)
+    measurement = measure(plan_of(fake_artifact))
+    assert not measurement.sessions_kept
+    assert all(len(samples.decode_ms) == 20 for samples in measurement.samples)
+    opened = 0
+    for what, *_ in FakeSession.log:
+        opened += {"open": 1, "close": -1}.get(what, 0)
+        assert opened <= 2  # the kept one, and the one that a load opens
+
+
+def test_ctrl_c_keeps_what_was_measured(fake_artifact: Path) -> None:
+    plan = plan_of(fake_artifact)
+    FakeSession.stop_at = 5 * 4 + 2 * 4 + 8  # loads, warm-ups, one whole turn, then into the second one
+    measurement = measure(plan)
+    assert measurement.interrupted
+    assert [len(samples.decode_ms) for samples in measurement.samples] == [4, 2, 0, 0]
+    whats = [entry[0] for entry in FakeSession.log]
+    assert whats.count("open") == whats.count("close")
+
+
+def test_loops_beyond_the_bound_are_skipped_with_a_reason(fake_artifact: Path) -> None:
+    plan = plan_of(fake_artifact, loops=[2, 8])
+    assert [one.loops for one in plan.configurations] == [2, 2]
+    assert [skip.configuration.loops for skip in plan.skipped] == [8, 8]
+    assert "loops 8 is outside 1-4" in plan.skipped[0].reason
+
+
+def test_nothing_left_is_an_error(fake_artifact: Path) -> None:
+    with pytest.raises(MobileloopError, match="nothing is left to measure: loops 8 is outside 1-4"):
+        plan_of(fake_artifact, loops=[8])
+
+
+def test_default_loops_are_the_artifacts_own(fake_artifact: Path) -> None:
+    assert {one.loops for one in plan_of(fake_artifact, loops=None).configurations} == {4}
+
+
+def test_a_prompt_beyond_the_context_is_refused_up_front(fake_artifact: Path) -> None:
+    with pytest.raises(MobileloopError, match="45 prompt and 4 decode tokens do not fit the context of 48"):
+        plan_of(fake_artifact, prompt_tokens=45)
+
+
+def test_equal_names_are_told_apart_by_their_paths(fake_artifact: Path) -> None:
+    other = fake_artifact.parent / "other" / fake_artifact.name
+    other.parent.mkdir()
+    other.write_bytes(b"x")
+    artifacts = open_artifacts([fake_artifact, other, other])
+    assert [artifact.label for artifact in artifacts] == [str(fake_artifact), str(other)]
+    assert len(make_plan(artifacts, small_settings()).configurations) == 8
+
+
+def test_comma_lists() -> None:
+    assert numbers("1, 2,1,4", "--loops") == [1, 2, 4]
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "a", "0", "-1", "1.5", "2000", "9" * 5000, "²"])
+def test_bad_comma_lists_name_the_option(text: str) -> None:
+    with pytest.raises(MobileloopError, match=r"--threads .* write for example --threads 1,2") as caught:
+        numbers(text, "--threads")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_working_set_is_kept_sane() -> None:
+    def machine(cache_mib: int, memory_mib: int | None) -> Machine:
+        cache = Cache(level=3, kind="unified", size_bytes=cache_mib * MIB, instances=1, shared_by=2)
+        return Machine(caches=[cache], memory_bytes=memory_mib and memory_mib * MIB)
+
+    assert working_set_bytes(machine(8, 65536)) == 256 * MIB
+    assert working_set_bytes(machine(100, 65536)) == 400 * MIB
+    assert working_set_bytes(machine(480, 65536)) == 1024 * MIB
+    assert working_set_bytes(machine(480, 2048)) == 256 * MIB
+    assert working_set_bytes(machine(8, None)) == working_set_bytes(Machine()) == 256 * MIB
+
+
+def test_bandwidth_is_the_best_of_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = iter([1.0, 10.0, 3.0, 30.0, 2.0, 20.0])
+    native = types.ModuleType("mobileloop.runtimes.native")
+    native.read_bandwidth = lambda threads, size_bytes, seconds: next(given)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mobileloop.runtimes.native", native)
+    cache = Cache(level=3, kind="unified", size_bytes=480 * MIB, instances=1, shared_by=2)
+    found = measure_bandwidth(Machine(caches=[cache], memory_bytes=2048 * MIB), [1, 2])
+    assert [one.samples_gbps for one in found] == [[1.0, 3.0, 2.0], [10.0, 30.0, 20.0]]
+    assert (ceiling_gbps(found, 1), ceiling_gbps(found, 2), ceiling_gbps(found, 3)) == (3.0, 30.0, None)
+    assert found[0].beyond_last_level_cache is False
+
+
+def test_bandwidth_without_the_engine_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError("no engine")
+
+    monkeypatch.setattr(bandwidth_module.importlib, "import_module", missing)
+    (found,) = measure_bandwidth(Machine(), [1])
+    assert found.read_gbps is None
+    assert found.beyond_last_level_cache is None
+    assert "no engine" in (found.reason or "")
+
+
+def test_memory_of_a_session(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module.importlib, "import_module", lambda name: None)
+    request = memory_module.Request(path=str(fake_artifact), runtime="engine", threads=1, loops=2, prompt_tokens=8)
+    used = memory_module.use_of(request)
+    assert used.threads == 1
+    assert sum(1 for what, *_ in FakeSession.log if what == "run") == 1 + memory_module.DECODED_TOKENS
+
+
+def test_memory_that_cannot_be_measured_is_unknown(fake_artifact: Path) -> None:
+    # The child process has no fake: the file is not an artifact there.
+    (used,) = memory_module.measure_memory(plan_of(fake_artifact, loops=[1])).values()
+    assert used.delta_anonymous_bytes is None
+    assert "the memory pass failed" in (used.reason or "")
+
+
+def test_tiny_info_is_tiny() -> None:
+    assert tiny_info().unique_bytes() < 100_000
