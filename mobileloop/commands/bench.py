@@ -46,6 +46,22 @@ def bench(
       mobileloop bench model.safetensors --threads 1,2 --loops 1,2,4 --json bench.json
       mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
     """
+    document = measure_and_show(files, threads, loops, prompt_tokens, decode_tokens, repetitions, json_out)
+    typer.echo(document.to_json())
+    if document.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def measure_and_show(
+    files: list[Path],
+    threads: str | None,
+    loops: str | None,
+    prompt_tokens: int,
+    decode_tokens: int,
+    repetitions: int,
+    json_out: Path | None,
+) -> Document:
+    """The command but for its last line: card, measurement, table and the file."""
     from rich.console import Console
 
     from mobileloop_bench.tables import print_results
@@ -58,9 +74,7 @@ def bench(
     print_results(console, document)
     if json_out is not None:
         document.write(json_out)
-    typer.echo(document.to_json())
-    if document.interrupted:
-        raise typer.Exit(INTERRUPTED)
+    return document
 
 
 def _check_folder(path: Path) -> None:
