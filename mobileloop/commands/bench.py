@@ -22,21 +22,23 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 def bench(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Artifacts: .safetensors, .pte or .onnx.")],
     threads: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Thread counts, such as 1,2. [default: 1 and all cores]")
+        str | None, typer.Option(metavar="LIST", help="Thread counts, such as 1,2 (default: 1 and all cores).")
     ] = None,
     loops: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4. [default: each artifact's own]")
+        str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4 (default: each artifact's own).")
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")] = 128,
     decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded behind it, one by one.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")] = 5,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the JSON here.")] = None,
 ) -> None:
-    """Measure load, prefill, decode and memory of artifacts, beside what the memory of this machine allows.
+    """Measure load, prefill, decode and memory of artifacts.
 
-    Every combination of FILE, --threads and --loops runs once per round, in an order that rotates, and every raw
-    sample is kept. A card with the bytes per token and the ceiling comes first, then a table; the last line is one
-    JSON document with the same data. Ctrl-C keeps what was measured and marks it as not valid.
+    A card with the bytes per token and the ceiling they set on this machine
+    comes first. Then every combination of FILE, --threads and --loops runs
+    once per round, in an order that rotates, and every raw sample is kept. A
+    table follows; the last line is one JSON document with the same data.
+    Ctrl-C keeps what was measured and marks it as not valid.
 
     \b
     Examples:
@@ -44,6 +46,22 @@ def bench(
       mobileloop bench model.safetensors --threads 1,2 --loops 1,2,4 --json bench.json
       mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
     """
+    document = measure_and_show(files, threads, loops, prompt_tokens, decode_tokens, repetitions, json_out)
+    typer.echo(document.to_json())
+    if document.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def measure_and_show(
+    files: list[Path],
+    threads: str | None,
+    loops: str | None,
+    prompt_tokens: int,
+    decode_tokens: int,
+    repetitions: int,
+    json_out: Path | None,
+) -> Document:
+    """The command but for its last line: card, measurement, table and the file."""
     from rich.console import Console
 
     from mobileloop_bench.tables import print_results
@@ -56,9 +74,7 @@ def bench(
     print_results(console, document)
     if json_out is not None:
         document.write(json_out)
-    typer.echo(document.to_json())
-    if document.interrupted:
-        raise typer.Exit(INTERRUPTED)
+    return document
 
 
 def _check_folder(path: Path) -> None:

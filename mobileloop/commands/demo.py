@@ -27,7 +27,7 @@ def demo(
     Example:
       mobileloop demo --folder demo
     """
-    from mobileloop.commands.bench import bench
+    from mobileloop.commands.bench import INTERRUPTED, measure_and_show
     from mobileloop.commands.fetch import MODEL, fetch
     from mobileloop.commands.report import report
 
@@ -42,14 +42,9 @@ def demo(
         _answer(artifact)
     _say("4/4  measuring (the model was not trained for loops: loops 2 and 4 are measured for time)")
     result, page = folder / "result.json", folder / "report.html"
-    bench(
-        artifacts,
-        loops="1,2,4",
-        prompt_tokens=64,
-        decode_tokens=32,
-        repetitions=repetitions,
-        json_path=result,
-    )
+    document = measure_and_show(artifacts, None, "1,2,4", 64, 32, repetitions, result)
+    if document.interrupted:
+        raise typer.Exit(INTERRUPTED)
     report([result], html=page)
 
 

@@ -14,8 +14,9 @@ def report(
 ) -> None:
     """Make one self-contained HTML page from the results of mobileloop bench.
 
-    The page says its verdict first, then shows decode time against loops with the physical limit, the achieved
-    GB/s against the measured ceiling, every result with its doubts, the machine, and how to reproduce it. It
+    The page says its verdict first, then shows decode time against loops
+    with the physical limit, the achieved GB/s against the measured ceiling,
+    every result with its doubts, the machine, and how to reproduce it. It
     loads nothing from the network.
 
     \b

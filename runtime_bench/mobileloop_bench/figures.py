@@ -17,7 +17,7 @@ import altair as alt
 from mobileloop_bench.results import Document, Result
 from mobileloop_bench.words import counted, figure
 
-WIDTH, FONT = 440, 13
+WIDTH, FONT = 410, 14
 # Resolved by the page's style sheet; SVG takes CSS variables wherever it takes a colour.
 SERIES = [f"var(--series-{number})" for number in range(1, 9)]
 
@@ -131,7 +131,7 @@ def _decode_records(row: Result) -> list[dict[str, Any]]:
 
 
 def _bar_name(row: Result) -> str:
-    share = "" if row.ceiling_share is None else f", {100 * row.ceiling_share:.0f}% of the ceiling"
+    share = "" if row.ceiling_share is None else f", {100 * row.ceiling_share:.0f}% of ceiling"
     return f"{row.artifact}, {counted(row.loops, 'loop')}: {figure(row.read_gbps, 'GB/s')}{share}"
 
 
