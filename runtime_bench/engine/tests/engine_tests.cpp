@@ -27,13 +27,13 @@ namespace {
 
 int passed = 0, failed = 0;
 
-#define CHECK(condition)                                                                                            \
-    do {                                                                                                             \
-        if (condition) {                                                                                             \
-            passed++;                                                                                                \
-        } else if (++failed <= 20) {                                                                                 \
-            std::printf("%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition);                                \
-        }                                                                                                            \
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (condition) {                                                                                               \
+            passed++;                                                                                                  \
+        } else if (++failed <= 20) {                                                                                   \
+            std::printf("%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition);                                  \
+        }                                                                                                              \
     } while (false)
 
 std::mt19937 rng(7);
@@ -101,13 +101,15 @@ void test_halves(const Kernels &kernels) {
     std::vector<float> values;
     for (uint32_t h = 0; h < 0x7BFF; h++) {
         const float low = all[h], high = all[h + 1], middle = low + (high - low) / 2;
-        for (const float x : {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f), -middle}) values.push_back(x);
+        for (const float x : {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f), -middle})
+            values.push_back(x);
         wrong += float_to_half(middle) != (h & 1 ? h + 1 : h); // ties to even
         wrong += float_to_half(std::nextafter(middle, -1e9f)) != h;
         wrong += float_to_half(std::nextafter(middle, 1e9f)) != h + 1;
     }
     CHECK(wrong == 0);
-    for (const float x : {65504.0f, 65519.99f, 65520.0f, 1e38f, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-45f, -1e-40f}) values.push_back(x);
+    for (const float x : {65504.0f, 65519.99f, 65520.0f, 1e38f, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-45f, -1e-40f})
+        values.push_back(x);
     for (int i = 0; i < 200000; i++) {
         const uint32_t bits = static_cast<uint32_t>(rng());
         float value;
@@ -163,8 +165,8 @@ struct Rows {
     std::vector<int8_t> high, low;
     Activations view;
     Rows(size_t tokens, size_t stride)
-        : floats(tokens * stride), scales(tokens * stride / kGroup), sums(tokens * stride / kGroup), high(tokens * stride),
-          low(tokens * stride) {
+        : floats(tokens * stride), scales(tokens * stride / kGroup), sums(tokens * stride / kGroup),
+          high(tokens * stride), low(tokens * stride) {
         view.floats = floats.data();
         view.high = high.data();
         view.low = low.data();
@@ -217,7 +219,8 @@ void test_silu(const Kernels &kernels, const Kernels &truth) {
         kernels.silu_multiply(gate.data(), up.data(), size);
         truth.silu_multiply(same.data(), up.data(), size);
         bool equal = true;
-        for (size_t i = 0; i < size; i++) equal &= bits_of(gate[i]) == bits_of(same[i]) || (std::isnan(gate[i]) && std::isnan(same[i]));
+        for (size_t i = 0; i < size; i++)
+            equal &= bits_of(gate[i]) == bits_of(same[i]) || (std::isnan(gate[i]) && std::isnan(same[i]));
         CHECK(equal);
     }
 }
@@ -453,8 +456,9 @@ void test_threads() {
 // -- JSON -----------------------------------------------------------------------------------------
 
 void test_json() {
-    for (const char *good : {"null", " true ", "false", "0", "-1.5e3", "[]", "[1, [2], {}]", "{}", "\"\"", "{\"a\": {\"b\": [1]}}",
-                             "\"\\u00e9\\n\\\"\"", "\"\\ud83d\\ude42\"", "\t\r\n1\n", "1e308", "\"\xc3\xa9\""}) {
+    for (const char *good :
+         {"null", " true ", "false", "0", "-1.5e3", "[]", "[1, [2], {}]", "{}", "\"\"", "{\"a\": {\"b\": [1]}}",
+          "\"\\u00e9\\n\\\"\"", "\"\\ud83d\\ude42\"", "\t\r\n1\n", "1e308", "\"\xc3\xa9\""}) {
         bool fine = true;
         try {
             Json::parse(good);
@@ -463,16 +467,50 @@ void test_json() {
         }
         CHECK(fine);
     }
-    for (const char *bad : {"", " ", "{", "}", "[", "]", "[1,]", "[,1]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{\"a\":1 \"b\":2}",
-                            "{\"a\":1,\"a\":2}", "tru", "nul", "True", "\"", "\"\\", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"",
-                            "\"\\ud83d\"", "\"\\ud83dx\"", "\"\\ud83d\\u0041\"", "\"\n\"", "1 2", "--1", "1e", "1e999", "+1", "nan",
-                            "inf", "1..2", "0x10", "-", "'a'"})
+    for (const char *bad : {"",
+                            " ",
+                            "{",
+                            "}",
+                            "[",
+                            "]",
+                            "[1,]",
+                            "[,1]",
+                            "{\"a\"}",
+                            "{\"a\":}",
+                            "{\"a\":1,}",
+                            "{a:1}",
+                            "{\"a\":1 \"b\":2}",
+                            "{\"a\":1,\"a\":2}",
+                            "tru",
+                            "nul",
+                            "True",
+                            "\"",
+                            "\"\\",
+                            "\"\\x\"",
+                            "\"\\u12\"",
+                            "\"\\u12g4\"",
+                            "\"\\ud83d\"",
+                            "\"\\ud83dx\"",
+                            "\"\\ud83d\\u0041\"",
+                            "\"\n\"",
+                            "1 2",
+                            "--1",
+                            "1e",
+                            "1e999",
+                            "+1",
+                            "nan",
+                            "inf",
+                            "1..2",
+                            "0x10",
+                            "-",
+                            "'a'"})
         CHECK(refuses([&] { Json::parse(bad); }, "JSON metadata"));
     CHECK(refuses([] { Json::parse(std::string(100000, '[')); }, "nested too deep"));
     CHECK(refuses([] { Json::parse(std::string(33, '[') + std::string(33, ']')); }, "nested too deep"));
     CHECK(Json::parse(std::string(32, '[') + std::string(32, ']')).kind() == Json::Kind::array);
     CHECK(refuses([] { Json::parse({"\0", 1}); }));
-    const Json value = Json::parse("{\"n\": 3, \"s\": \"\\ud83d\\ude42\\u00e9\", \"b\": true, \"f\": 1.5, \"neg\": -1, \"z\": null}");
+    const Json value =
+        Json::parse("{\"n\": 3, \"s\": \"\\ud83d\\ude42\\u00e9\", \"b\": true, \"f\": 1.5, \"neg\": -1, \"z\": null}");
     CHECK(value.at("n").whole("n", 0, 3) == 3);
     CHECK(value.at("s").string("s") == "\xf0\x9f\x99\x82\xc3\xa9");
     CHECK(value.at("b").boolean("b"));
@@ -488,7 +526,8 @@ void test_json() {
     const std::string text = "{\"a\":[1,2.5,\"x\\u0041\",{\"b\":null}],\"c\":true}";
     for (int round = 0; round < 5000; round++) {
         std::string mutated = text;
-        for (uint32_t i = 0; i <= below(3); i++) mutated[below(static_cast<uint32_t>(mutated.size()))] = static_cast<char>(rng());
+        for (uint32_t i = 0; i <= below(3); i++)
+            mutated[below(static_cast<uint32_t>(mutated.size()))] = static_cast<char>(rng());
         mutated.resize(mutated.size() - below(4));
         const std::vector<char> exact(mutated.begin(), mutated.end());
         refuses([&] { Json::parse({exact.data(), exact.size()}); });
@@ -497,7 +536,9 @@ void test_json() {
 
 // -- records --------------------------------------------------------------------------------------
 
-template <typename T> void put(std::vector<uint8_t> &bytes, size_t at, T value) { std::memcpy(&bytes[at], &value, sizeof value); }
+template <typename T> void put(std::vector<uint8_t> &bytes, size_t at, T value) {
+    std::memcpy(&bytes[at], &value, sizeof value);
+}
 
 constexpr uint32_t kHidden = 32, kInner = 64, kHeads = 2, kKvHeads = 1, kHeadDim = 16, kVocab = 11;
 
@@ -593,7 +634,8 @@ void test_records() {
         CHECK(ml_check_record({nullptr, 64}, 1) == ML_FAILED);
         CHECK(ml_check_record({block.data() + 1, block.size() - 1}, 1) == ML_FAILED);
         const Block parsed = parse_block({block.data(), block.size()});
-        CHECK(parsed.hidden == kHidden && parsed.heads == kHeads && parsed.query.scheme == scheme && !parsed.interleaved);
+        CHECK(parsed.hidden == kHidden && parsed.heads == kHeads && parsed.query.scheme == scheme &&
+              !parsed.interleaved);
         for (size_t size = 0; size < block.size(); size += size < 400 ? 4 : 97) { // cut short, in exactly sized memory
             const std::vector<uint8_t> cut(block.begin(), block.begin() + static_cast<std::ptrdiff_t>(size));
             CHECK(refuses([&] { parse_block({cut.data(), cut.size()}); }));
@@ -615,7 +657,8 @@ void test_records() {
         }
         for (int round = 0; round < 700; round++) {
             std::vector<uint8_t> mutated = matrix;
-            mutated[below(round % 2 ? 96 : static_cast<uint32_t>(mutated.size()))] ^= static_cast<uint8_t>(1 + below(255));
+            mutated[below(round % 2 ? 96 : static_cast<uint32_t>(mutated.size()))] ^=
+                static_cast<uint8_t>(1 + below(255));
             const ml_record record{mutated.data(), mutated.size()};
             const int64_t token = static_cast<int64_t>(below(kVocab));
             float hidden[kHidden], logits[kVocab];
@@ -714,13 +757,15 @@ std::string metadata(const std::string &stages, const std::string &more = "") {
     std::ostringstream text;
     text << "{\"format_version\":1,\"config\":{\"hidden_size\":" << kHidden << ",\"vocab_size\":" << kVocab
          << ",\"num_blocks\":1,\"num_kv_heads\":" << kKvHeads << ",\"head_dim\":" << kHeadDim
-         << ",\"rms_norm_eps\":1e-05},\"context\":16,\"kv_bits\":16" << more << ",\"schedule\":{\"stages\":[" << stages << "]}}";
+         << ",\"rms_norm_eps\":1e-05},\"context\":16,\"kv_bits\":16" << more << ",\"schedule\":{\"stages\":[" << stages
+         << "]}}";
     return text.str();
 }
 
-const char *const kStage = "{\"blocks\":[0],\"stages\":[],\"loops\":2,\"max_loops\":3,\"state\":\"h\",\"inject\":[],\"injection\":\"none\","
-                           "\"start\":\"carry\",\"loop_end_norm\":false,\"damping\":1.0,\"halting\":{\"rule\":\"none\",\"threshold\":0.0},"
-                           "\"kv_policy\":{\"kind\":\"own\",\"modulus\":0},\"causal\":true,\"noise\":false,\"low_rank\":0}";
+const char *const kStage =
+    "{\"blocks\":[0],\"stages\":[],\"loops\":2,\"max_loops\":3,\"state\":\"h\",\"inject\":[],\"injection\":\"none\","
+    "\"start\":\"carry\",\"loop_end_norm\":false,\"damping\":1.0,\"halting\":{\"rule\":\"none\",\"threshold\":0.0},"
+    "\"kv_policy\":{\"kind\":\"own\",\"modulus\":0},\"causal\":true,\"noise\":false,\"low_rank\":0}";
 
 std::string quoted(const std::string &text) {
     std::string out = "\"";
@@ -733,8 +778,8 @@ std::string make_artifact(const std::string &info, size_t *data_start = nullptr)
     std::ostringstream header;
     size_t at = 0;
     const auto tensor = [&](const char *name, const char *type, size_t shape, size_t size) {
-        header << ",\"" << name << "\":{\"dtype\":\"" << type << "\",\"shape\":[" << shape << "],\"data_offsets\":[" << at << ","
-               << at + size << "]}";
+        header << ",\"" << name << "\":{\"dtype\":\"" << type << "\",\"shape\":[" << shape << "],\"data_offsets\":["
+               << at << "," << at + size << "]}";
         at += size;
     };
     header << "{\"__metadata__\":{\"mobileloop\":" << quoted(info) << "}";
@@ -773,7 +818,8 @@ bool runs(const std::string &bytes, uint32_t threads = 1) {
     if (!good) return false;
     const int64_t tokens[] = {1, 5, 10};
     std::vector<float> logits(size_t{3} * vocab);
-    good = ml_session_run(session, tokens, 3, 1, logits.data(), logits.size()) == ML_OK && ml_session_position(session) == 3;
+    good = ml_session_run(session, tokens, 3, 1, logits.data(), logits.size()) == ML_OK &&
+           ml_session_position(session) == 3;
     good = good && ml_session_reset(session, 1) == ML_OK && ml_session_position(session) == 0;
     good = good && ml_session_run(session, tokens, 2, 0, logits.data(), vocab) == ML_OK;
     ml_session_destroy(session);
@@ -847,9 +893,10 @@ void test_sessions_in_threads() {
     const std::string good = make_artifact(metadata(kStage));
     std::atomic<int> worked{0};
     std::vector<std::thread> threads;
-    for (uint32_t i = 0; i < 3; i++) threads.emplace_back([&, i] {
-        for (int round = 0; round < 5; round++) worked += runs(good, 1 + i);
-    });
+    for (uint32_t i = 0; i < 3; i++)
+        threads.emplace_back([&, i] {
+            for (int round = 0; round < 5; round++) worked += runs(good, 1 + i);
+        });
     for (std::thread &thread : threads) thread.join();
     CHECK(worked == 15);
 }
