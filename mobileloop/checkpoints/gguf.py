@@ -123,7 +123,9 @@ def _config(path: Path, value: Any, stored: dict[str, Any]) -> ModelConfig:
         raise MobileloopError(f"{path} lacks the tensor token_embd.weight; the download may be incomplete.")
     rotary = value("llama.rope.dimension_count", head_dim)
     if rotary != head_dim:
-        raise MobileloopError(f"{path} rotates {rotary} of {head_dim} dimensions, and partial rotation is not supported.")
+        raise MobileloopError(
+            f"{path} rotates {rotary} of {head_dim} dimensions, and partial rotation is not supported."
+        )
     data = {
         "family": "llama",
         "name": path.stem,

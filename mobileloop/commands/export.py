@@ -39,7 +39,10 @@ class Quantization(str, Enum):
 
 def export(
     source: Annotated[
-        str, typer.Argument(help="A checkpoint folder, a .gguf file, or a preset such as mobilellm-125m-ls (random weights).")
+        str,
+        typer.Argument(
+            help="A checkpoint folder, a .gguf file, or a preset such as mobilellm-125m-ls (random weights)."
+        ),
     ],
     to: Annotated[Target, typer.Option("--to", help="The artifact's format.")] = Target.engine,
     loops: Annotated[
@@ -53,7 +56,8 @@ def export(
         Quantization, typer.Option("--quantize", help="Weights of the blocks; embedding and head are int8 with int4.")
     ] = Quantization.int4,
     context: Annotated[
-        int | None, typer.Option("--context", help=f"Tokens the KV cache holds; {DEFAULT_CONTEXT} when the model has them.")
+        int | None,
+        typer.Option("--context", help=f"Tokens the KV cache holds; {DEFAULT_CONTEXT} when the model has them."),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")] = 0,
@@ -78,7 +82,9 @@ def export(
 
     suffix = FORMATS[to.value]
     if output is not None and output.suffix != suffix:
-        raise MobileloopError(f"{output} does not end in {suffix}, the suffix of {to.value} artifacts; rename the output.")
+        raise MobileloopError(
+            f"{output} does not end in {suffix}, the suffix of {to.value} artifacts; rename the output."
+        )
     write = exporter(to.value)
     with progress_bar("export") as progress:
         progress("reading the source", 0.0)

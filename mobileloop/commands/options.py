@@ -11,7 +11,8 @@ import typer
 from mobileloop.errors import MobileloopError
 
 Loops = Annotated[
-    int | None, typer.Option("--loops", help="Applications of the looped stages; the artifact's own count when not given.")
+    int | None,
+    typer.Option("--loops", help="Applications of the looped stages; the artifact's own count when not given."),
 ]
 Threads = Annotated[int, typer.Option("--threads", help="Threads; 0 takes every core this process may use.")]
 
@@ -22,7 +23,12 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f}%"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(title, total=1.0)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mobileloop.runtimes.base import Session
     from mobileloop.tokenizer import Tokenizer
 
+
 def run(
     file: Annotated[Path, typer.Argument(help="An artifact: .safetensors, .pte or .onnx.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to say to the model.")],
@@ -29,7 +30,9 @@ def run(
     ] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")] = 128,
     temperature: Annotated[float, typer.Option("--temperature", help="0 takes the most likely token.")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Sample from the likeliest tokens of this total probability.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Sample from the likeliest tokens of this total probability.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the sampling.")] = 0,
     loops: Loops = None,
     threads: Threads = 0,

@@ -57,9 +57,7 @@ def verify(
         check_same_source(session, checkpoint)
         result = compare(session, checkpoint, verification_tokens(session, tokens), progress)
     base = EXACT_LIMITS if session.info.quantization == "none" else QUANTIZED_LIMITS
-    limits = Limits(
-        base.mean_kl if max_kl is None else max_kl, base.top1_agreement if min_top1 is None else min_top1
-    )
+    limits = Limits(base.mean_kl if max_kl is None else max_kl, base.top1_agreement if min_top1 is None else min_top1)
     passed = result.within(limits)
     if as_json:
         facts = {"artifact": str(file), "runtime": session.runtime, "loops": session.loops, "passed": passed}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileloop.model import Checkpoint
 from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError
+from mobileloop.model import Checkpoint
 from mobileloop.quant import records
 from mobileloop.quant.schemes import QUANTIZATIONS, SCHEMES, QuantTensor
 from mobileloop.schedule import Schedule

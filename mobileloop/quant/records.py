@@ -92,7 +92,9 @@ def _floats(tiles: NDArray[np.generic]) -> U8:
 _CODE_BYTES = {"none": _floats, "int4": _nibbles, "int4-symmetric": _nibbles, "int8": _bytes8}
 
 
-def _assemble(kind: int, dims: tuple[int, ...], eps: float, theta: float, flags: int, parts: list[tuple[str, int, int, int, U8]]) -> U8:
+def _assemble(
+    kind: int, dims: tuple[int, ...], eps: float, theta: float, flags: int, parts: list[tuple[str, int, int, int, U8]]
+) -> U8:
     offset = _round_up(HEADER.size + ENTRY.size * len(parts), TENSOR_ALIGNMENT)
     entries, placed = [], []
     for role, scheme, rows, cols, data in parts:

@@ -78,7 +78,9 @@ class ExecutorchSession(Session):
                 self._program: Any = Runtime.get().load_program(path)
                 names = self._program.method_names
         except Exception as error:  # the runtime raises RuntimeError with an error number
-            raise MobileloopError(f"{path} is damaged or not an ExecuTorch program ({error}); export it again.") from None
+            raise MobileloopError(
+                f"{path} is damaged or not an ExecuTorch program ({error}); export it again."
+            ) from None
         if not {"forward", "step", "mobileloop_metadata"} <= set(names):
             raise MobileloopError(f"{path} was not exported by mobileloop, so it says nothing about its model.")
         super().__init__(path, self._read_info(path), threads, loops)
@@ -150,7 +152,7 @@ def _check_size(path: Path) -> None:
             )
 
 
-class _muted:  # noqa: N801  (used as a function)
+class _muted:
     """Keeps the C++ runtime's log lines off the terminal: its errors are worded by us."""
 
     def __enter__(self) -> None:

@@ -83,8 +83,9 @@ void embed_out(KernelRuntimeContext &context, Span<EValue *> stack) {
         return;
     const std::lock_guard<std::mutex> lock(mutex);
     ml_context *engine = locked_context();
-    if (!engine || ml_embed(engine, record(table), tokens.const_data_ptr<int64_t>(), static_cast<uint32_t>(tokens.size(1)),
-                            out.mutable_data_ptr<float>(), static_cast<uint32_t>(hidden)) != ML_OK)
+    if (!engine ||
+        ml_embed(engine, record(table), tokens.const_data_ptr<int64_t>(), static_cast<uint32_t>(tokens.size(1)),
+                 out.mutable_data_ptr<float>(), static_cast<uint32_t>(hidden)) != ML_OK)
         fail(context, ml_last_error());
 }
 
@@ -98,10 +99,13 @@ void loop_out(KernelRuntimeContext &context, Span<EValue *> stack) {
     const float *norm = stack[6]->isNone() ? nullptr : stack[6]->toTensor().const_data_ptr<float>();
     Tensor &out = stack[9]->toTensor(), &applied = stack[10]->toTensor();
     if (!expect(context, is_hidden(hidden), "hidden states are not float32 of shape [1, tokens, hidden]") ||
-        !expect(context, one_whole_number(position) && one_whole_number(loops), "position and loops are not one int64 each") ||
-        !expect(context, keys.dim() == 4 && keys.nbytes() == values.nbytes() && keys.scalar_type() == values.scalar_type(),
+        !expect(context, one_whole_number(position) && one_whole_number(loops),
+                "position and loops are not one int64 each") ||
+        !expect(context,
+                keys.dim() == 4 && keys.nbytes() == values.nbytes() && keys.scalar_type() == values.scalar_type(),
                 "the KV caches are not [slots, kv_heads, capacity, head_dim] of one type") ||
-        !expect(context, !norm || stack[6]->toTensor().numel() == hidden.size(2), "the loop-end norm has a wrong size") ||
+        !expect(context, !norm || stack[6]->toTensor().numel() == hidden.size(2),
+                "the loop-end norm has a wrong size") ||
         !expect(context, resize(out, hidden.size(1), hidden.size(2)), "the loop output cannot be resized"))
         return;
     const int64_t at = *position.const_data_ptr<int64_t>(), count = *loops.const_data_ptr<int64_t>();

@@ -64,10 +64,10 @@ typedef struct {
     uint64_t cache_bytes; /* of each of the two */
     ml_kv_type kv_type;
     uint32_t num_slots;
-    uint32_t capacity;           /* tokens per slot */
-    const ml_record *next;       /* hint: what is read after this stage; may be NULL */
-    uint32_t num_next;           /* records in `next` */
-    uint32_t *applied_loops;     /* out: loops that ran; may be NULL */
+    uint32_t capacity;       /* tokens per slot */
+    const ml_record *next;   /* hint: what is read after this stage; may be NULL */
+    uint32_t num_next;       /* records in `next` */
+    uint32_t *applied_loops; /* out: loops that ran; may be NULL */
 } ml_loop_args;
 
 ML_API uint32_t ml_abi_version(void);
@@ -85,8 +85,8 @@ ML_API void ml_context_destroy(ml_context *context);
 ML_API uint32_t ml_context_threads(const ml_context *context);
 
 /* tokens [count] int64 -> out [count, hidden] float32. */
-ML_API ml_status ml_embed(ml_context *context, ml_record embedding, const int64_t *tokens, uint32_t count,
-                          float *out, uint32_t hidden_size);
+ML_API ml_status ml_embed(ml_context *context, ml_record embedding, const int64_t *tokens, uint32_t count, float *out,
+                          uint32_t hidden_size);
 ML_API ml_status ml_loop(ml_context *context, const ml_loop_args *args);
 /* hidden [rows, hidden] -> logits [rows, vocab]; norm [hidden] is applied first unless it is NULL. */
 ML_API ml_status ml_head(ml_context *context, ml_record head, const float *norm, float eps, const float *hidden,

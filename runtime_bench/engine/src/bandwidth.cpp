@@ -60,6 +60,8 @@ double measure(uint32_t threads, uint64_t size_bytes, double seconds) {
 
 namespace ml {
 
-double read_bandwidth(uint32_t threads, uint64_t size_bytes, double seconds) { return measure(threads, size_bytes, seconds); }
+double read_bandwidth(uint32_t threads, uint64_t size_bytes, double seconds) {
+    return measure(threads, size_bytes, seconds);
+}
 
 } // namespace ml

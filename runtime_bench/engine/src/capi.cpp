@@ -31,7 +31,8 @@ template <typename Body> ml_status guarded(const Body &body) noexcept {
 class Exclusive {
 public:
     explicit Exclusive(std::atomic<bool> &busy) : busy_(busy) {
-        ml::require(!busy_.exchange(true), "this context is already running in another thread; make one context per thread");
+        ml::require(!busy_.exchange(true),
+                    "this context is already running in another thread; make one context per thread");
     }
     ~Exclusive() { busy_.store(false); }
     Exclusive(const Exclusive &) = delete;

@@ -86,7 +86,9 @@ void ml_context::embed(const Matrix &embedding, const int64_t *tokens, uint32_t 
             };
             switch (embedding.scheme) {
             case Scheme::float32: std::memcpy(to + i, tile + 4 * (k * 8 + r), sizeof(float)); break;
-            case Scheme::int8: to[i] = static_cast<float>(static_cast<int8_t>(tile[k / 4 * 32 + r * 4 + k % 4])) * half(256); break;
+            case Scheme::int8:
+                to[i] = static_cast<float>(static_cast<int8_t>(tile[k / 4 * 32 + r * 4 + k % 4])) * half(256);
+                break;
             default: {
                 const uint8_t byte = tile[k % 16 / 4 * 32 + r * 4 + k % 4];
                 const float code = static_cast<float>(k < 16 ? byte & 15 : byte >> 4);
@@ -97,7 +99,8 @@ void ml_context::embed(const Matrix &embedding, const int64_t *tokens, uint32_t 
     }
 }
 
-void ml_context::head(const Matrix &head, const float *norm, float eps, const float *hidden, uint32_t rows, float *logits) {
+void ml_context::head(const Matrix &head, const float *norm, float eps, const float *hidden, uint32_t rows,
+                      float *logits) {
     const Activations a = private_[0].rows(rows, head.cols);
     pool.run([&](uint32_t thread) {
         const Range own = share(rows, thread, pool.size());
@@ -120,7 +123,8 @@ void ml_context::head(const Matrix &head, const float *norm, float eps, const fl
 }
 
 void ml_context::rotary_table(const Block &block, uint32_t position, uint32_t tokens) {
-    if (rotary_theta_ == block.theta && rotary_dim_ == block.head_dim && rotary_position_ == position && rotary_tokens_ == tokens)
+    if (rotary_theta_ == block.theta && rotary_dim_ == block.head_dim && rotary_position_ == position &&
+        rotary_tokens_ == tokens)
         return;
     const uint32_t half = block.head_dim / 2;
     float *table = rotary_.at_least(size_t{tokens} * block.head_dim);
@@ -162,9 +166,10 @@ void ml_context::loop(const ml_loop_args &args) {
             " tokens is beyond the KV capacity of ", args.capacity);
     require(uint64_t{args.loops} * args.num_blocks <= args.num_slots, args.loops, " loops of ", args.num_blocks,
             " blocks need more than the ", args.num_slots, " KV slots given");
-    const uint64_t needed = product({args.num_slots, first.kv_heads, args.capacity, first.head_dim,
-                                     args.kv_type == ML_KV_F16 ? 2u : 4u});
-    require(args.cache_bytes >= needed, "the KV cache holds ", args.cache_bytes, " bytes where ", needed, " are needed");
+    const uint64_t needed =
+        product({args.num_slots, first.kv_heads, args.capacity, first.head_dim, args.kv_type == ML_KV_F16 ? 2u : 4u});
+    require(args.cache_bytes >= needed, "the KV cache holds ", args.cache_bytes, " bytes where ", needed,
+            " are needed");
 
     rotary_table(first, args.position, args.tokens);
     const size_t tokens = args.tokens, hidden_size = args.hidden_size, total = tokens * hidden_size;
@@ -187,7 +192,8 @@ void ml_context::loop(const ml_loop_args &args) {
         for (uint32_t loop = 0; loop < args.loops; loop++) {
             if (entered) std::copy(stage.hidden + own.begin, stage.hidden + own.end, entered + own.begin);
             if (entered) pool.barrier(); // rows of a block are split otherwise than this copy
-            for (uint32_t b = 0; b < args.num_blocks; b++) apply_block(stage, blocks[b], loop * args.num_blocks + b, thread);
+            for (uint32_t b = 0; b < args.num_blocks; b++)
+                apply_block(stage, blocks[b], loop * args.num_blocks + b, thread);
             if (entered) {
                 for (size_t i = own.begin; i < own.end; i++)
                     stage.hidden[i] = std::fma(args.damping, stage.hidden[i] - entered[i], entered[i]);

@@ -23,7 +23,9 @@ private:
 
     void check(bool holds, const char *what) const { require(holds, "JSON metadata ", what, " at byte ", at_); }
     void skip_space() {
-        while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r')) at_++;
+        while (at_ < text_.size() &&
+               (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r'))
+            at_++;
     }
     char next() {
         check(at_ < text_.size(), "ends too early");
@@ -89,8 +91,9 @@ private:
 
     double read_number() {
         size_t end = at_;
-        while (end < text_.size() && (text_[end] == '-' || text_[end] == '+' || text_[end] == '.' || text_[end] == 'e' ||
-                                      text_[end] == 'E' || (text_[end] >= '0' && text_[end] <= '9')))
+        while (end < text_.size() &&
+               (text_[end] == '-' || text_[end] == '+' || text_[end] == '.' || text_[end] == 'e' || text_[end] == 'E' ||
+                (text_[end] >= '0' && text_[end] <= '9')))
             end++;
         double number = 0;
         const auto result = std::from_chars(text_.data() + at_, text_.data() + end, number);
@@ -104,7 +107,10 @@ private:
         unsigned code = 0;
         for (int i = 0; i < 4; i++) {
             const char c = next();
-            const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+            const int digit = c >= '0' && c <= '9'   ? c - '0'
+                              : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                              : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                                     : -1;
             check(digit >= 0, "has a malformed escape");
             code = code * 16 + static_cast<unsigned>(digit);
         }
@@ -180,8 +186,8 @@ double Json::number(const std::string &where) const {
 }
 uint64_t Json::whole(const std::string &where, uint64_t least, uint64_t most) const {
     const double value = number(where);
-    require(value >= static_cast<double>(least) && value <= static_cast<double>(most) && value == std::floor(value), where,
-            " is ", value, " where a whole number from ", least, " to ", most, " was expected");
+    require(value >= static_cast<double>(least) && value <= static_cast<double>(most) && value == std::floor(value),
+            where, " is ", value, " where a whole number from ", least, " to ", most, " was expected");
     return static_cast<uint64_t>(value);
 }
 const std::string &Json::string(const std::string &where) const {

@@ -108,7 +108,8 @@ void multiply_group(const Matrix &m, const uint8_t *tile, const Activations &a, 
             for (int n = 0; n < N; n++) {
                 const float *x = a.floats + (token + n) * a.stride + g * kGroup;
                 V part[4] = {V::all(0), V::all(0), V::all(0), V::all(0)}; // four chains hide the latency
-                for (uint32_t k = 0; k < kGroup; k++) part[k % 4] = V::fma(V::load(w + k * 8), V::all(x[k]), part[k % 4]);
+                for (uint32_t k = 0; k < kGroup; k++)
+                    part[k % 4] = V::fma(V::load(w + k * 8), V::all(x[k]), part[k % 4]);
                 acc[n] = V::add(acc[n], V::add(V::add(part[0], part[1]), V::add(part[2], part[3])));
             }
         } else {
@@ -152,7 +153,8 @@ void multiply_scheme(const Matrix &m, uint32_t begin, uint32_t end, const Activa
                      size_t y_stride, bool accumulate) {
     for (uint32_t rg = begin; rg < end; rg++) {
         size_t token = 0;
-        for (; token + 4 <= tokens; token += 4) multiply_tokens<V, Tiles, S, 4>(m, rg, a, token, y, y_stride, accumulate);
+        for (; token + 4 <= tokens; token += 4)
+            multiply_tokens<V, Tiles, S, 4>(m, rg, a, token, y, y_stride, accumulate);
         for (; token < tokens; token++) multiply_tokens<V, Tiles, S, 1>(m, rg, a, token, y, y_stride, accumulate);
     }
 }
@@ -165,8 +167,10 @@ void multiply(const Matrix &m, uint32_t begin, uint32_t end, const Activations &
         return multiply_scheme<V, Tiles, Scheme::float32>(m, begin, end, a, tokens, y, y_stride, accumulate);
     case Scheme::int4_symmetric:
         return multiply_scheme<V, Tiles, Scheme::int4_symmetric>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    case Scheme::int4: return multiply_scheme<V, Tiles, Scheme::int4>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    case Scheme::int8: return multiply_scheme<V, Tiles, Scheme::int8>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    case Scheme::int4:
+        return multiply_scheme<V, Tiles, Scheme::int4>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    case Scheme::int8:
+        return multiply_scheme<V, Tiles, Scheme::int8>(m, begin, end, a, tokens, y, y_stride, accumulate);
     case Scheme::vector: return;
     }
 }
@@ -239,7 +243,8 @@ template <typename V> float read_all(const float *data, size_t size) {
     return sums[0].sum();
 }
 
-template <typename V, typename Tiles> constexpr Kernels make_kernels(const char *name, void (*to_f16)(const float *, uint16_t *, size_t)) {
+template <typename V, typename Tiles>
+constexpr Kernels make_kernels(const char *name, void (*to_f16)(const float *, uint16_t *, size_t)) {
     return Kernels{name,
                    rms_norm<V>,
                    quantize<V>,

@@ -75,7 +75,8 @@ struct ScalarTiles {
                 for (int j = 0; j < 4; j++) {
                     const uint8_t byte = tile[c * 32 + r * 4 + j];
                     const int first = c * 4 + j, second = 16 + c * 4 + j;
-                    sum += (byte & 15) * (254 * high[first] + low[first]) + (byte >> 4) * (254 * high[second] + low[second]);
+                    sum += (byte & 15) * (254 * high[first] + low[first]) +
+                           (byte >> 4) * (254 * high[second] + low[second]);
                 }
             return static_cast<float>(sum);
         });
@@ -132,7 +133,8 @@ uint16_t float_to_half(float value) {
     const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
     const uint32_t magnitude = bits & 0x7FFFFFFFu;
     if (magnitude >= 0x7F800000u) // infinity, or not a number
-        return static_cast<uint16_t>(sign | 0x7C00u | (magnitude > 0x7F800000u ? 0x200u | ((magnitude >> 13) & 1023u) : 0u));
+        return static_cast<uint16_t>(sign | 0x7C00u |
+                                     (magnitude > 0x7F800000u ? 0x200u | ((magnitude >> 13) & 1023u) : 0u));
     if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u); // rounds beyond 65504
     if (magnitude < 0x38800000u) {                                              // subnormal half: let the FPU round
         float shifted;

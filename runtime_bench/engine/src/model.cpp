@@ -24,9 +24,10 @@ constexpr uint64_t kMaxContext = 1u << 20, kMaxLoops = 1024, kMaxSlots = 1u << 2
 MappedFile::MappedFile(const std::string &path) {
     const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     require(descriptor >= 0, path, " cannot be opened: ", std::strerror(errno));
-    struct stat status {};
+    struct stat status{};
     const bool known = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0;
-    void *mapped = known ? mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, descriptor, 0) : MAP_FAILED;
+    void *mapped =
+        known ? mmap(nullptr, static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, descriptor, 0) : MAP_FAILED;
     const int reason = errno;
     close(descriptor);
     require(known, path, " is empty or not a regular file");
@@ -96,16 +97,16 @@ void Model::read_stage(const Json &stage, const std::string &where) {
     const std::string &start = stage.at("start").string("start");
     require(start == "carry" || start == "embedding", where, " asks for the start '", start,
             "', which this engine does not run yet");
-    require(stage.at("inject").array("inject").empty() && stage.at("low_rank").whole("low_rank", 0, 1u << 20) == 0, where,
-            " asks for injected states or low-rank deltas, which this engine does not run yet");
+    require(stage.at("inject").array("inject").empty() && stage.at("low_rank").whole("low_rank", 0, 1u << 20) == 0,
+            where, " asks for injected states or low-rank deltas, which this engine does not run yet");
     require(stage.at("halting").at("rule").string("halting rule") == "none" &&
                 stage.at("kv_policy").at("kind").string("KV policy") == "own",
             where, " asks for a halting rule or a KV policy, which this engine does not run yet");
     require(stage.at("causal").boolean("causal") && !stage.at("noise").boolean("noise"), where,
             " asks for full attention or noise, which this engine does not run yet");
     spec.first_slot = num_slots;
-    require(num_slots + uint64_t{spec.max_loops} * spec.blocks.size() <= kMaxSlots, "the schedule needs more than ", kMaxSlots,
-            " KV slots");
+    require(num_slots + uint64_t{spec.max_loops} * spec.blocks.size() <= kMaxSlots, "the schedule needs more than ",
+            kMaxSlots, " KV slots");
     num_slots += spec.num_slots();
     max_loops = std::max(max_loops, spec.max_loops);
     stages.push_back(std::move(spec));
@@ -132,8 +133,8 @@ void Model::read_tensors(const Json &header, uint64_t data_start) {
     head = header.has("head") ? find("head", "U8") : embedding;
     for (const ml_record &record : {embedding, head}) {
         const Matrix matrix = parse_matrix(record);
-        require(matrix.rows == vocab_size && matrix.cols == hidden_size, "the embedding or head is ", matrix.rows, " by ",
-                matrix.cols, " where ", vocab_size, " by ", hidden_size, " was expected");
+        require(matrix.rows == vocab_size && matrix.cols == hidden_size, "the embedding or head is ", matrix.rows,
+                " by ", matrix.cols, " where ", vocab_size, " by ", hidden_size, " was expected");
     }
     const ml_record norm = find("final_norm", "F32");
     require(norm.size_bytes == uint64_t{hidden_size} * 4 && reinterpret_cast<uintptr_t>(norm.data) % 4 == 0,

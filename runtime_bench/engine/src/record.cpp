@@ -32,8 +32,8 @@ static_assert(sizeof(Entry) == 32, "a tensor entry is 32 bytes");
 Header read_header(ml_record record, uint32_t kind) {
     require(record.data != nullptr, "a record has no data");
     require(reinterpret_cast<uintptr_t>(record.data) % 4 == 0, "a record is not aligned to 4 bytes");
-    require(record.size_bytes >= sizeof(Header), "a record of ", record.size_bytes, " bytes is shorter than its header of ",
-            sizeof(Header));
+    require(record.size_bytes >= sizeof(Header), "a record of ", record.size_bytes,
+            " bytes is shorter than its header of ", sizeof(Header));
     Header header;
     std::memcpy(&header, record.data, sizeof header);
     require(header.magic == kMagic, "a record starts with ", header.magic, " where the magic number ", kMagic,
@@ -51,8 +51,10 @@ Header read_header(ml_record record, uint32_t kind) {
 
 Entry read_entry(ml_record record, const Header &header, uint32_t index, uint32_t role) {
     Entry entry;
-    std::memcpy(&entry, static_cast<const uint8_t *>(record.data) + sizeof(Header) + index * sizeof(Entry), sizeof entry);
-    require(entry.role == role, "tensor ", index, " of a record has role ", entry.role, " where ", role, " was expected");
+    std::memcpy(&entry, static_cast<const uint8_t *>(record.data) + sizeof(Header) + index * sizeof(Entry),
+                sizeof entry);
+    require(entry.role == role, "tensor ", index, " of a record has role ", entry.role, " where ", role,
+            " was expected");
     require(entry.offset % 4 == 0 && entry.offset <= header.total_bytes &&
                 entry.size_bytes <= header.total_bytes - entry.offset,
             "tensor ", index, " of a record lies at ", entry.offset, " with ", entry.size_bytes, " bytes, outside its ",
@@ -71,9 +73,10 @@ const float *read_norm(ml_record record, const Header &header, uint32_t index, u
 
 Matrix read_matrix(ml_record record, const Header &header, uint32_t index, uint32_t role) {
     const Entry entry = read_entry(record, header, index, role);
-    require(entry.scheme >= 1 && entry.scheme <= 4, "tensor ", index, " of a record has the unknown scheme ", entry.scheme);
-    require(entry.rows >= 1 && entry.rows <= kMaxExtent && entry.cols >= 1 && entry.cols <= kMaxExtent, "tensor ", index,
-            " of a record is ", entry.rows, " by ", entry.cols, ", outside 1 to ", kMaxExtent);
+    require(entry.scheme >= 1 && entry.scheme <= 4, "tensor ", index, " of a record has the unknown scheme ",
+            entry.scheme);
+    require(entry.rows >= 1 && entry.rows <= kMaxExtent && entry.cols >= 1 && entry.cols <= kMaxExtent, "tensor ",
+            index, " of a record is ", entry.rows, " by ", entry.cols, ", outside 1 to ", kMaxExtent);
     Matrix matrix;
     matrix.scheme = static_cast<Scheme>(entry.scheme);
     matrix.rows = entry.rows;
@@ -90,8 +93,8 @@ Matrix read_matrix(ml_record record, const Header &header, uint32_t index, uint3
 }
 
 void expect_shape(const Matrix &matrix, uint64_t rows, uint64_t cols, const char *name) {
-    require(matrix.rows == rows && matrix.cols == cols, "the ", name, " projection is ", matrix.rows, " by ", matrix.cols,
-            " where ", rows, " by ", cols, " was expected");
+    require(matrix.rows == rows && matrix.cols == cols, "the ", name, " projection is ", matrix.rows, " by ",
+            matrix.cols, " where ", rows, " by ", cols, " was expected");
 }
 
 } // namespace
@@ -128,7 +131,8 @@ Block parse_block(ml_record record) {
     block.gate = read_matrix(record, header, 6, 6);
     block.up = read_matrix(record, header, 7, 7);
     block.down = read_matrix(record, header, 8, 8);
-    const uint64_t query_size = uint64_t{block.heads} * block.head_dim, kv_size = uint64_t{block.kv_heads} * block.head_dim;
+    const uint64_t query_size = uint64_t{block.heads} * block.head_dim,
+                   kv_size = uint64_t{block.kv_heads} * block.head_dim;
     expect_shape(block.query, query_size, block.hidden, "query");
     expect_shape(block.key, kv_size, block.hidden, "key");
     expect_shape(block.value, kv_size, block.hidden, "value");

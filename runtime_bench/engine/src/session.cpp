@@ -14,7 +14,8 @@ constexpr uint32_t kChunk = 128; // tokens per pass over the weights: bounds scr
 // Anonymous memory that costs nothing until it is written: a short sequence pays only for its own tokens.
 uint8_t *map_zeroed(uint64_t bytes) {
     void *mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    require(mapped != MAP_FAILED, "a KV cache of ", bytes, " bytes cannot be allocated; export with a smaller --context");
+    require(mapped != MAP_FAILED, "a KV cache of ", bytes,
+            " bytes cannot be allocated; export with a smaller --context");
     return static_cast<uint8_t *>(mapped);
 }
 

@@ -21,7 +21,8 @@ public:
 
     // Run region(thread) on every thread and wait for all.
     template <typename Region> void run(const Region &region) {
-        run_erased([](const void *context, uint32_t thread) { (*static_cast<const Region *>(context))(thread); }, &region);
+        run_erased([](const void *context, uint32_t thread) { (*static_cast<const Region *>(context))(thread); },
+                   &region);
     }
 
     // All threads of the current region meet here.
