@@ -66,6 +66,7 @@ class Checkpoint:
             tensor = self.tensors[name]
             if tuple(tensor.shape) != shape:
                 raise MobileloopError(
-                    f"{self.source}: the tensor {name} has shape {list(tensor.shape)}, but the config asks for {list(shape)}."
+                    f"{self.source}: the tensor {name} has shape {list(tensor.shape)}, but the config asks "
+                    f"for {list(shape)}."
                 )
         return self

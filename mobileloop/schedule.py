@@ -245,6 +245,8 @@ class Schedule(BaseModel):
         """The first thing this schedule asks for that no runtime here does yet, by name; None where all run."""
         for number, stage in enumerate(self.stages):
             reason = _not_runnable(stage)
+            if number > 0 and stage.start == "embedding":
+                reason = "the embedding as its start state behind another stage, which is not built yet"
             if reason:
                 return f"stage {number} needs {reason}"
         return None

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from jinja2.exceptions import TemplateError
+from typing import Any
+
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.decoders import DecodeStream
 
 from mobileloop.errors import MobileloopError
 from mobileloop.model import TokenizerSpec
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """No access to Python, and no single operator that asks for endless memory or time."""
+
+    intercepted_binops = frozenset(["*", "**"])
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Refuse powers, and repeating a text or list."""
+        if operator == "**" or not all(isinstance(value, (int, float)) for value in (left, right)):
+            raise SecurityError(f"the operator {operator} is not allowed here")
+        return super().call_binop(context, operator, left, right)
 
 
 class Tokenizer:
@@ -56,7 +71,7 @@ class Tokenizer:
         messages = [{"role": "user", "content": prompt}]
         if system is not None and "system" in self.spec.chat_template:
             messages.insert(0, {"role": "system", "content": system})
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = refuse
         try:
             text = environment.from_string(self.spec.chat_template).render(

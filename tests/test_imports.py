@@ -17,6 +17,7 @@ SOURCES = {
 LAYERS = (
     ("mobileloop.errors",),
     ("mobileloop.config",),
+    ("mobileloop.quiet",),
     ("mobileloop.schedule",),
     ("mobileloop.quant.schemes",),
     ("mobileloop.model",),

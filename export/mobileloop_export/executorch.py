@@ -2,7 +2,8 @@
 
 Methods:
     forward(tokens [1, T] int64, position [1] int64) -> logits [1, T, vocab], at the artifact's own loop count
-    step(tokens, position, loops [1] int64) -> logits [1, 1, vocab] of the last token, loops up to the exported bound
+    step(tokens, position, loops [1] int64) -> logits [1, 1, vocab] of the last token; loops 0 is each stage's own
+        count, more than a stage's bound is its bound
     mobileloop_metadata() -> the artifact's metadata as UTF-8 bytes, uint8 [n]
 
 Packed blocks are constant tensors, stored once whatever the loop count; the KV caches are mutable buffers.
@@ -10,22 +11,24 @@ Packed blocks are constant tensors, stored once whatever the loop count; the KV 
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
-import executorch.exir as exir
 import torch
-from executorch.exir.passes import MemoryPlanningPass
 from torch import Tensor
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.quant.packed import PackedModel
+from mobileloop.quiet import quiet_imports
 from mobileloop_export import Progress
+
+with quiet_imports():
+    import executorch.exir as exir
+    from executorch.exir.passes import MemoryPlanningPass
 
 MAX_TOKENS_PER_CALL = 128  # bounds the memory planned for activations and logits
 
-_LIBRARY = torch.library.Library("mobileloop", "FRAGMENT")
+_LIBRARY: Any = torch.library.Library("mobileloop", "FRAGMENT")  # type: ignore[no-untyped-call]
 _SCHEMAS = {
     "embed": ("Tensor tokens, Tensor table, int hidden", "Tensor", "Tensor(a!) out", "Tensor(a!)"),
     "loop": (
@@ -96,18 +99,24 @@ class _Program(torch.nn.Module):
     def run(self, tokens: Tensor, position: Tensor, loops: Tensor | None, last_only: bool) -> Tensor:
         """Shared by both methods; `loops` None takes each stage's own count."""
         operators = torch.ops.mobileloop
+        counts: dict[tuple[int, int], Tensor] = {}
         config = self.config
         hidden = operators.embed(tokens, self.embedding, config.hidden_size)
         for number, stage in enumerate(self.schedule.stages):
             blocks = [getattr(self, f"block_{block}") for block in stage.blocks]
-            own = loops is None or stage.max_loops == 1
+            count = getattr(self, f"loops_{number}")
+            if loops is not None and stage.max_loops > 1:  # computed once for all stages that are alike
+                key = (stage.loops, stage.max_loops)
+                if key not in counts:
+                    counts[key] = torch.where(loops == 0, count, torch.clamp(loops, max=stage.max_loops))
+                count = counts[key]
             hidden, _ = operators.loop(
                 hidden,
                 blocks,
                 getattr(self, f"keys_{number}"),
                 getattr(self, f"values_{number}"),
                 position,
-                getattr(self, f"loops_{number}") if own else loops,
+                count,
                 self.final_norm if stage.loop_end_norm else None,
                 config.rms_norm_eps,
                 stage.damping,
@@ -138,35 +147,40 @@ class _Metadata(torch.nn.Module):
         self.register_buffer("text", torch.frombuffer(bytearray(text.encode("utf-8")), dtype=torch.uint8))
 
     def forward(self) -> Tensor:
-        return self.text.clone()
+        text: Tensor = self.get_buffer("text")
+        return text.clone()
 
 
 def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progress) -> None:
-    """Export both methods and write the program."""
+    """Export the three methods and write the program."""
     progress("packing blocks", 0.0)
     program = _Program(packed, info).eval()
-    most = min(MAX_TOKENS_PER_CALL, info.context)
-    example = torch.zeros(1, min(2, most), dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-    length = {1: torch.export.Dim("tokens", min=1, max=most)} if most > 1 else None
-    exported = {}
-    progress("tracing forward", 0.2)
-    exported["forward"] = torch.export.export(_Forward(program), example, dynamic_shapes=(length, None), strict=False)
-    progress("tracing step", 0.35)
-    arguments = (*example, torch.ones(1, dtype=torch.int64))
-    exported["step"] = torch.export.export(_Step(program), arguments, dynamic_shapes=(length, None, None), strict=False)
-    exported["mobileloop_metadata"] = torch.export.export(_Metadata(info.model_dump_json()), (), strict=False)
-    progress("lowering", 0.5)
-    quiet = logging.getLogger("executorch")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
+    with quiet_imports():
+        exported = _exported(program, info, progress)
+        progress("lowering", 0.5)
         edge = exir.to_edge(exported, compile_config=exir.EdgeCompileConfig(_check_ir_validity=False))
         progress("planning memory", 0.7)
         config = exir.ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
         lowered = edge.to_executorch(config)
-    finally:
-        quiet.setLevel(level)
     progress("writing", 0.9)
     with path.open("wb") as stream:
         lowered.write_to_file(stream)
         stream.flush()
+
+
+def _exported(program: _Program, info: ArtifactInfo, progress: Progress) -> dict[str, torch.export.ExportedProgram]:
+    """The methods as torch.export sees them; the number of tokens is dynamic."""
+    most = min(MAX_TOKENS_PER_CALL, info.context)
+    tokens, position = torch.zeros(1, min(2, most), dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    loops = torch.ones(1, dtype=torch.int64)
+    length = {1: torch.export.Dim("tokens", min=1, max=most)} if most > 1 else None
+
+    def trace(module: torch.nn.Module, *arguments: Tensor) -> torch.export.ExportedProgram:
+        shapes = (length, *(None for _ in arguments[1:])) if arguments else None
+        return torch.export.export(module, arguments, dynamic_shapes=shapes, strict=False)
+
+    progress("tracing forward", 0.2)
+    forward = trace(_Forward(program), tokens, position)
+    progress("tracing step", 0.35)
+    step = trace(_Step(program), tokens, position, loops)
+    return {"forward": forward, "step": step, "mobileloop_metadata": trace(_Metadata(info.model_dump_json()))}

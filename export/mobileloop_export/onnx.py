@@ -16,6 +16,7 @@ from mobileloop.artifact import ArtifactInfo
 from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.packed import PackedModel
+from mobileloop.schedule import Stage
 from mobileloop_export import Progress
 from mobileloop_export.onnx_nodes import Matrix, Multiplier, Nodes, look_up, project, stored, tensor
 from mobileloop_export.onnx_stage import (
@@ -116,6 +117,7 @@ def _stages(packed: PackedModel, nodes: Nodes, hidden: str) -> tuple[list[Functi
     config, schedule = packed.config, packed.schedule
     functions: dict[StageForm, FunctionProto] = {}
     rows: dict[str, list[str]] = {"new_keys": [], "new_values": []}
+    counts: dict[tuple[int, int], str] = {}
     for number, (stage, slot_base) in enumerate(zip(schedule.stages, schedule.slot_bases(), strict=True)):
         form = StageForm.of(packed, stage)
         attributes = form.attributes(config, stage, slot_base)
@@ -123,7 +125,7 @@ def _stages(packed: PackedModel, nodes: Nodes, hidden: str) -> tuple[list[Functi
             functions[form] = stage_function(config, form, list(attributes), overload=f"form{len(functions)}")
         inputs = form.inputs(config, [f"blocks.{block}." for block in stage.blocks])
         inputs[0] = hidden
-        inputs[1] = "loops" if stage.max_loops > 1 else nodes.integer(1)
+        inputs[1] = _loops_of(nodes, stage, counts)
         hidden, *new = outputs = [f"stage{number}.{name}" for name in ("hidden", *rows)]
         node = helper.make_node(OP, inputs, outputs, domain=DOMAIN, name=f"stage{number}", **attributes)
         node.overload = functions[form].overload
@@ -131,6 +133,18 @@ def _stages(packed: PackedModel, nodes: Nodes, hidden: str) -> tuple[list[Functi
         for names, name in zip(rows.values(), new, strict=True):
             names.append(name)
     return list(functions.values()), hidden, rows
+
+
+def _loops_of(nodes: Nodes, stage: Stage, counts: dict[tuple[int, int], str]) -> str:
+    """How often a stage runs: its own count where the input `loops` is 0, else `loops` up to the stage's bound."""
+    if stage.max_loops == 1:
+        return nodes.integer(1)
+    key = (stage.loops, stage.max_loops)
+    if key not in counts:
+        own = nodes.add("Equal", "loops", nodes.integer(0))
+        bounded = nodes.add("Min", "loops", nodes.integer(stage.max_loops))
+        counts[key] = nodes.add("Where", own, nodes.integer(stage.loops), bounded)
+    return counts[key]
 
 
 def _logits(packed: PackedModel, nodes: Nodes, head: Matrix, hidden: str) -> None:

@@ -51,7 +51,7 @@ def byte_level_tokenizer(tokens: Sequence[str], merges: Sequence[str], types: Se
         types: GGUF token types by id.
         pre: GGUF's `tokenizer.ggml.pre`.
     """
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=pre in ("llama-bpe", "llama3")))
     tokenizer.pre_tokenizer = _pre_tokenizer(pre)

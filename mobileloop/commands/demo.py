@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -23,62 +25,65 @@ def demo(
 ) -> None:
     """Fetch SmolLM2-135M-Instruct, export it three ways, let each answer a question, measure, report.
 
-    What is already there is not fetched or exported again; the measurement is made anew.
+    Each step is a command you can type yourself, and is shown. What is already there is not fetched or exported
+    again; the measurement is made anew.
 
     \b
     Example:
       mobileloop demo --folder demo
     """
     from mobileloop.commands.bench import INTERRUPTED, measure_and_show
-    from mobileloop.commands.fetch import MODEL, fetch
-    from mobileloop.commands.report import report
+    from mobileloop.commands.fetch import MODEL
+    from mobileloop_export import FORMATS
 
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / MODEL
+    artifacts = {target: folder / f"SmolLM2-135M-int4{suffix}" for target, suffix in FORMATS.items()}
     _say("1/4  the model")
-    fetch(source)
+    _mobileloop("fetch", "-o", str(source))
     _say(f"2/4  three artifacts, each with every block up to {MAX_LOOPS} times in a row")
-    artifacts = [_artifact(source, folder, target) for target in ("engine", "executorch", "onnx")]
-    _say(f'3/4  "{QUESTION}" (loops 1: the model as it was trained)')
-    for artifact in artifacts:
-        _answer(artifact)
+    for target, path in artifacts.items():
+        if _is_current(path, source):
+            typer.echo(f"{path} is there already.")
+        else:
+            bounds = ["--loops", str(MAX_LOOPS), "--context", str(CONTEXT)]
+            _mobileloop("export", str(source), "--to", target, *bounds, "-o", str(path))
+    _say("3/4  an answer from each (loops 1: the model as it was trained)")
+    for path in artifacts.values():
+        _mobileloop("run", str(path), "--prompt", QUESTION, "--loops", "1", "--max-tokens", "48")
     _say("4/4  measuring (the model was not trained for loops: loops 2 and 4 are measured for time)")
     result, page = folder / "result.json", folder / "report.html"
-    document = measure_and_show(artifacts, None, "1,2,4", 64, 32, repetitions, result)
+    document = measure_and_show(list(artifacts.values()), None, "1,2,4", 64, 32, repetitions, result)
     if document.interrupted:
         raise typer.Exit(INTERRUPTED)
-    report([result], html=page)
+    _mobileloop("report", str(result), "--html", str(page))
 
 
-def _artifact(source: Path, folder: Path, target: str) -> Path:
+def _is_current(path: Path, source: Path) -> bool:
+    """Whether an artifact was made from this source, by this version, as the demo wants it."""
     from mobileloop import __version__
     from mobileloop.checkpoints.folder import file_sha256
-    from mobileloop.commands.export import Quantization, Target, export
     from mobileloop.runtimes import open_session
-    from mobileloop_export import FORMATS
 
-    path = folder / f"SmolLM2-135M-Instruct-int4{FORMATS[target]}"
-    if path.is_file():
-        try:
-            session = open_session(path, threads=1)
-            info = session.info
-            session.close()
-            same = info.source_sha256 == file_sha256(source) and info.tool_version == __version__
-            if same and info.schedule.max_loops == MAX_LOOPS and info.context == CONTEXT:
-                typer.echo(f"{path} is there already.")
-                return path
-        except MobileloopError:
-            pass  # damaged or older: export it again
-    export(str(source), Target(target), loops=MAX_LOOPS, quantize=Quantization.int4, context=CONTEXT, output=path)
-    return path
+    if not path.is_file():
+        return False
+    try:
+        session = open_session(path, threads=1)
+    except MobileloopError:
+        return False  # damaged or older
+    info = session.info
+    session.close()
+    wanted = (__version__, MAX_LOOPS, CONTEXT)
+    held = (info.tool_version, info.schedule.max_loops, info.context)
+    return held == wanted and info.source_sha256 == file_sha256(source)
 
 
-def _answer(artifact: Path) -> None:
-    from mobileloop.commands.run import run
-
-    sys.stdout.write(f"{artifact.name}: ")
-    sys.stdout.flush()
-    run(artifact, QUESTION, chat=True, max_tokens=48, loops=1)
+def _mobileloop(*arguments: str) -> None:
+    """Run one of our commands in a process of its own, so that its memory figure is its own."""
+    typer.secho(f"$ mobileloop {shlex.join(arguments)}", fg="bright_black")
+    code = subprocess.run([sys.executable, "-m", "mobileloop.cli", *arguments], check=False).returncode
+    if code:
+        raise typer.Exit(code)
 
 
 def _say(line: str) -> None:

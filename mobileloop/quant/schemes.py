@@ -107,7 +107,8 @@ def _spread(values: F16 | None) -> F32:
 
 def _nonzero_inverse(scale: F16) -> F32:
     wide = scale.astype(np.float32)
-    return np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide != 0)[:, :, None]
+    inverse: F32 = np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide != 0)
+    return inverse[:, :, None]
 
 
 class Float32(Scheme):
@@ -153,7 +154,7 @@ class Int4Symmetric(Scheme):
         return QuantTensor(self.name, np.clip(codes, 0, 15).astype(np.uint8).reshape(weights.shape), scale)
 
     def dequantize(self, tensor: QuantTensor) -> F32:
-        codes = tensor.codes.reshape(tensor.shape[0], -1, GROUP).astype(np.float32) - np.float32(8)
+        codes: F32 = tensor.codes.reshape(tensor.shape[0], -1, GROUP).astype(np.float32) - np.float32(8)
         return (codes * _spread(tensor.scale)).reshape(tensor.shape)
 
 

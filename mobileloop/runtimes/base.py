@@ -44,7 +44,7 @@ class Session(ABC):
     def prefill(self, tokens: Sequence[int]) -> F32:
         """Run `tokens` behind what was run before; logits [vocab] of the last one."""
         self._check(tokens)
-        logits = self._evaluate(tokens, all_logits=False)[-1]
+        logits: F32 = self._evaluate(tokens, all_logits=False)[-1]
         self.position += len(tokens)
         return logits
 

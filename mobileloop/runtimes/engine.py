@@ -39,6 +39,11 @@ def read_info(path: Path) -> ArtifactInfo:
     return ArtifactInfo.parse(data, str(path))
 
 
+def preload() -> None:
+    """Load what every session needs, so that a measurement can leave it out."""
+    native.library()
+
+
 class EngineSession(Session):
     """One sequence on the engine; weights stay clean file pages."""
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
+from mobileloop.quiet import muted_stderr, quiet_imports
 from mobileloop.runtimes import native
 from mobileloop.runtimes.base import Session
 
@@ -33,7 +34,8 @@ def operators() -> ctypes.CDLL:
         MobileloopError: where executorch is not installed, or the package was built without it.
     """
     try:
-        import executorch.extension.pybindings.portable_lib  # noqa: F401  (the runtime must be there first)
+        with quiet_imports():
+            import executorch.runtime  # noqa: F401  (the runtime must be there first)
     except ImportError:
         raise MobileloopError(
             "opening a .pte needs executorch; install it with: pip install 'mobileloop[executorch]'."
@@ -58,6 +60,11 @@ def operators() -> ctypes.CDLL:
     return library
 
 
+def preload() -> None:
+    """Load what every session needs, so that a measurement can leave it out."""
+    operators()
+
+
 class ExecutorchSession(Session):
     """One sequence on ExecuTorch's runtime.
 
@@ -74,7 +81,7 @@ class ExecutorchSession(Session):
         from executorch.runtime import Runtime
 
         try:
-            with _muted():
+            with muted_stderr():
                 self._program: Any = Runtime.get().load_program(path)
                 names = self._program.method_names
         except Exception as error:  # the runtime raises RuntimeError with an error number
@@ -103,7 +110,7 @@ class ExecutorchSession(Session):
 
     def _call(self, method: str, arguments: tuple[Tensor, ...]) -> Tensor:
         try:
-            with _muted():
+            with muted_stderr():
                 result: Tensor = self._program.load_method(method).execute(arguments)[0]
         except RuntimeError as error:
             reason = self._operators.mobileloop_executorch_last_error().decode() or str(error)
@@ -114,7 +121,7 @@ class ExecutorchSession(Session):
         import torch
 
         self._operators.mobileloop_executorch_set_threads(self.threads)
-        own_loops = self.loops == self.info.schedule.default_loops
+        own_loops = self.requested_loops is None
         if self.position == 0:
             self._method = "forward" if all_logits and own_loops else "step"
         pieces = []
@@ -125,7 +132,7 @@ class ExecutorchSession(Session):
             if self._method == "forward":
                 logits = self._call("forward", (ids, at))[0]
             else:
-                logits = self._call("step", (ids, at, torch.tensor([self.loops], dtype=torch.int64)))[0]
+                logits = self._call("step", (ids, at, torch.tensor([self.requested_loops or 0], dtype=torch.int64)))[0]
             pieces.append(logits.numpy().copy() if all_logits else logits[-1:].numpy().copy())
         whole: NDArray[np.float32] = np.concatenate(pieces) if all_logits else pieces[-1]
         return whole
@@ -150,23 +157,3 @@ def _check_size(path: Path) -> None:
                 f"{path} holds {size} bytes of the {max(program, base + segments)} its header names: it is cut short; "
                 "export it again."
             )
-
-
-class _muted:
-    """Keeps the C++ runtime's log lines off the terminal: its errors are worded by us."""
-
-    def __enter__(self) -> None:
-        import os
-        import sys
-
-        sys.stderr.flush()
-        self._saved = os.dup(2)
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
-        os.close(null)
-
-    def __exit__(self, *exception: object) -> None:
-        import os
-
-        os.dup2(self._saved, 2)
-        os.close(self._saved)

@@ -22,6 +22,15 @@ INPUTS = {"tokens", "position", "loops", "logits_from", "keys", "values"}
 OUTPUTS = ("logits", "new_keys", "new_values")
 
 
+def preload() -> None:
+    """Load what every session needs, so that a measurement can leave it out.
+
+    Raises:
+        MobileloopError: where onnxruntime is missing.
+    """
+    _onnxruntime()
+
+
 class OnnxSession(Session):
     """An `.onnx` artifact in onnxruntime.
 
@@ -72,7 +81,9 @@ class OnnxSession(Session):
 
     def _clear(self) -> None:
         # What lies in the buffers need not go: the graph reads nothing at or behind `position`.
-        self._slots = np.array([application.slot for application in self.info.schedule.applications(self.loops)])
+        self._slots = np.array(
+            [application.slot for application in self.info.schedule.applications(self.requested_loops)]
+        )
 
     def _evaluate(self, tokens: Sequence[int], all_logits: bool) -> F32:
         if self._model is None:
@@ -81,7 +92,7 @@ class OnnxSession(Session):
         feeds = {
             "tokens": np.array(tokens, np.int64),
             "position": np.array(self.position, np.int64),
-            "loops": np.array(self.loops, np.int64),
+            "loops": np.array(self.requested_loops or 0, np.int64),
             "logits_from": np.array(0 if all_logits else count - 1, np.int64),
             "keys": self._keys,
             "values": self._values,
@@ -97,20 +108,28 @@ class OnnxSession(Session):
         return result
 
 
-def _load(path: Path, threads: int) -> InferenceSession:
+def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError:
         raise MobileloopError(
             "running an .onnx artifact needs onnxruntime; install it with: pip install 'mobileloop[onnx]'."
         ) from None
+    return onnxruntime
+
+
+def _load(path: Path, threads: int) -> InferenceSession:
+    onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors come as exceptions; the log would print them once more
     try:
         # Without enable_fallback=0 a damaged file is read a second time, and onnxruntime prints that it does so.
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        session: InferenceSession = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+        return session
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise MobileloopError(
             f"{path} could not be loaded ({_first_line(error)}); it is damaged or cut short, so export it again."

@@ -101,7 +101,8 @@ def use_of(request: Request) -> Memory:
     """Open, prefill and decode in this process, and compare its memory before and after."""
     from mobileloop import runtimes
 
-    importlib.import_module(f"mobileloop.runtimes.{request.runtime}")
+    # The runtime itself is shared by everything a process runs; only what the artifact adds is counted.
+    importlib.import_module(f"mobileloop.runtimes.{request.runtime}").preload()
     before = _status()
     session = runtimes.open_session(request.path, threads=request.threads, loops=request.loops)
     session.prefill(prompt_of(session.info.config.vocab_size, request.prompt_tokens, seed=0))

@@ -95,6 +95,13 @@ private:
                (text_[end] == '-' || text_[end] == '+' || text_[end] == '.' || text_[end] == 'e' || text_[end] == 'E' ||
                 (text_[end] >= '0' && text_[end] <= '9')))
             end++;
+        // JSON's own grammar is narrower than from_chars: digits before and behind a point, no leading zeros.
+        const std::string_view digits = text_.substr(at_, end - at_);
+        const size_t first = !digits.empty() && digits[0] == '-' ? 1 : 0, point = digits.find('.');
+        const auto is_digit = [&](size_t i) { return i < digits.size() && digits[i] >= '0' && digits[i] <= '9'; };
+        check(is_digit(first) && !(digits[first] == '0' && is_digit(first + 1)) &&
+                  (point == std::string_view::npos || is_digit(point + 1)),
+              "has a malformed number");
         double number = 0;
         const auto result = std::from_chars(text_.data() + at_, text_.data() + end, number);
         check(result.ec == std::errc() && result.ptr == text_.data() + end && end > at_ && std::isfinite(number),
