@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -38,6 +40,11 @@ def print_results(console: Console, document: Document) -> None:
     )
 
 
+def short_reasons(reasons: Sequence[str]) -> list[str]:
+    """The reasons' names alone; the JSON and the report have them in full."""
+    return [reason.partition(":")[0] for reason in reasons]
+
+
 def share(value: float | None) -> str:
     """A ratio as a percentage, or unknown."""
     return figure(None) if value is None else f"{100 * value:.0f}%"
@@ -58,5 +65,5 @@ def _cells(decode: Result, load: Result | None, prefill: Result | None) -> list[
         figure(decode.read_gbps),
         share(decode.ceiling_share),
         tax,
-        "yes" if decode.valid else escape("no: " + "; ".join(decode.reasons)),
+        "yes" if decode.valid else escape("no: " + ", ".join(short_reasons(decode.reasons))),
     ]
