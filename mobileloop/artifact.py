@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mobileloop import __version__
 from mobileloop.config import ModelConfig
+from mobileloop.costs import TokenBytes
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.model import Checkpoint, TokenizerSpec
 from mobileloop.quant.packed import PackedModel
@@ -105,37 +106,34 @@ class ArtifactInfo(BaseModel):
         info.schedule.check_blocks(info.config.num_blocks)
         return info
 
-    # -- bytes per decoded token -------------------------------------------------------------------
+    # -- bytes per decoded token (mobileloop.costs has the formulas) -------------------------------
+
+    @property
+    def token_bytes(self) -> TokenBytes:
+        """The formulas with this artifact's figures."""
+        costs = self.costs
+        outer = (costs.head_bytes, costs.embedding_row_bytes)
+        return TokenBytes(self.config, self.schedule, costs.block_bytes, *outer, self.kv_bits)
 
     def unique_bytes(self) -> int:
-        """Weight bytes read at least once per token: the scheduled blocks, the head and one embedding row."""
-        blocks = {application.block for application in self.schedule.applications(1)}
-        return sum(self.costs.block_bytes[b] for b in blocks) + self._outer_bytes()
+        """Weight bytes read at least once per token."""
+        return self.token_bytes.unique()
 
     def executed_bytes(self, loops: int | None = None) -> int:
         """Weight bytes touched per token, counted once per application."""
-        applied = self.schedule.applications(loops)
-        return sum(self.costs.block_bytes[a.block] for a in applied) + self._outer_bytes()
+        return self.token_bytes.executed(loops)
 
     def kv_bytes(self, position: int, loops: int | None = None) -> int:
-        """KV bytes read and written by the token at `position` (0-based): every application's own slot."""
-        applications = sum(1 for _ in self.schedule.applications(loops))
-        return applications * 2 * self.config.kv_size * (self.kv_bits // 8) * (position + 1)
+        """KV bytes read and written by the token at `position` (0-based)."""
+        return self.token_bytes.kv(position, loops)
 
     def kv_capacity_bytes(self) -> int:
-        """Bytes of the whole KV cache: all slots, `context` tokens."""
-        return self.schedule.num_slots * 2 * self.config.kv_size * (self.kv_bits // 8) * self.context
+        """Bytes of the whole KV cache."""
+        return self.token_bytes.kv_capacity(self.context)
 
     def activation_bytes(self, loops: int | None = None) -> int:
-        """Activation bytes written and read once per token, float32, as the engine keeps them (logits included)."""
-        config = self.config
-        per_application = 3 * config.hidden_size + 2 * config.query_size + 2 * config.kv_size
-        per_application += 3 * config.intermediate_size
-        applications = sum(1 for _ in self.schedule.applications(loops))
-        return 2 * 4 * (applications * per_application + 2 * config.hidden_size + config.vocab_size)
-
-    def _outer_bytes(self) -> int:
-        return self.costs.head_bytes + self.costs.embedding_row_bytes
+        """Activation bytes written and read once per token."""
+        return self.token_bytes.activations(loops)
 
 
 def runtime_of(path: str | Path) -> str:

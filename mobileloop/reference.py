@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobileloop.config import ModelConfig
+from mobileloop.costs import TokenBytes
 from mobileloop.model import Checkpoint
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.schedule import Application, Schedule
@@ -78,6 +79,14 @@ class ReferenceModel:
             for name, tensor in checkpoint.tensors.items()
         }
         return cls(checkpoint.config, schedule or checkpoint.schedule, floats)
+
+    @property
+    def token_bytes(self) -> TokenBytes:
+        """What a decoded token moves with these float32 weights; quantized models have their own figures."""
+        config = self.config
+        block = 4 * sum(int(np.prod(shape)) for shape in config.block_tensors().values())
+        head = 4 * (config.vocab_size + 1) * config.hidden_size
+        return TokenBytes(config, self.schedule, [block] * config.num_blocks, head, 4 * config.hidden_size, 32)
 
     @torch.no_grad()
     def forward(

@@ -19,6 +19,7 @@ LAYERS = (
     ("mobileloop.config",),
     ("mobileloop.quiet",),
     ("mobileloop.schedule",),
+    ("mobileloop.costs",),
     ("mobileloop.quant.schemes",),
     ("mobileloop.model",),
     ("mobileloop.presets",),
