@@ -1,6 +1,7 @@
 """mobileloop.costs: the byte formulas by hand, and the same for the reference and an artifact."""
 
 import numpy as np
+
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
 from mobileloop.config import ModelConfig
