@@ -3,6 +3,10 @@
 #include <mutex>
 #include <vector>
 
+#if defined(ML_HAVE_NEON)
+#include <sys/auxv.h>
+#endif
+
 #include "error.h"
 #include "kernels.h"
 
@@ -14,6 +18,11 @@ std::vector<const Kernels *> runnable() { // best first
 #if defined(ML_HAVE_AVX2)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
         sets.push_back(&avx2_kernels());
+#endif
+#if defined(ML_HAVE_NEON)
+    constexpr unsigned long kDotprod = 1ul << 20; // HWCAP_ASIMDDP of the arm64 Linux interface
+    if (getauxval(AT_HWCAP) & kDotprod) sets.push_back(&dotprod_kernels());
+    sets.push_back(&neon_kernels());
 #endif
     sets.push_back(&scalar_kernels());
     return sets;

@@ -60,6 +60,10 @@ const Kernels &scalar_kernels();
 #if defined(ML_HAVE_AVX2)
 const Kernels &avx2_kernels();
 #endif
+#if defined(ML_HAVE_NEON)
+const Kernels &neon_kernels();
+const Kernels &dotprod_kernels();
+#endif
 
 // The set in force, and the sets this processor can run.
 const Kernels &current_kernels();

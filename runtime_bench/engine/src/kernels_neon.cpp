@@ -1,0 +1,74 @@
+// NEON as every 64-bit ARM core has it (Cortex-A53, A72): widening multiplies and pairwise sums.
+#include "neon8.h"
+
+namespace ml {
+namespace {
+
+// Adds the products of 4 rows by 4 inputs: sums[0] holds rows 0 and 1 as two halves each, sums[1] rows 2 and 3.
+inline void add_products(int32x4_t sums[2], int8x16_t w, int8x16_t x) {
+    sums[0] = vpadalq_s16(sums[0], vmull_s8(vget_low_s8(w), vget_low_s8(x)));
+    sums[1] = vpadalq_s16(sums[1], vmull_high_s8(w, x));
+}
+
+inline int8x16_t broadcast4(const int8_t *x) {
+    int32_t four;
+    std::memcpy(&four, x, sizeof four);
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
+}
+
+struct Accumulators {
+    int32x4_t sums[2][2] = {}; // rows 0-3 and rows 4-7
+    void add(int8x16_t w, int rows, int8x16_t x) { add_products(sums[rows], w, x); }
+    void rows(int32x4_t out[2]) const {
+        for (int i = 0; i < 2; i++) out[i] = vpaddq_s32(sums[i][0], sums[i][1]);
+    }
+};
+
+struct NeonTiles {
+    static Neon8 dot_int4(const uint8_t *tile, const int8_t *high, const int8_t *low) {
+        Accumulators h, l;
+        for (int c = 0; c < 4; c++) {
+            const int8x16_t first_high = broadcast4(high + c * 4), second_high = broadcast4(high + 16 + c * 4);
+            const int8x16_t first_low = broadcast4(low + c * 4), second_low = broadcast4(low + 16 + c * 4);
+            for (int rows = 0; rows < 2; rows++) {
+                const uint8x16_t both = vld1q_u8(tile + c * 32 + rows * 16);
+                const int8x16_t first = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
+                const int8x16_t second = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
+                h.add(first, rows, first_high);
+                h.add(second, rows, second_high);
+                l.add(first, rows, first_low);
+                l.add(second, rows, second_low);
+            }
+        }
+        return finish(h, l);
+    }
+    static Neon8 dot_int8(const uint8_t *tile, const int8_t *high, const int8_t *low) {
+        Accumulators h, l;
+        for (int c = 0; c < 8; c++) {
+            const int8x16_t x_high = broadcast4(high + c * 4), x_low = broadcast4(low + c * 4);
+            for (int rows = 0; rows < 2; rows++) {
+                const int8x16_t w = vreinterpretq_s8_u8(vld1q_u8(tile + c * 32 + rows * 16));
+                h.add(w, rows, x_high);
+                l.add(w, rows, x_low);
+            }
+        }
+        return finish(h, l);
+    }
+
+private:
+    static Neon8 finish(const Accumulators &h, const Accumulators &l) {
+        int32x4_t high[2], low[2];
+        h.rows(high);
+        l.rows(low);
+        return planes(high, low);
+    }
+};
+
+} // namespace
+
+const Kernels &neon_kernels() {
+    static const Kernels kernels = make_kernels<Neon8, NeonTiles>("neon", neon_to_f16);
+    return kernels;
+}
+
+} // namespace ml

@@ -1,0 +1,67 @@
+// A vector of 8 floats in two NEON registers, with the operations and the orders of the scalar one.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "kernels_impl.h"
+
+namespace ml {
+namespace {
+
+struct Neon8 {
+    float32x4_t a, b;
+
+    static Neon8 all(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x)}; }
+    static Neon8 load(const float *x) { return {vld1q_f32(x), vld1q_f32(x + 4)}; }
+    static Neon8 load_half(const void *x) {
+        const float16x8_t half = vreinterpretq_f16_u8(vld1q_u8(static_cast<const uint8_t *>(x)));
+        return {vcvt_f32_f16(vget_low_f16(half)), vcvt_high_f32_f16(half)};
+    }
+    void store(float *out) const {
+        vst1q_f32(out, a);
+        vst1q_f32(out + 4, b);
+    }
+    static Neon8 add(Neon8 x, Neon8 y) { return {vaddq_f32(x.a, y.a), vaddq_f32(x.b, y.b)}; }
+    static Neon8 mul(Neon8 x, Neon8 y) { return {vmulq_f32(x.a, y.a), vmulq_f32(x.b, y.b)}; }
+    static Neon8 div(Neon8 x, Neon8 y) { return {vdivq_f32(x.a, y.a), vdivq_f32(x.b, y.b)}; }
+    static Neon8 fma(Neon8 x, Neon8 y, Neon8 z) { return {vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b)}; }
+    // By comparison, not vmaxq: the second operand where one is not a number, as in the other sets.
+    static Neon8 max(Neon8 x, Neon8 y) {
+        return {vbslq_f32(vcgtq_f32(x.a, y.a), x.a, y.a), vbslq_f32(vcgtq_f32(x.b, y.b), x.b, y.b)};
+    }
+    static Neon8 min(Neon8 x, Neon8 y) {
+        return {vbslq_f32(vcltq_f32(x.a, y.a), x.a, y.a), vbslq_f32(vcltq_f32(x.b, y.b), x.b, y.b)};
+    }
+    static Neon8 abs(Neon8 x) { return {vabsq_f32(x.a), vabsq_f32(x.b)}; }
+    static Neon8 round(Neon8 x) { return {vrndnq_f32(x.a), vrndnq_f32(x.b)}; }
+    static Neon8 power_of_two(Neon8 n) { return {power4(n.a), power4(n.b)}; }
+    float sum() const {
+        const float32x4_t s = vaddq_f32(a, b);
+        const float32x2_t halves = vadd_f32(vget_low_f32(s), vget_high_f32(s));
+        return vget_lane_f32(halves, 0) + vget_lane_f32(halves, 1);
+    }
+    float max_lane() const {
+        float lanes[8];
+        store(lanes);
+        return *std::max_element(lanes, lanes + 8);
+    }
+
+private:
+    static float32x4_t power4(float32x4_t n) {
+        return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
+    }
+};
+
+// 254 * high + low of 8 rows, exact in 32 bits.
+inline Neon8 planes(const int32x4_t high[2], const int32x4_t low[2]) {
+    return {vcvtq_f32_s32(vmlaq_n_s32(low[0], high[0], 254)), vcvtq_f32_s32(vmlaq_n_s32(low[1], high[1], 254))};
+}
+
+inline void neon_to_f16(const float *x, uint16_t *out, size_t size) {
+    size_t i = 0;
+    for (; i + 4 <= size; i += 4) vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+    for (; i < size; i++) out[i] = float_to_half(x[i]);
+}
+
+} // namespace
+} // namespace ml
