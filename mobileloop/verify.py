@@ -101,7 +101,7 @@ def compare(
     for start in range(0, len(tokens), window):
         piece = list(tokens[start : start + window])
         progress("reference", start / len(tokens))
-        expected = reference.forward(torch.tensor([piece]), loops=session.loops)[0]
+        expected = reference.forward(torch.tensor([piece]), loops=session.requested_loops)[0]
         progress("artifact", (start + window / 2) / len(tokens))
         session.reset()
         got = torch.from_numpy(_both_phases(session, piece))
