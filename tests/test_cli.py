@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import signal
@@ -17,13 +18,9 @@ import onnx
 import pytest
 from builders import TINY, add_tokenizer, write_folder
 
-from mobileloop import __version__, artifact
-from mobileloop.artifact import ArtifactInfo
-from mobileloop.checkpoints import load_checkpoint
+from mobileloop import __version__
 from mobileloop.checkpoints.random import random_model
-from mobileloop.quant.packed import PackedModel
-from mobileloop.schedule import Schedule
-from mobileloop_export import FORMATS, exporter
+from mobileloop_export import FORMATS
 
 COMMANDS = ("export", "run", "verify", "bench", "report", "info", "fetch", "demo")
 CONFIG = TINY.model_copy(update={"vocab_size": 259, "max_position": 128})
@@ -317,7 +314,6 @@ REFUSED_ARTIFACTS = {
     "loops 0": (lambda w, f: ["run", w.engine, *prompt("--loops", 0)], "loops 0 is outside 1-3"),
     "loops 4": (lambda w, f: ["run", w.engine, *prompt("--loops", 4)], "loops 4 is outside 1-3"),
     "loops 4, onnx": (lambda w, f: ["run", w.onnx, *prompt("--loops", 4)], "loops 4 is outside 1-3"),
-    "loops 4, executorch": (lambda w, f: ["run", w.executorch, *prompt("--loops", 4)], "loops 4 is outside 1-3"),
     "loops 0, bench": (lambda w, f: ["bench", w.engine, "--loops", "0"], "whole numbers from 1 to 1024"),
     "loops 4, bench": (
         lambda w, f: ["bench", w.engine, "--loops", "4", "--prompt-tokens", 8, "--decode-tokens", 4],
@@ -359,20 +355,18 @@ def test_truncated_artifacts(world, target, share, tmp_path):
 
 
 @pytest.mark.parametrize("target", FORMATS)
-def test_a_newer_format_version(world, target, tmp_path, monkeypatch):
+def test_a_newer_format_version(world, target, tmp_path):
     path = tmp_path / f"newer{FORMATS[target]}"
     if target == "onnx":
         model = onnx.load(world.onnx)
-        model.metadata_props[0].value = model.metadata_props[0].value.replace(
-            '"format_version":1', '"format_version":2'
-        )
+        held = model.metadata_props[0]
+        held.value = held.value.replace('"format_version":1', '"format_version":2')
         onnx.save(model, path)
-    else:
-        monkeypatch.setattr(artifact, "FORMAT_VERSION", 2)
-        checkpoint = load_checkpoint(str(world.source))
-        packed = PackedModel.from_checkpoint(checkpoint, "int4", Schedule.plain(3))
-        info = ArtifactInfo.describe(checkpoint, packed, CONTEXT, 16)
-        exporter(target)(packed, info, path, lambda step, share: None)
+    else:  # the metadata lie in the file as JSON text: of the same length, nothing else need change
+        data = getattr(world, target).read_bytes()
+        changed = re.sub(rb'(\\?"format_version\\?":)1', rb"\g<1>2", data)
+        assert changed != data
+        path.write_bytes(changed)
     refused(cli("info", path, cwd=tmp_path), "has format version 2")
 
 
@@ -423,7 +417,7 @@ def test_interrupted_while_writing(world, tmp_path):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.5)
+    time.sleep(0.3)
     interrupted(process)
     assert not contents(tmp_path)
 
