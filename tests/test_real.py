@@ -214,7 +214,6 @@ def anonymous():
 
 engine.preload()
 path, loops = sys.argv[1], int(sys.argv[2])
-open_session(path, threads=2, loops=1).close()  # the tokenizer's and numpy's own memory is there from here on
 before = anonymous()
 session = open_session(path, threads=2, loops=loops)
 session.prefill(list(range(100, 164)))
