@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
+from typer.core import TyperGroup
 
 from mobileloop import __version__
 from mobileloop.commands.bench import bench
@@ -20,8 +20,32 @@ from mobileloop.commands.run import run
 from mobileloop.commands.verify import verify
 from mobileloop.errors import MobileloopError
 
+
+class _Commands(TyperGroup):
+    """Says a user's mistake in one sentence, exit code 2; Ctrl-C is exit code 130.
+
+    It works inside typer's own error handling: typer brings click along from some version on, so the exceptions of
+    an installed click are not the ones it raises.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except MobileloopError as error:
+            typer.echo(f"mobileloop: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except (KeyboardInterrupt, typer.Abort):
+            typer.echo("\nmobileloop: interrupted.", err=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # the reader of our output went away
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from None
+
+
 app = typer.Typer(
     name="mobileloop",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -59,22 +83,8 @@ for command in (export, run, verify, bench, report, info, fetch, demo):
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one sentence and exit code 2; Ctrl-C is exit code 130."""
-    try:
-        code = app(standalone_mode=False)
-    except MobileloopError as error:
-        click.echo(f"mobileloop: {error}", err=True)
-        code = error.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\nmobileloop: interrupted.", err=True)
-        code = 130
-    except BrokenPipeError:  # the reader of our output went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    sys.exit(code if isinstance(code, int) else 0)
+    """Entry point."""
+    app()
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ class Schedule(BaseModel):
         """
         if text == "plain":
             return cls.plain(num_blocks)
-        if match := re.fullmatch(r"(immediate|all):(\d+)", text):
+        if match := re.fullmatch(r"(immediate|all):(-?\d+)", text):
             loops = _checked_loops(int(match[2]))
             make = cls.immediate if match[1] == "immediate" else cls.repeat_all_over
             return make(num_blocks, loops)

@@ -101,7 +101,7 @@ def compare(
     for start in range(0, len(tokens), window):
         piece = list(tokens[start : start + window])
         progress("reference", start / len(tokens))
-        expected = reference.forward(torch.tensor([piece]), loops=session.loops)[0]
+        expected = reference.forward(torch.tensor([piece]), loops=session.requested_loops)[0]
         progress("artifact", (start + window / 2) / len(tokens))
         session.reset()
         got = torch.from_numpy(_both_phases(session, piece))
@@ -119,13 +119,14 @@ def compare(
             -float(p[rows, targets].sum()),
         ]
     count, predicted = len(tokens), len(tokens) - 1
+    divergence, agreed, artifact_loss, reference_loss = totals.tolist()  # plain floats: JSON knows no numpy
     return Comparison(
         tokens=count,
-        mean_kl=max(0.0, totals[0] / count),
-        top1_agreement=totals[1] / count,
+        mean_kl=max(0.0, divergence / count),
+        top1_agreement=agreed / count,
         max_abs_logit_difference=largest,
-        artifact_perplexity=math.exp(totals[2] / predicted),
-        reference_perplexity=math.exp(totals[3] / predicted),
+        artifact_perplexity=math.exp(artifact_loss / predicted),
+        reference_perplexity=math.exp(reference_loss / predicted),
     )
 
 

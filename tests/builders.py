@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from tokenizers import pre_tokenizers
 
 from mobileloop.artifact import ArtifactInfo, written_whole
 from mobileloop.checkpoints.families import llama_tensor_name
 from mobileloop.checkpoints.random import random_model
+from mobileloop.checkpoints.vocabulary import CONTROL, byte_level_tokenizer
 from mobileloop.config import ModelConfig
 from mobileloop.quant.packed import PackedModel
 from mobileloop.schedule import Schedule, Stage
@@ -123,3 +125,17 @@ def kl_divergence(truth, other) -> float:
 
     p, q = log_softmax(truth), log_softmax(other)
     return float((np.exp(p) * (p - q)).sum(axis=-1).max())
+
+
+def add_tokenizer(folder) -> Path:
+    """Give a checkpoint folder a byte-level tokenizer without merges: 259 tokens, the first three special."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<s>", "</s>", "<pad>", *alphabet]
+    text = byte_level_tokenizer(tokens, [], [CONTROL] * 3 + [1] * len(alphabet), "gpt-2")
+    (Path(folder) / "tokenizer.json").write_text(text, encoding="utf-8")
+    return Path(folder)
+
+
+def same_bits(a, b) -> bool:
+    """Whether two float32 arrays are equal bit for bit."""
+    return np.array_equal(np.asarray(a).view(np.uint32), np.asarray(b).view(np.uint32))

@@ -124,7 +124,9 @@ def _measured(plan: Plan) -> Measurement:
     from mobileloop_bench.measure import measure
 
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as progress:
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, auto_refresh=False, transient=True, disable=quiet) as progress:
         task = progress.add_task("starting")
 
         def show(done: int, total: int, what: str) -> None:

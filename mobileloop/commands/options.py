@@ -19,7 +19,10 @@ Threads = Annotated[int, typer.Option("--threads", help="Threads; 0 takes every 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar on stderr; yields update(step, share done). It vanishes when the block ends, however it ends."""
+    """A bar on stderr; yields update(step, share done). It vanishes when the block ends, however it ends.
+
+    Where stderr is no terminal there is no bar, so that a log holds nothing but sentences.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -29,7 +32,8 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
         TextColumn("{task.percentage:3.0f}%"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(title, total=1.0)
 
         def update(step: str, done: float) -> None:

@@ -1,0 +1,443 @@
+"""The command line as a user meets it: real processes, tiny models, exit codes, and what is left on disk."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import gguf
+import numpy as np
+import onnx
+import pytest
+from builders import TINY, add_tokenizer, write_folder
+
+from mobileloop import __version__
+from mobileloop.checkpoints.random import random_model
+from mobileloop_export import FORMATS
+
+COMMANDS = ("export", "run", "verify", "bench", "report", "info", "fetch", "demo")
+CONFIG = TINY.model_copy(update={"vocab_size": 259, "max_position": 128})
+CONTEXT = 64
+BENCH_KEYS = {
+    "artifact", "runtime", "model", "quantization", "loops", "threads", "phase", "samples_ms", "median_ms",
+    "tokens_per_s", "unique_bytes", "executed_bytes", "kv_bytes", "read_gbps", "valid", "reasons",
+}  # fmt: skip
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "mobileloop.cli", *map(str, arguments)]
+
+
+def cli(*arguments, cwd, **more):
+    return subprocess.run(
+        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=120, check=False, **more
+    )
+
+
+def passed(result):
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def refused(result, words):
+    """One sentence on stderr, exit code 2, nothing on stdout."""
+    assert result.returncode == 2, (result.stdout, result.stderr)
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("mobileloop: ")
+    assert lines[0].endswith(".")
+    assert words in lines[0]
+
+
+def contents(folder):
+    """Every file below a folder with its size and time of change."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A source with a tokenizer and its artifacts of three formats (loops up to 3), made by the command line."""
+    folder = tmp_path_factory.mktemp("world")
+    source = add_tokenizer(write_folder(folder / "source", random_model(CONFIG)))
+    said, made = {}, {}
+    for target, suffix in FORMATS.items():
+        made[target] = folder / f"tiny{suffix}"
+        options = ["--to", target, "--loops", 3, "--context", CONTEXT, "-o", made[target]]
+        said[target] = passed(cli("export", source, *options, cwd=folder))
+    return SimpleNamespace(folder=folder, source=source, said=said, **made)
+
+
+# -- what works ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example(name, tmp_path):
+    text = passed(cli(name, "--help", cwd=tmp_path)).stdout
+    assert f"mobileloop {name}" in text.split("Example", 1)[1]
+
+
+def test_help_names_every_command(tmp_path):
+    text = passed(cli("--help", cwd=tmp_path)).stdout
+    assert "Examples:" in text
+    assert "--install-completion" in text
+    listed = {line.split()[0] for line in text.split("Commands:", 1)[1].splitlines() if line.startswith("  ")}
+    assert set(COMMANDS) <= listed
+
+
+def test_version(tmp_path):
+    assert passed(cli("--version", cwd=tmp_path)).stdout == f"mobileloop {__version__}\n"
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_export_says_what_it_wrote(world, target):
+    result = world.said[target]
+    assert result.stderr == ""
+    assert "int4, schedule immediate:3, context 64" in result.stdout
+    assert not list(world.folder.glob("*.part")) + list(world.folder.glob(".*"))
+
+
+def test_export_names_the_file_itself(world, tmp_path):
+    facts = json.loads(passed(cli("export", world.source, "--quantize", "int8", "--json", cwd=tmp_path)).stdout)
+    assert facts["artifact"] == "source-plain-int8.safetensors"
+    assert facts["size_bytes"] == (tmp_path / facts["artifact"]).stat().st_size
+    assert facts["context"] == CONFIG.max_position
+
+
+def test_export_again_replaces_the_file(world, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"old")
+    passed(cli("export", world.source, "-o", path, cwd=tmp_path))
+    assert path.stat().st_size > 1000
+    assert contents(tmp_path).keys() == {path}
+
+
+def test_info(world, tmp_path):
+    text = passed(cli("info", world.engine, cwd=tmp_path)).stdout
+    assert "immediate:3: 3 loops, up to 3 at run time" in text
+    for target in ("engine", "onnx"):
+        about = json.loads(passed(cli("info", getattr(world, target), "--json", cwd=tmp_path)).stdout)
+        assert about["schedule"]["name"] == "immediate:3"
+        assert about["quantization"] == "int4"
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_run(world, target, tmp_path):
+    options = ["--prompt", "hello", "--max-tokens", 8, "--loops", 2, "--threads", 1]
+    result = passed(cli("run", getattr(world, target), *options, cwd=tmp_path))
+    assert result.stdout.endswith("\n")
+    *_, line = result.stderr.splitlines()
+    assert len(result.stderr.splitlines()) == 1
+    assert line.startswith(f"[{target}, 2 loops, 1 threads] prefill ")
+    for words in ("tokens/s, decode", "first token", "GB/s, peak memory"):
+        assert words in line
+
+
+def test_run_as_json_and_seeded(world, tmp_path):
+    options = ["--prompt", "hello", "--max-tokens", 8, "--temperature", 1, "--top-p", 0.9, "--json", "--seed"]
+    runs = [json.loads(passed(cli("run", world.engine, *options, s, cwd=tmp_path)).stdout) for s in (5, 5, 6)]
+    assert runs[0]["text"] == runs[1]["text"]
+    assert runs[0]["tokens"] == runs[1]["tokens"] != runs[2]["tokens"]
+    assert runs[0]["prompt_tokens"] == 5
+    assert runs[0]["generated_tokens"] == len(runs[0]["tokens"]) == 8
+    for key in ("prefill_tokens_per_s", "time_to_first_token_ms", "read_gbps", "peak_memory_bytes"):
+        assert runs[0][key] > 0
+
+
+def test_run_stops_where_the_context_is_full(world, tmp_path):
+    options = ["--prompt", "x" * 60, "--max-tokens", 100, "--json"]
+    facts = json.loads(passed(cli("run", world.onnx, *options, cwd=tmp_path)).stdout)
+    assert facts["prompt_tokens"] + facts["generated_tokens"] == CONTEXT
+
+
+def test_run_into_a_pipe_that_closes(world, tmp_path):
+    process = subprocess.Popen(
+        command("run", world.engine, "--prompt", "hello"),
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 141
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_verify(world, target, tmp_path):
+    options = ["--against", world.source, "--tokens", 48, "--json"]
+    result = passed(cli("verify", getattr(world, target), *options, cwd=tmp_path))
+    facts = json.loads(result.stdout)
+    assert facts["passed"]
+    assert facts["runtime"] == target
+    assert facts["loops"] == 3
+    assert facts["tokens"] == 48
+    assert facts["mean_kl"] < 0.01
+
+
+def test_verify_beyond_a_limit_is_exit_code_1(world, tmp_path):
+    options = ["--against", world.source, "--tokens", 16, "--loops", 1, "--max-kl", 0]
+    result = cli("verify", world.engine, *options, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stdout.startswith("FAIL: ")
+    assert result.stderr == ""
+
+
+def test_bench_and_report(world, tmp_path):
+    options = ["--threads", "1", "--loops", "1,2", "--prompt-tokens", 8, "--decode-tokens", 4, "--repetitions", 2]
+    result = passed(cli("bench", world.engine, world.onnx, *options, "--json", "out.json", cwd=tmp_path))
+    document = json.loads(result.stdout.splitlines()[-1])
+    assert document == json.loads((tmp_path / "out.json").read_text())
+    assert {"schema", "machine", "results"} <= document.keys()
+    assert len(document["results"]) == 2 * 2 * 3
+    for row in document["results"]:
+        assert row.keys() >= BENCH_KEYS
+    assert {row["phase"] for row in document["results"]} == {"load", "prefill", "decode"}
+    passed(cli("report", "out.json", "--html", "page.html", cwd=tmp_path))
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<html" in page
+    assert 'src="http' not in page
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+def cut(path, folder, share=0.5):
+    """A copy of a file's first part."""
+    short = folder / path.name
+    data = path.read_bytes()
+    short.write_bytes(data[: int(len(data) * share)])
+    return short
+
+
+def write_unsupported_gguf(path):
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for name, value in {"embedding_length": 256, "attention.head_count": 4, "block_count": 1}.items():
+        writer.add_uint32(f"llama.{name}", value)
+    writer.add_uint32("llama.feed_forward_length", 96)
+    kind = gguf.GGMLQuantizationType.Q6_K
+    writer.add_tensor("token_embd.weight", np.zeros((67, 210), np.uint8), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def changed_config(world, folder, **changes):
+    shutil.copytree(world.source, folder / "changed")
+    path = folder / "changed" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder / "changed"
+
+
+def pickled(folder):
+    (folder / "pickled").mkdir()
+    (folder / "pickled" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (folder / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    return folder / "pickled"
+
+
+def cut_source(world, folder):
+    shutil.copytree(world.source, folder / "cut")
+    cut(world.source / "model.safetensors", folder / "cut")
+    return folder / "cut"
+
+
+def other_source(folder):
+    return write_folder(folder / "other", random_model(CONFIG, seed=1))
+
+
+def prompt(*more):
+    return ["--prompt", "hello", *more]
+
+
+# name: (arguments of a world and an empty folder, words of the sentence)
+REFUSED_SOURCES = {
+    "missing": (lambda w, f: [f / "none.gguf"], "does not exist"),
+    "unknown preset": (lambda w, f: ["mobilellm-9b"], "does not exist"),
+    "truncated safetensors": (lambda w, f: [cut_source(w, f)], "damaged or cut short"),
+    "truncated GGUF": (lambda w, f: [cut(write_unsupported_gguf(f / "a.gguf"), f)], "damaged"),
+    "unsupported GGUF type": (lambda w, f: [write_unsupported_gguf(f / "a.gguf")], "has the type Q6_K"),
+    "heads": (lambda w, f: [changed_config(w, f, num_attention_heads=5)], "num_heads 5 is not a multiple"),
+    "pickle only": (lambda w, f: [pickled(f)], "holds only pickled weights (pytorch_model.bin)"),
+    "a pickle": (lambda w, f: [pickled(f) / "pytorch_model.bin"], "is a pickle"),
+    "an artifact": (lambda w, f: [w.engine], "is not a source"),
+    "loops 0": (lambda w, f: [w.source, "--loops", 0], "loops 0 is outside 1-1024"),
+    "loops 2000": (lambda w, f: [w.source, "--loops", 2000], "loops 2000 is outside 1-1024"),
+    "loops below 0": (lambda w, f: [w.source, "--loops", -1], "outside 1-1024"),
+    "loops and schedule": (lambda w, f: [w.source, "--loops", 2, "--schedule", "plain"], "give one of them"),
+    "unknown schedule": (lambda w, f: [w.source, "--schedule", "twice"], "the schedule 'twice' is not known"),
+    "range beyond": (lambda w, f: [w.source, "--schedule", "range:1-9:2:0.5"], "blocks 0-2"),
+    "missing schedule": (lambda w, f: [w.source, "--schedule", "none.json"], "cannot be read"),
+    "long context": (lambda w, f: [w.source, "--context", 129], "context 129 is outside 1-128"),
+    "context 0": (lambda w, f: [w.source, "--context", 0], "context 0 is outside 1-128"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_SOURCES)
+def test_export_refuses(world, name, tmp_path):
+    make, words = REFUSED_SOURCES[name]
+    (tmp_path / "in").mkdir()
+    arguments = make(world, tmp_path / "in")
+    before = contents(tmp_path)
+    refused(cli("export", *arguments, "--to", "engine", "-o", tmp_path / "out.safetensors", cwd=tmp_path), words)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_export_refuses_the_wrong_suffix(world, target, tmp_path):
+    result = cli("export", world.source, "--to", target, "-o", "model.bin", cwd=tmp_path)
+    refused(result, f"does not end in {FORMATS[target]}")
+    assert not contents(tmp_path)
+
+
+def test_export_refuses_a_missing_folder(world, tmp_path):
+    refused(cli("export", world.source, "-o", "nowhere/a.safetensors", cwd=tmp_path), "the folder nowhere does not")
+    assert not contents(tmp_path)
+
+
+REFUSED_ARTIFACTS = {
+    "missing": (lambda w, f: ["run", f / "none.pte", *prompt()], "does not exist"),
+    "missing, info": (lambda w, f: ["info", f / "none.onnx"], "does not exist"),
+    "missing, bench": (lambda w, f: ["bench", f / "none.safetensors"], "does not exist"),
+    "missing, verify": (lambda w, f: ["verify", f / "none.pte", "--against", w.source], "does not exist"),
+    "missing, report": (lambda w, f: ["report", f / "none.json"], "none.json"),
+    "a source": (lambda w, f: ["run", w.source / "model.safetensors", *prompt()], "a checkpoint and not an artifact"),
+    "suffix": (lambda w, f: ["run", w.source / "config.json", *prompt()], "has no known suffix"),
+    "loops 0": (lambda w, f: ["run", w.engine, *prompt("--loops", 0)], "loops 0 is outside 1-3"),
+    "loops 4": (lambda w, f: ["run", w.engine, *prompt("--loops", 4)], "loops 4 is outside 1-3"),
+    "loops 4, onnx": (lambda w, f: ["run", w.onnx, *prompt("--loops", 4)], "loops 4 is outside 1-3"),
+    "loops 0, bench": (lambda w, f: ["bench", w.engine, "--loops", "0"], "whole numbers from 1 to 1024"),
+    "loops 4, bench": (
+        lambda w, f: ["bench", w.engine, "--loops", "4", "--prompt-tokens", 8, "--decode-tokens", 4],
+        "loops 4 is outside 1-3",
+    ),
+    "context, bench": (lambda w, f: ["bench", w.engine, "--prompt-tokens", 61, "--decode-tokens", 4], "context of 64"),
+    "output, bench": (lambda w, f: ["bench", w.engine, "--json", "nowhere/out.json"], "the folder nowhere"),
+    "long prompt": (lambda w, f: ["run", w.engine, "--prompt", "x" * 65], "the prompt has 65 tokens"),
+    "long prompt, onnx": (lambda w, f: ["run", w.onnx, "--prompt", "x" * 64], "the context of"),
+    "empty prompt": (lambda w, f: ["run", w.engine, "--prompt", ""], "the prompt is empty"),
+    "no template": (lambda w, f: ["run", w.engine, *prompt("--chat")], "no chat template"),
+    "no tokens": (lambda w, f: ["run", w.engine, *prompt("--max-tokens", 0)], "max-tokens 0 is outside"),
+    "temperature": (lambda w, f: ["run", w.engine, *prompt("--temperature", "nan")], "temperature nan is outside"),
+    "threads": (lambda w, f: ["run", w.engine, *prompt("--threads", -1)], "threads -1 is below 0"),
+    "other source": (
+        lambda w, f: ["verify", w.engine, "--against", other_source(f)],
+        "give the source it was made from",
+    ),
+    "verify 1 token": (lambda w, f: ["verify", w.engine, "--against", w.source, "--tokens", 1], "tokens 1 is outside"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_ARTIFACTS)
+def test_an_artifact_is_refused(world, name, tmp_path):
+    make, words = REFUSED_ARTIFACTS[name]
+    (tmp_path / "in").mkdir()
+    arguments = make(world, tmp_path / "in")
+    before = contents(tmp_path)
+    refused(cli(*arguments, cwd=tmp_path), words)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+@pytest.mark.parametrize("target", FORMATS)
+def test_truncated_artifacts(world, target, share, tmp_path):
+    path = cut(getattr(world, target), tmp_path, share)
+    refused(cli("run", path, *prompt(), cwd=tmp_path), path.name)
+    assert contents(tmp_path).keys() == {path}
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_a_newer_format_version(world, target, tmp_path):
+    path = tmp_path / f"newer{FORMATS[target]}"
+    if target == "onnx":
+        model = onnx.load(world.onnx)
+        held = model.metadata_props[0]
+        held.value = held.value.replace('"format_version":1', '"format_version":2')
+        onnx.save(model, path)
+    else:  # the metadata lie in the file as JSON text: of the same length, nothing else need change
+        data = getattr(world, target).read_bytes()
+        changed = re.sub(rb'(\\?"format_version\\?":)1', rb"\g<1>2", data)
+        assert changed != data
+        path.write_bytes(changed)
+    refused(cli("info", path, cwd=tmp_path), "has format version 2")
+
+
+def full_disk():
+    """No file may grow beyond 16 KiB: the write fails as it does on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_a_full_disk(world, target, tmp_path):
+    options = ["--to", target, "-o", f"a{FORMATS[target]}"]
+    refused(cli("export", world.source, *options, cwd=tmp_path, preexec_fn=full_disk), "could not be written")
+    assert not contents(tmp_path)
+
+
+def test_usage_errors_are_exit_code_2(world, tmp_path):
+    for arguments in (["export"], ["run", world.engine], ["export", world.source, "--to", "tflite"], ["nonsense"]):
+        result = cli(*arguments, cwd=tmp_path)
+        assert result.returncode == 2
+        assert "Usage: " in result.stderr
+        assert "Traceback" not in result.stderr
+    assert not contents(tmp_path)
+
+
+# -- Ctrl-C ----------------------------------------------------------------------------------------
+
+
+def interrupted(process):
+    """Press Ctrl-C; returns what was still to come on stderr."""
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1] == "mobileloop: interrupted."
+
+
+def started(*arguments, cwd):
+    return subprocess.Popen(
+        command(*arguments), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+
+
+def test_interrupted_while_writing(world, tmp_path):
+    process = started("export", world.source, "--to", "executorch", "-o", "a.pte", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".*.part")):  # from here on it traces and lowers for seconds
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    interrupted(process)
+    assert not contents(tmp_path)
+
+
+def test_interrupted_while_reading(tmp_path):
+    process = started("export", "mobilellm-125m", "-o", "a.safetensors", cwd=tmp_path)
+    time.sleep(1.0)
+    assert process.poll() is None
+    interrupted(process)
+    assert not contents(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["engine", "onnx"])
+def test_interrupted_while_generating(target, tmp_path):
+    config = CONFIG.model_copy(update={"max_position": 1 << 15, "intermediate_size": 2048})
+    source = add_tokenizer(write_folder(tmp_path / "source", random_model(config)))
+    path = tmp_path / f"long{FORMATS[target]}"
+    passed(cli("export", source, "--to", target, "--context", 1 << 15, "-o", path, cwd=tmp_path))
+    before = contents(tmp_path)
+    process = started("run", path, "--prompt", "hello", "--max-tokens", 1 << 15, cwd=tmp_path)
+    assert process.stdout.read(1)
+    interrupted(process)
+    assert contents(tmp_path) == before

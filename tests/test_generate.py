@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from mobileloop.generate import Generation, Sampler, generate
+
+
+class Counting:
+    """A session whose likeliest token is the one after the last."""
+
+    def __init__(self, vocab=10):
+        self.vocab, self.seen = vocab, []
+
+    def prefill(self, tokens):
+        self.seen += tokens
+        logits = np.zeros(self.vocab, np.float32)
+        logits[(self.seen[-1] + 1) % self.vocab] = 5
+        return logits
+
+    def decode(self, token):
+        return self.prefill([token])
+
+
+def run(max_tokens, end=None, prompt=(1, 2)):
+    session, shown = Counting(), []
+    result = generate(session, list(prompt), max_tokens, Sampler(), lambda token: token == end, shown.append)
+    return session, shown, result
+
+
+def test_generates_until_the_most_tokens():
+    session, shown, result = run(4)
+    assert result.tokens == shown == [3, 4, 5, 6]
+    assert session.seen == [1, 2, 3, 4, 5]  # the last token is not run
+    assert result.prompt_tokens == 2
+    assert len(result.decode_ms) == 3
+    assert result.prefill_tokens_per_s > 0
+    assert result.decode_tokens_per_s > 0
+
+
+def test_an_end_token_ends_and_is_left_out():
+    _, shown, result = run(9, end=6)
+    assert result.tokens == shown == [3, 4, 5]
+    _, shown, result = run(9, end=3)
+    assert result.tokens == shown == []
+    assert result.decode_tokens_per_s is None
+
+
+def test_one_token_needs_no_decode():
+    session, _, result = run(1)
+    assert result.tokens == [3]
+    assert session.seen == [1, 2]
+
+
+def test_rates():
+    result = Generation(prompt_tokens=20, prefill_ms=10, decode_ms=[1, 2, 100])
+    assert result.prefill_tokens_per_s == 2000
+    assert result.decode_tokens_per_s == 500  # of the median
+
+
+LOGITS = np.log(np.array([0.1, 0.5, 0.05, 0.35], np.float32))
+
+
+def picks(count=4000, **options):
+    sampler = Sampler(**options)
+    return [sampler.pick(LOGITS) for _ in range(count)]
+
+
+def test_temperature_0_is_greedy():
+    assert set(picks(50)) == {1}
+    assert set(picks(50, temperature=0.0, top_p=0.1, seed=7)) == {1}
+
+
+def test_a_seed_repeats():
+    assert picks(50, temperature=1.0, seed=1) == picks(50, temperature=1.0, seed=1)
+    assert picks(50, temperature=1.0, seed=1) != picks(50, temperature=1.0, seed=2)
+
+
+def test_sampling_follows_the_probabilities():
+    found = np.bincount(picks(temperature=1.0), minlength=4) / 4000
+    assert np.abs(found - np.exp(LOGITS)).max() < 0.05
+    cold = np.exp(LOGITS / 0.5)
+    found = np.bincount(picks(temperature=0.5), minlength=4) / 4000
+    assert np.abs(found - cold / cold.sum()).max() < 0.05
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.4, {1}), (0.5, {1, 3}), (0.84, {1, 3}), (0.94, {0, 1, 3})])
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
+    # float32 logarithms of 0.5 give a little less than 0.5 back, so the second token is still needed there
+    if top_p == 0.5 and float(np.exp(LOGITS.astype(np.float64))[1]) >= 0.5:
+        kept = {1}
+    assert set(picks(400, temperature=1.0, top_p=top_p)) == kept
+
+
+def test_huge_logits_do_not_overflow():
+    sampler = Sampler(temperature=0.01)
+    assert sampler.pick(np.array([3e38, -3e38, 0], np.float32)) == 0
