@@ -3,6 +3,9 @@
 #include <mutex>
 #include <vector>
 
+#if defined(ML_HAVE_AVXVNNI)
+#include <cpuid.h>
+#endif
 #if defined(ML_HAVE_NEON)
 #include <sys/auxv.h>
 #endif
@@ -13,11 +16,22 @@
 namespace ml {
 namespace {
 
+#if defined(ML_HAVE_AVXVNNI)
+bool has_avxvnni() { // CPUID leaf 7, sub-leaf 1, EAX bit 4; compilers learnt its name late
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)) != 0;
+}
+#endif
+
 std::vector<const Kernels *> runnable() { // best first
     std::vector<const Kernels *> sets;
 #if defined(ML_HAVE_AVX2)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+#if defined(ML_HAVE_AVXVNNI)
+        if (has_avxvnni()) sets.push_back(&avxvnni_kernels());
+#endif
         sets.push_back(&avx2_kernels());
+    }
 #endif
 #if defined(ML_HAVE_NEON)
     constexpr unsigned long kDotprod = 1ul << 20; // HWCAP_ASIMDDP of the arm64 Linux interface

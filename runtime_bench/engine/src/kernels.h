@@ -60,6 +60,9 @@ const Kernels &scalar_kernels();
 #if defined(ML_HAVE_AVX2)
 const Kernels &avx2_kernels();
 #endif
+#if defined(ML_HAVE_AVXVNNI)
+const Kernels &avxvnni_kernels();
+#endif
 #if defined(ML_HAVE_NEON)
 const Kernels &neon_kernels();
 const Kernels &dotprod_kernels();
