@@ -27,19 +27,34 @@ _MAX_TOKENS_PER_CALL = 128  # as exported
 
 
 @cache
+def _bindings() -> Any:
+    """ExecuTorch's C++ bindings.
+
+    Not its `executorch.runtime`, whose import reads the whole exporter and takes four seconds more. The bindings are
+    private, which is one reason why the version is pinned.
+
+    Raises:
+        MobileloopError: where executorch is not installed.
+    """
+    try:
+        with quiet_imports():
+            import executorch.extension.pybindings._C as bindings
+            import torch  # noqa: F401  (tensors of the bindings)
+    except ImportError:
+        raise MobileloopError(
+            "opening a .pte needs executorch; install it with: pip install 'mobileloop[executorch]'."
+        ) from None
+    return bindings
+
+
+@cache
 def operators() -> ctypes.CDLL:
     """Load the operator library, which registers the operators with ExecuTorch's runtime.
 
     Raises:
         MobileloopError: where executorch is not installed, or the package was built without it.
     """
-    try:
-        with quiet_imports():
-            import executorch.runtime  # noqa: F401  (the runtime must be there first)
-    except ImportError:
-        raise MobileloopError(
-            "opening a .pte needs executorch; install it with: pip install 'mobileloop[executorch]'."
-        ) from None
+    _bindings()  # the runtime must be there first
     native.library()
     path = native.library_folder() / OPERATORS
     if not path.is_file():
@@ -78,18 +93,19 @@ class ExecutorchSession(Session):
         """Map the program and load its metadata; the methods load when they are first called."""
         _check_size(path)
         self._operators = operators()
-        from executorch.runtime import Runtime
-
+        bindings = _bindings()
         try:
             with muted_stderr():
-                self._program: Any = Runtime.get().load_program(path)
-                names = self._program.method_names
+                checks = bindings.Verification.InternalConsistency
+                self._program: Any = bindings._load_program(str(path), program_verification=checks)
+                names = {self._program.get_method_name(i) for i in range(self._program.num_methods())}
         except Exception as error:  # the runtime raises RuntimeError with an error number
             raise MobileloopError(
                 f"{path} is damaged or not an ExecuTorch program ({error}); export it again."
             ) from None
-        if not {"forward", "step", "mobileloop_metadata"} <= set(names):
+        if not {"forward", "step", "mobileloop_metadata"} <= names:
             raise MobileloopError(f"{path} was not exported by mobileloop, so it says nothing about its model.")
+        self._methods: dict[str, Any] = {}
         super().__init__(path, self._read_info(path), threads, loops)
         self._operators.mobileloop_executorch_set_threads(self.threads)
         self._method: str | None = None  # that the sequence so far ran through
@@ -111,7 +127,9 @@ class ExecutorchSession(Session):
     def _call(self, method: str, arguments: tuple[Tensor, ...]) -> Tensor:
         try:
             with muted_stderr():
-                result: Tensor = self._program.load_method(method).execute(arguments)[0]
+                if method not in self._methods:
+                    self._methods[method] = self._program.load_method(method)
+                result: Tensor = self._methods[method](arguments)[0]
         except RuntimeError as error:
             reason = self._operators.mobileloop_executorch_last_error().decode() or str(error)
             raise MobileloopError(f"the program failed: {reason}.") from None
