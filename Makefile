@@ -4,12 +4,15 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-CXX ?= c++
+ifeq ($(origin CXX),default) # make knows g++ by itself
+CXX := c++
+endif
 BIN := $(VENV)/bin
 MODEL := demo/SmolLM2-135M-Instruct.Q4_1.gguf
 ENGINE_SOURCES := $(shell find runtime_bench/engine -name '*.cpp' -o -name '*.h' -o -name CMakeLists.txt)
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help demo test setup tools check lint types pytest format clean
 
 help:
@@ -28,12 +31,12 @@ setup: tools $(VENV)/.ready
 
 # One sentence for each thing that is missing, before anything is downloaded.
 tools:
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.10 to 3.13 is missing; install it, or name one: make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -c "" 2>/dev/null || { echo "$(PYTHON) is missing or does not start; Python 3.10 to 3.13 is needed, name one: make PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is $$($(PYTHON) -V | cut -d" " -f2); name another: make PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
-	@command -v $(CXX) >/dev/null || { echo "a C++17 compiler is missing ($(CXX)); on Debian and Ubuntu: apt-get install g++"; exit 2; }
-	@echo 'int main() {}' | $(CXX) -std=c++17 -x c++ - -o /dev/null 2>/dev/null || { echo "$(CXX) cannot compile C++17; install GCC 9 or newer, or name another: make CXX=g++-12"; exit 2; }
+	@command -v $(firstword $(CXX)) >/dev/null || { echo "a C++17 compiler is missing ($(CXX)); on Debian and Ubuntu: apt-get install g++"; exit 2; }
+	@printf '#include <optional>\nint main() { if constexpr (true) return 0; }\n' | $(CXX) -std=c++17 -x c++ - -o /dev/null 2>/dev/null || { echo "$(CXX) cannot compile C++17; install GCC 9 or newer, or name another: make CXX=g++-12"; exit 2; }
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
@@ -54,25 +57,25 @@ $(VENV)/.executorch: $(VENV)/.torch
 
 $(VENV)/.ready: pyproject.toml $(ENGINE_SOURCES) | $(VENV)/.executorch
 	@echo "building the engine and installing mobileloop ..."
-	@CXX=$(CXX) $(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -e ".[torch,executorch,onnx,bench,dev]"
+	@CXX="$(CXX)" $(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -e ".[torch,executorch,onnx,bench,dev]"
 	@touch $@
 
-$(MODEL):
+$(MODEL): | setup
 	@mkdir -p $(dir $@)
 	@$(BIN)/mobileloop fetch -o $@
 
-lint:
+lint: | setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/clang-format --dry-run -Werror $$(find runtime_bench/engine -name '*.cpp' -o -name '*.h')
 
-types:
+types: | setup
 	@$(BIN)/mypy
 
-pytest:
-	@CXX=$(CXX) $(BIN)/python -m pytest $(PYTEST_ARGS)
+pytest: | setup
+	@CXX="$(CXX)" $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-format:
+format: | setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 	@$(BIN)/clang-format -i $$(find runtime_bench/engine -name '*.cpp' -o -name '*.h')
 

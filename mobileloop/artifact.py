@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,7 +29,7 @@ class Costs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    block_bytes: tuple[int, ...]
+    block_bytes: tuple[Annotated[int, Field(ge=0)], ...]
     head_bytes: int = Field(ge=0)
     embedding_row_bytes: int = Field(ge=0)
     weight_bytes: int = Field(ge=0)
@@ -43,13 +43,13 @@ class ArtifactInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int
+    format_version: int = Field(ge=1, strict=True)
     tool_version: str
     config: ModelConfig
     schedule: Schedule
     quantization: str
     context: int = Field(gt=0, le=1 << 20)
-    kv_bits: int = 16
+    kv_bits: int = Field(default=16, strict=True)
     source: str
     source_sha256: str
     costs: Costs
@@ -143,6 +143,8 @@ def runtime_of(path: str | Path) -> str:
         MobileloopError: for a missing file or another suffix.
     """
     path = Path(path)
+    if path.is_dir():
+        raise MobileloopError(f"{path} is a folder; artifacts are files that end in {', '.join(RUNTIME_OF_SUFFIX)}.")
     runtime = RUNTIME_OF_SUFFIX.get(path.suffix)
     if runtime is None:
         known = ", ".join(RUNTIME_OF_SUFFIX)
@@ -163,6 +165,14 @@ def check_tokens(info: ArtifactInfo, position: int, count: int) -> None:
         )
 
 
+def check_output(path: Path) -> None:
+    """Raise MobileloopError, before any work, where `path` cannot become a file."""
+    if not path.parent.is_dir():
+        raise MobileloopError(f"the folder {path.parent} does not exist; create it or choose another output.")
+    if path.exists() and not path.is_file():
+        raise MobileloopError(f"{path} is a folder or a device, not a file; choose another output.")
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
@@ -171,8 +181,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         MobileloopError: where the folder is missing or the disk refuses (full, read-only).
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise MobileloopError(f"the folder {path.parent} does not exist; create it or choose another output.")
+    check_output(path)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(handle)
@@ -184,6 +193,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
         raise MobileloopError(

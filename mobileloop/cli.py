@@ -35,6 +35,9 @@ class _Commands(TyperGroup):
         except MobileloopError as error:
             typer.echo(f"mobileloop: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
+        except MemoryError:
+            typer.echo("mobileloop: this machine ran out of memory; use a smaller model or --context.", err=True)
+            raise typer.Exit(2) from None
         except (KeyboardInterrupt, typer.Abort):
             typer.echo("\nmobileloop: interrupted.", err=True)
             raise typer.Exit(130) from None

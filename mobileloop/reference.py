@@ -1,6 +1,6 @@
 """The PyTorch reference: slow, obvious, float32, and the truth for every runtime.
 
-One KV slot per application (systems.md, cross-cutting contract 1): applying a block twice makes two sets of keys
+One KV slot per application (docs/loop-operator.md): applying a block twice makes two sets of keys
 and values, and a cached decode must read back the set of its own application.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from jinja2.exceptions import SecurityError, TemplateError
@@ -13,17 +14,39 @@ from tokenizers.decoders import DecodeStream
 from mobileloop.errors import MobileloopError
 from mobileloop.model import TokenizerSpec
 
+# What makes long texts out of short ones: padding, formatting and repeating. Chat templates need none of it.
+_WIDENING_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"}
+_WIDENING_FILTERS = ("center", "format", "indent", "wordwrap", "filesizeformat")
+
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """No access to Python, and no single operator that asks for endless memory or time."""
+    """Runs an artifact's chat template: no access to Python, and no operation that makes huge texts at once.
 
-    intercepted_binops = frozenset(["*", "**"])
+    Nested loops can still take long; Ctrl-C ends them.
+    """
+
+    intercepted_binops = frozenset(["*", "**", "%"])
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        for name in _WIDENING_FILTERS:
+            self.filters.pop(name, None)
+        self.globals["raise_exception"] = _refuse
+        self.globals["strftime_now"] = lambda form: datetime.now().strftime(form[:64])
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Refuse powers, and repeating a text or list."""
+        """Refuse powers, and anything but numbers for the others."""
         if operator == "**" or not all(isinstance(value, (int, float)) for value in (left, right)):
             raise SecurityError(f"the operator {operator} is not allowed here")
         return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Refuse methods that widen a text."""
+        return attr not in _WIDENING_METHODS and super().is_safe_attribute(obj, attr, value)
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
 
 
 class Tokenizer:
@@ -65,14 +88,12 @@ class Tokenizer:
         if not self.spec.chat_template:
             raise MobileloopError("this artifact carries no chat template; run it without --chat.")
 
-        def refuse(message: str) -> None:
-            raise TemplateError(message)
-
         messages = [{"role": "user", "content": prompt}]
-        if system is not None and "system" in self.spec.chat_template:
+        if system is not None:
+            if "system" not in self.spec.chat_template:
+                raise MobileloopError("this artifact's chat template has no system message; run it without --system.")
             messages.insert(0, {"role": "system", "content": system})
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = refuse
+        environment = _Sandbox()
         try:
             text = environment.from_string(self.spec.chat_template).render(
                 messages=messages,

@@ -105,8 +105,9 @@ def compare(
         progress("artifact", (start + window / 2) / len(tokens))
         session.reset()
         got = torch.from_numpy(_both_phases(session, piece))
-        if not bool(torch.isfinite(got).all()):
-            raise MobileloopError(f"{session.path} gives logits that are not finite; export it again.")
+        for name, logits in ((str(session.path), got), (f"the reference of {checkpoint.source}", expected)):
+            if not bool(torch.isfinite(logits).all()):
+                raise MobileloopError(f"{name} gives logits that are not finite numbers; check the checkpoint.")
         largest = max(largest, float((expected - got).abs().max()))
         p, q = expected.double().log_softmax(-1), got.double().log_softmax(-1)
         targets = torch.tensor(tokens[start + 1 : start + 1 + len(piece)])
@@ -125,14 +126,25 @@ def compare(
         mean_kl=max(0.0, divergence / count),
         top1_agreement=agreed / count,
         max_abs_logit_difference=largest,
-        artifact_perplexity=math.exp(artifact_loss / predicted),
-        reference_perplexity=math.exp(reference_loss / predicted),
+        artifact_perplexity=_perplexity(artifact_loss / predicted),
+        reference_perplexity=_perplexity(reference_loss / predicted),
     )
 
 
+def _perplexity(loss: float) -> float:
+    """exp(loss), bounded where a float ends, since JSON has no infinity."""
+    return math.exp(min(loss, 700.0))
+
+
 def _both_phases(session: Session, tokens: Sequence[int]) -> NDArray[np.float32]:
-    """Logits of all tokens, the first half by prefill and the rest one by one, so that both paths are compared."""
+    """Logits of all tokens by every path a session has, for a session that was just reset.
+
+    The first half is run for all its logits, then again as the prefill that generation uses, whose one row replaces
+    the last of them; the rest is decoded token by token behind that.
+    """
     half = max(1, len(tokens) // 2)
-    pieces = [session.logits(tokens[:half])]
-    pieces += [session.decode(token)[None] for token in tokens[half:]]
-    return np.concatenate(pieces)
+    whole = session.logits(tokens[:half])
+    session.reset()
+    prefilled = session.prefill(tokens[:half])[None]
+    decoded = [session.decode(token)[None] for token in tokens[half:]]
+    return np.concatenate([whole[:-1], prefilled, *decoded])

@@ -37,6 +37,9 @@ class Changed:
     def logits(self, tokens):
         return self._change(self._session.logits(tokens))
 
+    def prefill(self, tokens):
+        return self._change(self._session.prefill(tokens))
+
     def decode(self, token):
         return self._change(self._session.decode(token))
 

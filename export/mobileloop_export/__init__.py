@@ -42,6 +42,6 @@ def exporter(target: str) -> Exporter:
             from mobileloop_export.onnx import write
     except ModuleNotFoundError as error:
         raise MobileloopError(
-            f"exporting to {target} needs {error.name}; install it with: pip install 'mobileloop[{target}]'."
+            f"exporting to {target} needs {error.name}; install it with: pip install '.[{target}]'."
         ) from None
     return write

@@ -62,6 +62,16 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def refuse_unused(where: Path, names: set[str]) -> None:
+    """Raise MobileloopError where a source holds weights that no block would use: the model would be another one."""
+    if names:
+        first = sorted(names)[0]
+        raise MobileloopError(
+            f"{where} holds the tensor {first} and {len(names) - 1} more that this model has no place for "
+            "(biases, or a block of another kind); it is not a model that mobileloop can run."
+        )
+
+
 def load_folder(folder: Path) -> Checkpoint:
     """Load a checkpoint folder.
 
@@ -86,6 +96,12 @@ def load_folder(folder: Path) -> Checkpoint:
         if key not in stored:
             raise MobileloopError(f"{folder} lacks the tensor {key}; the download may be incomplete.")
         tensors[name] = stored[key]
+    used = {family.tensor_name(name) for name in config.tensor_shapes()}
+    # A tied head is often stored a second time, and old files hold the rotary frequencies.
+    extra = {family.tensor_name("head")} if config.tie_embeddings else set()
+    refuse_unused(
+        folder, {key for key in stored if key not in used | extra and not key.endswith("rotary_emb.inv_freq")}
+    )
     digest = hashlib.sha256("".join(file_sha256(path) for path in shards).encode()).hexdigest()
     return Checkpoint(
         config=config,

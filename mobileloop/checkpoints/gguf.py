@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileloop.checkpoints.folder import file_sha256
+from mobileloop.checkpoints.folder import file_sha256, refuse_unused
 from mobileloop.checkpoints.vocabulary import byte_level_tokenizer, scored_tokenizer
 from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError, validated
@@ -88,6 +88,8 @@ def _load(path: Path) -> Checkpoint:
         elif name.endswith(".k_proj"):
             tensor = _half_split(tensor, config.num_kv_heads)
         tensors[name] = tensor
+    unused = set(stored) - {_stored_name(name) for name in config.tensor_shapes()}
+    refuse_unused(path, unused)
     with _damage_named(path, "the tokenizer"):
         tokenizer = _tokenizer(path, value)
     return Checkpoint(

@@ -109,4 +109,8 @@ def sentencepiece_tokenizer(path: Path) -> str:
     tokens = [model.IdToPiece(i) for i in range(size)]
     scores = [model.GetScore(i) for i in range(size)]
     types = [CONTROL if model.IsControl(i) else 1 for i in range(size)]
+    if any(score != int(score) for score in scores):  # BPE scores are ranks, unigram scores are log-probabilities
+        raise MobileloopError(
+            f"{path} is a unigram model, and only BPE is supported; give the folder a tokenizer.json."
+        )
     return scored_tokenizer(tokens, scores, types, tokens[model.unk_id()])

@@ -21,7 +21,7 @@ def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where the model, the artifacts and the report go.")] = Path(
         "demo"
     ),
-    repetitions: Annotated[int, typer.Option("--repetitions", help="Rounds of the measurement.")] = 5,
+    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Rounds of the measurement.")] = 5,
 ) -> None:
     """Fetch SmolLM2-135M-Instruct, export it three ways, let each answer a question, measure, report.
 

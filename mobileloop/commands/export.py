@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import progress_bar
+from mobileloop.commands.options import check_range, progress_bar
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def export(
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --to executorch --schedule range:12-17:2:0.5 -o damped.pte
       mobileloop export mobilellm-350m-ls --loops 4 --to engine -o random-350m.safetensors
     """
-    from mobileloop.artifact import ArtifactInfo, written_whole
+    from mobileloop.artifact import ArtifactInfo, check_output, written_whole
     from mobileloop.checkpoints import load_checkpoint
     from mobileloop.quant.packed import PackedModel
     from mobileloop_export import FORMATS, exporter
@@ -85,6 +85,9 @@ def export(
         raise MobileloopError(
             f"{output} does not end in {suffix}, the suffix of {to.value} artifacts; rename the output."
         )
+    if output is not None:
+        check_output(output)
+    check_range("seed", seed, 0, 2**63 - 1)
     write = exporter(to.value)
     with progress_bar("export") as progress:
         progress("reading the source", 0.0)

@@ -32,9 +32,10 @@ def fetch(
     import tempfile
     import zipfile
 
-    from mobileloop.artifact import written_whole
+    from mobileloop.artifact import check_output, written_whole
     from mobileloop.checkpoints.folder import file_sha256
 
+    check_output(output)
     if output.is_file() and file_sha256(output) == _SHA256:
         typer.echo(f"{output} is there already.")
         return

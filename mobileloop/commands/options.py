@@ -45,4 +45,4 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raise MobileloopError where an option lies outside its range."""
     if not low <= value <= high:
-        raise MobileloopError(f"{name} {value:g} is outside {low:g}-{high:g}; choose a value in that range.")
+        raise MobileloopError(f"{name} {value} is outside {low}-{high}; choose a value in that range.")

@@ -30,7 +30,7 @@ def report(
         from mobileloop_bench.report import report as write_report
     except ImportError as error:
         raise MobileloopError(
-            f"the report needs a package that is not installed ({error.name}); run pip install 'mobileloop[bench]'."
+            f"the report needs a package that is not installed ({error.name}); run pip install '.[bench]'."
         ) from None
     write_report(results, html)
     typer.echo(f"Wrote {html}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,6 +62,8 @@ def run(
             "tokenizer to generate text."
         )
     tokenizer = Tokenizer(session.info.tokenizer)
+    if system is not None and chat is False:
+        raise MobileloopError("--system is part of a chat; leave --no-chat out, or --system.")
     ids = _encode(tokenizer, prompt, chat, system)
     room = session.info.context - len(ids)
     if room < 1:
@@ -91,6 +94,10 @@ def run(
 
 
 def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | None) -> list[int]:
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise MobileloopError("the prompt is not UTF-8 text; set a UTF-8 locale, such as LC_ALL=C.UTF-8.") from None
     use_chat = chat if chat is not None else tokenizer.spec.chat_template is not None
     ids = tokenizer.chat(prompt, system) if use_chat else tokenizer.encode(prompt)
     if not ids:
@@ -100,11 +107,9 @@ def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | 
 
 def _facts(session: Session, result: Generation) -> dict[str, object]:
     """Statistics of a run; an unknown figure is None."""
-    import resource
-
     rate = result.decode_tokens_per_s
     middle = result.prompt_tokens + len(result.tokens) // 2
-    per_token = session.info.unique_bytes() + session.info.kv_bytes(middle, session.loops)
+    per_token = session.info.unique_bytes() + session.info.kv_bytes(middle, session.requested_loops)
     return {
         "runtime": session.runtime,
         "details": session.details(),
@@ -116,8 +121,18 @@ def _facts(session: Session, result: Generation) -> dict[str, object]:
         "decode_tokens_per_s": rate,
         "time_to_first_token_ms": result.prefill_ms,
         "read_gbps": per_token * rate / 1e9 if rate else None,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": _peak_memory_bytes(),
     }
+
+
+def _peak_memory_bytes() -> int | None:
+    """High-water mark of this process's resident memory; ru_maxrss would carry that of the parent over."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", text, re.M)
+    return int(found[1]) * 1024 if found else None
 
 
 def _line(facts: dict[str, object]) -> str:
@@ -125,8 +140,11 @@ def _line(facts: dict[str, object]) -> str:
         value = facts[key]
         return "unknown" if value is None else form.format(float(value) * scale)  # type: ignore[arg-type]
 
+    def counted(what: str) -> str:
+        return f"{facts[what + 's']} {what}{'' if facts[what + 's'] == 1 else 's'}"
+
     return (
-        f"[{facts['runtime']}, {facts['loops']} loops, {facts['threads']} threads] "
+        f"[{facts['runtime']}, {counted('loop')}, {counted('thread')}] "
         f"prefill {figure('prefill_tokens_per_s', '{:.1f}')} tokens/s, "
         f"decode {figure('decode_tokens_per_s', '{:.1f}')} tokens/s, "
         f"first token {figure('time_to_first_token_ms', '{:.0f}')} ms, "

@@ -35,10 +35,15 @@ def verify(
       mobileloop verify looped.pte --against SmolLM2-135M-Instruct.Q4_1.gguf --loops 2 --json
     """
     check_range("tokens", tokens, 2, 1 << 20)
+    check_range("seed", seed, 0, 2**63 - 1)
+    if max_kl is not None:
+        check_range("max-kl", max_kl, 0, 1000)
+    if min_top1 is not None:
+        check_range("min-top1", min_top1, 0, 1)
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise MobileloopError("verify needs PyTorch; install it with: pip install 'mobileloop[torch]'.") from None
+        raise MobileloopError("verify needs PyTorch; install it with: pip install '.[torch]'.") from None
     from mobileloop.checkpoints import load_checkpoint
     from mobileloop.runtimes import open_session
     from mobileloop.verify import (

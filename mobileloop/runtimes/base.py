@@ -14,11 +14,18 @@ from mobileloop.artifact import ArtifactInfo, check_tokens
 from mobileloop.errors import MobileloopError
 
 F32 = NDArray[np.float32]
+MAX_THREADS = 256  # the engine's bound
 
 
 def available_threads() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_threads(threads: int) -> None:
+    """Raise MobileloopError where no runtime would take this number of threads; 0 is every core."""
+    if not 0 <= threads <= MAX_THREADS:
+        raise MobileloopError(f"threads {threads} is outside 0-{MAX_THREADS}; use 0 for all cores.")
 
 
 class Session(ABC):
@@ -31,8 +38,7 @@ class Session(ABC):
     runtime: str
 
     def __init__(self, path: Path, info: ArtifactInfo, threads: int, loops: int | None) -> None:
-        if threads < 0:
-            raise MobileloopError(f"threads {threads} is below 0; use 0 for all cores.")
+        check_threads(threads)
         info.schedule.check_loops(loops)
         self.path = path
         self.info = info

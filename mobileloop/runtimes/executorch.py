@@ -42,7 +42,7 @@ def _bindings() -> Any:
             import torch  # noqa: F401  (tensors of the bindings)
     except ImportError:
         raise MobileloopError(
-            "opening a .pte needs executorch; install it with: pip install 'mobileloop[executorch]'."
+            "opening a .pte needs executorch; install it with: pip install '.[executorch]'."
         ) from None
     return bindings
 
@@ -110,6 +110,11 @@ class ExecutorchSession(Session):
         self._operators.mobileloop_executorch_set_threads(self.threads)
         self._method: str | None = None  # that the sequence so far ran through
 
+    def close(self) -> None:
+        """Give the program, its arena and its mapping back."""
+        self._methods.clear()
+        self._program = None
+
     def details(self) -> dict[str, str]:
         """Versions and kernels."""
         from importlib.metadata import version
@@ -125,6 +130,8 @@ class ExecutorchSession(Session):
         return ArtifactInfo.parse(data, str(path))
 
     def _call(self, method: str, arguments: tuple[Tensor, ...]) -> Tensor:
+        if self._program is None:
+            raise MobileloopError(f"the session of {self.path} was closed; open it again.")
         try:
             with muted_stderr():
                 if method not in self._methods:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
-from mobileloop.runtimes.base import F32, Session, available_threads
+from mobileloop.runtimes.base import F32, Session, available_threads, check_threads
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -47,7 +47,8 @@ class OnnxSession(Session):
         Raises:
             MobileloopError: where onnxruntime is missing, the file is no artifact, or an argument is out of bounds.
         """
-        model = _load(path, max(threads, 0) or available_threads())
+        check_threads(threads)
+        model = _load(path, threads or available_threads())
         super().__init__(path, _info(model, path), threads, loops)
         self._model: InferenceSession | None = model
         self._providers = ", ".join(model.get_providers())
@@ -113,7 +114,7 @@ def _onnxruntime() -> Any:
         import onnxruntime
     except ModuleNotFoundError:
         raise MobileloopError(
-            "running an .onnx artifact needs onnxruntime; install it with: pip install 'mobileloop[onnx]'."
+            "running an .onnx artifact needs onnxruntime; install it with: pip install '.[onnx]'."
         ) from None
     return onnxruntime
 

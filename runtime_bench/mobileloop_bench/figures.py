@@ -131,7 +131,7 @@ def _decode_records(row: Result) -> list[dict[str, Any]]:
 
 
 def _bar_name(row: Result) -> str:
-    share = "" if row.ceiling_share is None else f", {100 * row.ceiling_share:.0f}% of ceiling"
+    share = "" if row.ceiling_share is None else f", {100 * row.ceiling_share:.0f}%"
     return f"{row.artifact}, {counted(row.loops, 'loop')}: {figure(row.read_gbps, 'GB/s')}{share}"
 
 

@@ -123,7 +123,7 @@ class _Sessions:
 
 def open_configuration(configuration: Configuration) -> Session:
     """A new session of a configuration."""
-    path, threads, loops = configuration.artifact.path, configuration.threads, configuration.loops
+    path, threads, loops = configuration.artifact.path, configuration.threads, configuration.requested_loops
     return runtimes.open_session(path, threads=threads, loops=loops)
 
 

@@ -53,7 +53,7 @@ class Request(BaseModel):
     path: str
     runtime: str
     threads: int
-    loops: int
+    loops: int | None
     prompt_tokens: int
 
 
@@ -63,14 +63,15 @@ def measure_memory(plan: Plan) -> dict[tuple[str, int], Memory]:
     try:
         for one in plan.configurations:
             if (one.artifact.label, one.loops) not in found:
-                memory = _in_child(one.artifact, one.loops, plan.settings.threads, plan.settings.prompt_tokens)
+                settings = plan.settings
+                memory = _in_child(one.artifact, one.requested_loops, settings.threads, settings.prompt_tokens)
                 found[one.artifact.label, one.loops] = memory
     except KeyboardInterrupt:
         pass
     return found
 
 
-def _in_child(artifact: Artifact, loops: int, threads: Sequence[int], prompt_tokens: int) -> Memory:
+def _in_child(artifact: Artifact, loops: int | None, threads: Sequence[int], prompt_tokens: int) -> Memory:
     request = Request(
         path=str(artifact.path.resolve()),
         runtime=artifact.runtime,

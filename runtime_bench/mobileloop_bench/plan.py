@@ -43,11 +43,15 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Configuration:
-    """One artifact with one thread count and one loop count."""
+    """One artifact with one thread count and one loop count.
+
+    `loops` is what is shown; `requested_loops` is what the session is asked for, None for each stage's own count.
+    """
 
     artifact: Artifact
     threads: int
     loops: int
+    requested_loops: int | None
 
     def __str__(self) -> str:
         loops = f"{self.loops} loop{'s' if self.loops > 1 else ''}"
@@ -128,11 +132,13 @@ def make_plan(artifacts: Sequence[Artifact], settings: Settings) -> Plan:
     configurations, skipped = [], []
     for artifact in artifacts:
         schedule = artifact.info.schedule
-        for loops in settings.loops or [schedule.default_loops]:
+        asked: list[int | None] = [*settings.loops] if settings.loops else [None]
+        for requested in asked:
+            loops = schedule.default_loops if requested is None else requested
             for threads in settings.threads:
-                configuration = Configuration(artifact, threads, loops)
+                configuration = Configuration(artifact, threads, loops, requested)
                 try:
-                    schedule.check_loops(loops)
+                    schedule.check_loops(requested)
                 except MobileloopError as error:
                     skipped.append(Skipped(configuration, str(error).rstrip(".")))
                 else:

@@ -103,7 +103,7 @@ def kv_bytes(one: Configuration, phase: Phase, prompt_tokens: int, decode_tokens
     if phase == "load" or not _runs(one):
         return None
     position = prompt_tokens - 1 if phase == "prefill" else prompt_tokens + decode_tokens // 2
-    return one.artifact.info.kv_bytes(position, one.loops)
+    return one.artifact.info.kv_bytes(position, one.requested_loops)
 
 
 def _runs(one: Configuration) -> bool:
@@ -114,7 +114,8 @@ def _bytes_of(one: Configuration, kind: str) -> int | None:
     if not _runs(one):
         return None
     info = one.artifact.info
-    return info.executed_bytes(one.loops) if kind == "executed" else info.activation_bytes(one.loops)
+    loops = one.requested_loops
+    return info.executed_bytes(loops) if kind == "executed" else info.activation_bytes(loops)
 
 
 def _gbps(weights: int | None, kv: int | None, median_ms: float | None) -> float | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from mobileloop_bench.results import Document, Result
 from mobileloop_bench.words import counted, figure, megabytes
 
-ARTIFACT_WIDTH = 28
+ARTIFACT_WIDTH = 34
 
 
 def print_results(console: Console, document: Document) -> None:

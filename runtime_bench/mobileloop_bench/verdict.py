@@ -50,7 +50,8 @@ def _cost(row: Result) -> str:
     verb = ("costs", "saves") if row.loops == 2 else ("cost", "save")
     percent = round(100 * (row.loop_tax - 1))
     change = f"{verb[0]} {percent}%" if percent >= 0 else f"{verb[1]} {-percent}%"
-    return f"{subject} {change} on {threads} ({row.artifact})"
+    doubt = "" if row.valid else ", which is not a valid result"
+    return f"{subject} {change} on {threads} ({row.artifact}{doubt})"
 
 
 def _bandwidth(row: Result) -> str:
