@@ -136,7 +136,7 @@ def test_run(world, target, tmp_path):
     assert result.stdout.endswith("\n")
     *_, line = result.stderr.splitlines()
     assert len(result.stderr.splitlines()) == 1
-    assert line.startswith(f"[{target}, 2 loops, 1 threads] prefill ")
+    assert line.startswith(f"[{target}, 2 loops, 1 thread] prefill ")
     for words in ("tokens/s, decode", "first token", "GB/s, peak memory"):
         assert words in line
 
@@ -327,7 +327,7 @@ REFUSED_ARTIFACTS = {
     "no template": (lambda w, f: ["run", w.engine, *prompt("--chat")], "no chat template"),
     "no tokens": (lambda w, f: ["run", w.engine, *prompt("--max-tokens", 0)], "max-tokens 0 is outside"),
     "temperature": (lambda w, f: ["run", w.engine, *prompt("--temperature", "nan")], "temperature nan is outside"),
-    "threads": (lambda w, f: ["run", w.engine, *prompt("--threads", -1)], "threads -1 is below 0"),
+    "threads": (lambda w, f: ["run", w.engine, *prompt("--threads", -1)], "threads -1 is outside 0-256"),
     "other source": (
         lambda w, f: ["verify", w.engine, "--against", other_source(f)],
         "give the source it was made from",

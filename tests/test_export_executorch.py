@@ -200,7 +200,7 @@ def test_session_says_what_it_is(looped):
         session.prefill([1] * 65)
     with pytest.raises(MobileloopError, match="outside the vocabulary of 67"):
         session.prefill([67])
-    with pytest.raises(MobileloopError, match="threads -1 is below 0"):
+    with pytest.raises(MobileloopError, match="threads -1 is outside 0-256"):
         open_session(looped[0], threads=-1)
 
 

@@ -356,7 +356,7 @@ def test_session_says_what_it_is(artifact: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(MobileloopError, match="threads -1"):
         OnnxSession(artifact, threads=-1)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MobileloopError, match=r"mobileloop\[onnx\]"):
+    with pytest.raises(MobileloopError, match=r"\.\[onnx\]"):
         OnnxSession(artifact, threads=1)
 
 

@@ -194,7 +194,7 @@ def test_bounds(engine_artifact):
     for loops in (0, 3, -1):
         with pytest.raises(MobileloopError, match="outside 1-2"):
             EngineSession(path, loops=loops)
-    with pytest.raises(MobileloopError, match="threads -1 is below 0"):
+    with pytest.raises(MobileloopError, match="threads -1 is outside 0-256"):
         EngineSession(path, threads=-1)
     with pytest.raises(MobileloopError, match="outside 1-256"):
         EngineSession(path, threads=257)
@@ -286,7 +286,7 @@ def test_files_that_are_no_artifact(tmp_path):
     with pytest.raises(MobileloopError, match="does not exist"):
         open_session(tmp_path / "missing.safetensors")
     (tmp_path / "folder.safetensors").mkdir()
-    with pytest.raises(MobileloopError, match="does not exist"):
+    with pytest.raises(MobileloopError, match="is a folder"):
         open_session(tmp_path / "folder.safetensors")
 
 
