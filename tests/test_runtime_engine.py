@@ -196,7 +196,7 @@ def test_bounds(engine_artifact):
             EngineSession(path, loops=loops)
     with pytest.raises(MobileloopError, match="threads -1 is outside 0-256"):
         EngineSession(path, threads=-1)
-    with pytest.raises(MobileloopError, match="outside 1-256"):
+    with pytest.raises(MobileloopError, match="outside 0-256"):
         EngineSession(path, threads=257)
     session = EngineSession(path, threads=1)
     with pytest.raises(MobileloopError, match="outside 1-2"):
