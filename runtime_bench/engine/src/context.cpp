@@ -127,6 +127,7 @@ void ml_context::rotary_table(const Block &block, uint32_t position, uint32_t to
         rotary_tokens_ == tokens)
         return;
     const uint32_t half = block.head_dim / 2;
+    rotary_tokens_ = 0; // what follows may fail, and the table is lost then
     float *table = rotary_.at_least(size_t{tokens} * block.head_dim);
     for (uint32_t i = 0; i < half; i++) {
         // The float32 arithmetic of the reference: 1 / theta^(2i / d), then times the position.

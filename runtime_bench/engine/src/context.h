@@ -18,6 +18,7 @@ template <typename T> class Scratch {
 public:
     T *at_least(size_t count) {
         if (count > size_) {
+            size_ = 0;        // nothing is held if the allocation fails
             storage_.reset(); // free before the larger allocation
             storage_.reset(static_cast<T *>(::operator new[](count * sizeof(T), std::align_val_t{64})));
             size_ = count;

@@ -2,6 +2,7 @@
 // sanitizers too, so every buffer given to a kernel or a parser has exactly the size it promises.
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -10,10 +11,13 @@
 #include <random>
 #include <sstream>
 #include <string>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
 
+#include "context.h"
 #include "error.h"
 #include "json.h"
 #include "kernels.h"
@@ -35,6 +39,21 @@ int passed = 0, failed = 0;
             std::printf("%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition);                                  \
         }                                                                                                              \
     } while (false)
+
+// ThreadSanitizer looks at threads only, and is slow: leave out what runs on one.
+#if !defined(__has_feature)
+#define __has_feature(feature) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
+constexpr bool kThreadsOnly = true;
+#else
+constexpr bool kThreadsOnly = false;
+#endif
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = kThreadsOnly;
+#endif
 
 std::mt19937 rng(7);
 
@@ -451,6 +470,49 @@ void test_threads() {
         if (round == 7) std::this_thread::sleep_for(std::chrono::milliseconds(20));
         if (round % 3 == 0) pool.run([&](uint32_t) { pool.barrier(); });
     }
+}
+
+// In a child process, under a limit of memory that some threads' stacks fit and all of them do not. Not under the
+// sanitizers, which need the address space for themselves; where the limit is not kept (QEMU) all threads start.
+void test_threads_that_cannot_be_started() {
+    if (kSanitized) return;
+    std::fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(20); // a hang ends the child
+        std::ifstream sizes("/proc/self/statm");
+        rlim_t pages = 0;
+        sizes >> pages;
+        const rlim_t bytes = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + (rlim_t{64} << 20);
+        const rlimit limit{bytes, bytes};
+        bool as_said = setrlimit(RLIMIT_AS, &limit) == 0;
+        try {
+            ThreadPool pool(256);
+            pool.run([](uint32_t) {});
+        } catch (const Error &error) {
+            as_said = as_said && std::string(error.what()).find("256 threads cannot be started") == 0;
+        }
+        _exit(as_said ? 0 : 1);
+    }
+    int status = 1;
+    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+    CHECK(child > 0 && status == 0);
+}
+
+void test_scratch_after_a_failed_growth() {
+    if (kSanitized) return; // they end the process when an allocation is too large
+    Scratch<float> scratch;
+    CHECK(scratch.at_least(16) != nullptr);
+    bool failed_to_grow = false;
+    try {
+        scratch.at_least(SIZE_MAX / 8);
+    } catch (const std::bad_alloc &) {
+        failed_to_grow = true;
+    }
+    CHECK(failed_to_grow);
+    float *again = scratch.at_least(8);
+    CHECK(again != nullptr);
+    if (again) std::fill(again, again + 8, 1.0f);
 }
 
 // -- JSON -----------------------------------------------------------------------------------------
@@ -903,19 +965,6 @@ void test_sessions_in_threads() {
 
 } // namespace
 
-// ThreadSanitizer looks at threads only, and is slow: leave out what runs on one.
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kThreadsOnly = true;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-constexpr bool kThreadsOnly = true;
-#else
-constexpr bool kThreadsOnly = false;
-#endif
-#else
-constexpr bool kThreadsOnly = false;
-#endif
-
 int main() {
     const Kernels &truth = scalar_kernels();
     for (const Kernels *set : every_set()) {
@@ -936,6 +985,8 @@ int main() {
         test_artifacts();
     }
     test_threads();
+    test_threads_that_cannot_be_started();
+    test_scratch_after_a_failed_growth();
     test_json();
     test_sessions_in_threads();
     std::printf("%d passed, %d failed\n", passed, failed);
