@@ -554,11 +554,24 @@ void test_json() {
                             "\"\\ud83d\"",
                             "\"\\ud83dx\"",
                             "\"\\ud83d\\u0041\"",
+                            "\"\\ude42\"",
+                            "\"\\ude42\\ud83d\"",
+                            "\"\\udfff\"",
                             "\"\n\"",
                             "1 2",
                             "--1",
                             "1e",
                             "1e999",
+                            "-1e999",
+                            "1e+",
+                            "1e5.2",
+                            "1.e5",
+                            ".5",
+                            "01",
+                            "-01",
+                            "1-2",
+                            "1e5e5",
+                            "1,5",
                             "+1",
                             "nan",
                             "inf",
@@ -571,6 +584,24 @@ void test_json() {
     CHECK(refuses([] { Json::parse(std::string(33, '[') + std::string(33, ']')); }, "nested too deep"));
     CHECK(Json::parse(std::string(32, '[') + std::string(32, ']')).kind() == Json::Kind::array);
     CHECK(refuses([] { Json::parse({"\0", 1}); }));
+    std::string many = "[0";
+    for (int i = 0; i < 999998; i++) many += ",0";
+    CHECK(Json::parse(many + "]").array("many").size() == 999999); // the list itself is the millionth
+    CHECK(refuses([&] { Json::parse(many + ",0]"); }, "more than a million values"));
+    const std::pair<const char *, double> numbers[] = {{"0", 0},
+                                                       {"-0", 0},
+                                                       {"12", 12},
+                                                       {"-1.5e3", -1500},
+                                                       {"1E2", 100},
+                                                       {"1e+2", 100},
+                                                       {"25e-2", 0.25},
+                                                       {"0.1", 0.1},
+                                                       {"1e308", 1e308},
+                                                       {"2.2250738585072014e-308", 2.2250738585072014e-308},
+                                                       {"1e-05", 1e-05},
+                                                       {"16777217", 16777217},
+                                                       {"9007199254740993", 9007199254740992.0}};
+    for (const auto &[text, expected] : numbers) CHECK(Json::parse(text).number("number") == expected);
     const Json value =
         Json::parse("{\"n\": 3, \"s\": \"\\ud83d\\ude42\\u00e9\", \"b\": true, \"f\": 1.5, \"neg\": -1, \"z\": null}");
     CHECK(value.at("n").whole("n", 0, 3) == 3);
