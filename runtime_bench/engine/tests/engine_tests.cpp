@@ -846,12 +846,12 @@ void test_loop_arguments() {
 
 // -- artifacts ------------------------------------------------------------------------------------
 
-std::string metadata(const std::string &stages, const std::string &more = "") {
+std::string metadata(const std::string &stages, bool tied = true) {
     std::ostringstream text;
     text << "{\"format_version\":1,\"config\":{\"hidden_size\":" << kHidden << ",\"vocab_size\":" << kVocab
          << ",\"num_blocks\":1,\"num_kv_heads\":" << kKvHeads << ",\"head_dim\":" << kHeadDim
-         << ",\"rms_norm_eps\":1e-05},\"context\":16,\"kv_bits\":16" << more << ",\"schedule\":{\"stages\":[" << stages
-         << "]}}";
+         << ",\"rms_norm_eps\":1e-05,\"tie_embeddings\":" << (tied ? "true" : "false")
+         << "},\"context\":16,\"kv_bits\":16,\"schedule\":{\"stages\":[" << stages << "]}}";
     return text.str();
 }
 
@@ -866,7 +866,8 @@ std::string quoted(const std::string &text) {
     return out + "\"";
 }
 
-std::string make_artifact(const std::string &info, size_t *data_start = nullptr) {
+// With a head, it lies behind the rest, and is the last thing that a token reads.
+std::string make_artifact(const std::string &info, size_t *data_start = nullptr, bool head = false) {
     const std::vector<uint8_t> block = make_block(Scheme::int4), table = make_matrix(Scheme::int8);
     std::ostringstream header;
     size_t at = 0;
@@ -879,6 +880,7 @@ std::string make_artifact(const std::string &info, size_t *data_start = nullptr)
     tensor("embedding", "U8", table.size(), table.size());
     tensor("blocks.0", "U8", block.size(), block.size());
     tensor("final_norm", "F32", kHidden, size_t{kHidden} * 4);
+    if (head) tensor("head", "U8", table.size(), table.size());
     header << "}";
     std::string text = header.str();
     text.resize((text.size() + 8 + 63) / 64 * 64 - 8, ' ');
@@ -890,20 +892,31 @@ std::string make_artifact(const std::string &info, size_t *data_start = nullptr)
     file.append(block.begin(), block.end());
     const std::vector<float> norm(kHidden, 1.0f);
     file.append(reinterpret_cast<const char *>(norm.data()), norm.size() * sizeof(float));
+    if (head) file.append(table.begin(), table.end());
     return file;
 }
 
+struct TemporaryFile {
+    char path[32] = "/tmp/mobileloop-test-XXXXXX";
+    int descriptor = mkstemp(path);
+    bool stored;
+    explicit TemporaryFile(const std::string &bytes)
+        : stored(write(descriptor, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size())) {}
+    ~TemporaryFile() {
+        close(descriptor);
+        unlink(path);
+    }
+    TemporaryFile(const TemporaryFile &) = delete;
+    TemporaryFile &operator=(const TemporaryFile &) = delete;
+};
+
 // Opens the bytes as a file and runs three tokens; true where all of it worked.
 bool runs(const std::string &bytes, uint32_t threads = 1) {
-    char path[] = "/tmp/mobileloop-test-XXXXXX";
-    const int descriptor = mkstemp(path);
-    if (descriptor < 0) return false;
-    const bool stored = write(descriptor, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size());
-    close(descriptor);
     ml_model *model = nullptr;
-    const bool opened = stored && ml_model_open(path, &model) == ML_OK;
-    unlink(path);
-    if (!opened) return false;
+    {
+        const TemporaryFile file(bytes);
+        if (!file.stored || ml_model_open(file.path, &model) != ML_OK) return false;
+    }
     ml_session *session = nullptr;
     bool good = ml_session_create(model, threads, 0, &session) == ML_OK;
     const uint32_t vocab = ml_model_vocab_size(model);
@@ -956,6 +969,11 @@ void test_artifacts() {
         if (ran) std::printf("a stage with %s was accepted\n", change[1]);
         CHECK(!ran);
     }
+    CHECK(runs(make_artifact(metadata(kStage, false), nullptr, true)));
+    CHECK(!runs(make_artifact(metadata(kStage, false), nullptr, false)));
+    CHECK(std::strstr(ml_last_error(), "no head is stored") != nullptr);
+    CHECK(!runs(make_artifact(metadata(kStage, true), nullptr, true)));
+    CHECK(std::strstr(ml_last_error(), "a head is stored although") != nullptr);
     CHECK(!runs(make_artifact(metadata(""))));
     CHECK(!runs(make_artifact("[]")));
     CHECK(!runs(make_artifact("{\"format_version\":2}")));
@@ -979,6 +997,31 @@ void test_artifacts() {
         ran += runs(mutated);
     }
     CHECK(ran < 800);
+}
+
+// The head is damaged while the file is open, so that a run fails after its blocks; then it is put right again.
+void test_a_failed_run_leaves_the_position() {
+    const std::string bytes = make_artifact(metadata(kStage, false), nullptr, true);
+    const off_t head = static_cast<off_t>(bytes.size() - make_matrix(Scheme::int8).size());
+    const TemporaryFile file(bytes);
+    ml_model *model = nullptr;
+    ml_session *session = nullptr;
+    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, &session) == ML_OK);
+    const int64_t tokens[] = {1, 5, 10};
+    std::vector<float> logits(kVocab), again(kVocab);
+    CHECK(ml_session_run(session, tokens, 1, 0, logits.data(), kVocab) == ML_OK);
+    CHECK(ml_session_run(session, tokens + 1, 2, 0, logits.data(), kVocab) == ML_OK);
+    CHECK(ml_session_reset(session, 0) == ML_OK);
+    CHECK(ml_session_run(session, tokens, 1, 0, again.data(), kVocab) == ML_OK);
+    CHECK(pwrite(file.descriptor, "none", 4, head) == 4);
+    CHECK(ml_session_run(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_FAILED);
+    CHECK(ml_session_position(session) == 1);
+    CHECK(pwrite(file.descriptor, bytes.data() + head, 4, head) == 4);
+    CHECK(ml_session_run(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_OK);
+    CHECK(ml_session_position(session) == 3);
+    CHECK(same_bits(again, logits));
+    ml_session_destroy(session);
+    ml_model_close(model);
 }
 
 // Threads that each have a session of their own share nothing but the model.
@@ -1014,6 +1057,7 @@ int main() {
         test_read(*set, truth);
         test_records();
         test_artifacts();
+        test_a_failed_run_leaves_the_position();
     }
     test_threads();
     test_threads_that_cannot_be_started();
