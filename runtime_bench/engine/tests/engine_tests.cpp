@@ -98,6 +98,8 @@ std::vector<const Kernels *> every_set() {
 
 // -- halves ---------------------------------------------------------------------------------------
 
+uint16_t expected_half(float x) { return float_to_half(std::isnan(x) ? x : std::clamp(x, -65504.0f, 65504.0f)); }
+
 void test_halves(const Kernels &kernels) {
     std::vector<float> all(65536);
     std::vector<uint16_t> converted(65536);
@@ -113,7 +115,7 @@ void test_halves(const Kernels &kernels) {
     }
     CHECK(wrong == 0);
     kernels.to_f16(all.data(), converted.data(), all.size());
-    for (uint32_t h = 0; h < 65536; h++) wrong += converted[h] != float_to_half(all[h]);
+    for (uint32_t h = 0; h < 65536; h++) wrong += converted[h] != expected_half(all[h]);
     CHECK(wrong == 0);
 
     // Between two halves, at ties, beyond the largest, and anything at all.
@@ -138,8 +140,25 @@ void test_halves(const Kernels &kernels) {
     values.push_back(1.0f); // a tail behind the last whole vector
     std::vector<uint16_t> out(values.size());
     kernels.to_f16(values.data(), out.data(), values.size());
-    for (size_t i = 0; i < values.size(); i++) wrong += out[i] != float_to_half(values[i]);
+    for (size_t i = 0; i < values.size(); i++) wrong += out[i] != expected_half(values[i]);
     CHECK(wrong == 0);
+}
+
+// What overflows a float16 cache saturates, in whole vectors and in tails, and what is not a number stays so.
+void test_halves_saturate(const Kernels &kernels) {
+    const float beyond[] = {65504.0f, 65505.0f, 65519.99f, 65520.0f, 70000.0f, 1e38f, INFINITY};
+    CHECK(float_to_half(70000.0f) == 0x7C00); // the conversion itself stays that of IEEE 754
+    for (size_t size = 1; size <= 20; size++)
+        for (const float value : beyond) {
+            std::vector<float> values(size, value);
+            for (size_t i = 1; i < size; i += 2) values[i] = -value;
+            std::vector<uint16_t> halves(size);
+            kernels.to_f16(values.data(), halves.data(), size);
+            for (size_t i = 0; i < size; i++) CHECK(halves[i] == (i % 2 ? 0xFBFF : 0x7BFF));
+            values.assign(size, size % 2 ? NAN : -NAN);
+            kernels.to_f16(values.data(), halves.data(), size);
+            for (const uint16_t half : halves) CHECK((half & 0x7FFF) > 0x7C00);
+        }
 }
 
 // Length 1 gives the value row itself, so every half can be read back through the kernel's own loads.
@@ -844,6 +863,38 @@ void test_loop_arguments() {
     ml_context_destroy(context);
 }
 
+// Keys and values beyond float16: with infinities in the cache, every later token would not be a number.
+void test_a_half_cache_holds_large_values() {
+    std::vector<uint8_t> bytes = make_block(Scheme::float32);
+    for (const size_t role : {size_t{2}, size_t{3}}) { // the key and value projections
+        uint64_t offset = 0, size = 0;
+        std::memcpy(&offset, &bytes[64 + 32 * role + 16], 8);
+        std::memcpy(&size, &bytes[64 + 32 * role + 24], 8);
+        for (size_t at = offset; at < offset + size; at += 4) put(bytes, at, uniform(-1e6f, 1e6f));
+    }
+    const ml_record record{bytes.data(), bytes.size()};
+    ml_context *context = nullptr;
+    CHECK(ml_context_create(1, &context) == ML_OK);
+    std::vector<uint16_t> keys(kKvHeads * 4 * kHeadDim), values(keys.size());
+    std::vector<float> hidden = random_floats(2 * kHidden);
+    ml_loop_args args{};
+    args.blocks = &record;
+    args.num_blocks = args.loops = args.num_slots = 1;
+    args.damping = 1;
+    args.hidden_in = args.hidden_out = hidden.data();
+    args.hidden_size = kHidden;
+    args.tokens = 2;
+    args.key_cache = keys.data();
+    args.value_cache = values.data();
+    args.cache_bytes = keys.size() * 2;
+    args.kv_type = ML_KV_F16;
+    args.capacity = 4;
+    CHECK(ml_loop(context, &args) == ML_OK);
+    CHECK(std::all_of(hidden.begin(), hidden.end(), [](float x) { return std::isfinite(x); }));
+    CHECK(std::count(values.begin(), values.end(), 0x7BFF) > 0);
+    ml_context_destroy(context);
+}
+
 // -- artifacts ------------------------------------------------------------------------------------
 
 std::string metadata(const std::string &stages, bool tied = true) {
@@ -1046,6 +1097,7 @@ int main() {
         test_loop_arguments();
         if (kThreadsOnly) continue;
         test_halves(*set);
+        test_halves_saturate(*set);
         test_half_loads(*set);
         test_rms_norm(*set, truth);
         test_quantize(*set, truth);
@@ -1056,6 +1108,7 @@ int main() {
         test_attention(*set, truth);
         test_read(*set, truth);
         test_records();
+        test_a_half_cache_holds_large_values();
         test_artifacts();
         test_a_failed_run_leaves_the_position();
     }
