@@ -1050,6 +1050,58 @@ void test_artifacts() {
     CHECK(ran < 800);
 }
 
+void test_null_pointers() {
+    ml_context *context = nullptr;
+    ml_model *model = nullptr;
+    ml_session *session = nullptr;
+    CHECK(ml_context_create(1, &context) == ML_OK);
+    const std::vector<uint8_t> bytes = make_matrix(Scheme::int8);
+    const ml_record table{bytes.data(), bytes.size()};
+    const int64_t token = 1;
+    float hidden[kHidden] = {}, logits[kVocab];
+    ml_loop_args args{};
+    const auto says = [](ml_status status, const char *what) {
+        return status == ML_FAILED && std::strstr(ml_last_error(), what) &&
+               std::strstr(ml_last_error(), "null pointer");
+    };
+    CHECK(says(ml_use_kernels(nullptr), "kernel set"));
+    CHECK(says(ml_context_create(1, nullptr), "context"));
+    CHECK(says(ml_embed(nullptr, table, &token, 1, hidden, kHidden), "context"));
+    CHECK(says(ml_embed(context, table, nullptr, 1, hidden, kHidden), "tokens"));
+    CHECK(says(ml_embed(context, table, &token, 1, nullptr, kHidden), "hidden states"));
+    CHECK(ml_embed(context, table, nullptr, 0, nullptr, kHidden) == ML_OK);
+    CHECK(ml_embed(context, {nullptr, 64}, &token, 1, hidden, kHidden) == ML_FAILED);
+    CHECK(says(ml_loop(nullptr, &args), "context"));
+    CHECK(says(ml_loop(context, nullptr), "argument"));
+    CHECK(says(ml_head(nullptr, table, nullptr, 0, hidden, 1, kHidden, logits, kVocab), "context"));
+    CHECK(says(ml_head(context, table, nullptr, 0, nullptr, 1, kHidden, logits, kVocab), "hidden states"));
+    CHECK(says(ml_head(context, table, nullptr, 0, hidden, 1, kHidden, nullptr, kVocab), "logits"));
+    CHECK(ml_head(context, table, nullptr, 0, hidden, 1, kHidden, logits, kVocab) == ML_OK);
+    CHECK(says(ml_model_open(nullptr, &model), "path"));
+    CHECK(says(ml_model_open("/dev/null", nullptr), "model"));
+    CHECK(says(ml_session_create(nullptr, 1, 0, &session), "model"));
+    CHECK(says(ml_session_create(nullptr, 1, 0, nullptr), "session"));
+    CHECK(says(ml_session_run(nullptr, &token, 1, 0, logits, kVocab), "session"));
+    CHECK(says(ml_session_reset(nullptr, 0), "session"));
+    CHECK(says(ml_read_bandwidth(1, 1 << 16, 0.001, nullptr), "bandwidth"));
+    CHECK(ml_context_threads(nullptr) + ml_model_vocab_size(nullptr) + ml_model_context(nullptr) +
+              ml_model_max_loops(nullptr) + ml_session_position(nullptr) ==
+          0);
+    ml_context_destroy(nullptr);
+    ml_session_destroy(nullptr);
+    ml_model_close(nullptr);
+    ml_context_destroy(context);
+    context = reinterpret_cast<ml_context *>(&args); // a failure leaves NULL, not what was there
+    CHECK(ml_context_create(0, &context) == ML_FAILED && context == nullptr);
+    const TemporaryFile file(make_artifact(metadata(kStage)));
+    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, &session) == ML_OK);
+    CHECK(ml_session_run(session, nullptr, 1, 0, logits, kVocab) == ML_FAILED);
+    CHECK(ml_session_run(session, &token, 1, 0, nullptr, kVocab) == ML_FAILED);
+    CHECK(ml_session_position(session) == 0);
+    ml_session_destroy(session);
+    ml_model_close(model);
+}
+
 // The head is damaged while the file is open, so that a run fails after its blocks; then it is put right again.
 void test_a_failed_run_leaves_the_position() {
     const std::string bytes = make_artifact(metadata(kStage, false), nullptr, true);
@@ -1110,6 +1162,7 @@ int main() {
         test_records();
         test_a_half_cache_holds_large_values();
         test_artifacts();
+        test_null_pointers();
         test_a_failed_run_leaves_the_position();
     }
     test_threads();
