@@ -59,7 +59,8 @@ struct ml_context {
 
 private:
     struct Stage;
-    void apply_block(const Stage &stage, const ml::Block &block, uint32_t slot, uint32_t thread);
+    class Application;
+    void reserve(const ml_loop_args &args, const ml::Block &block);
     void rotary_table(const ml::Block &block, uint32_t position, uint32_t tokens);
 
     // One token is normalised and quantized by every thread for itself, which is cheaper than a barrier; more tokens
