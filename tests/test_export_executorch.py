@@ -289,3 +289,64 @@ def test_hostile_constants_and_metadata_do_not_crash(looped, tmp_path):
     assert len(said) == len(paths)
     assert all(text.startswith("the program failed: ") for text in said[: 3 * len(records)]), said
     assert all("damaged" in text for text in said[-2:]), said
+
+
+def hostile_calls(path):
+    """The program with one argument of one operator replaced, or cut off, at a time: (what was done, bytes).
+
+    Nothing is written to constants: ExecuTorch maps them read-only and does not tell a kernel which ones they are.
+    """
+    from executorch.exir._serialize._program import deserialize_pte_binary, serialize_pte_binary
+    from executorch.exir.schema import Int, KernelCall, Null, Tensor
+
+    file = deserialize_pte_binary(path.read_bytes())
+    plan = next(plan for plan in file.program.execution_plan if plan.name == "step")
+    kinds = {}  # one value of every kind, and of tensors one of every type
+    for index, value in enumerate(plan.values):
+        tensor = isinstance(value.val, Tensor)
+        kinds.setdefault(f"{value.val.scalar_type.name} tensor" if tensor else type(value.val).__name__, index)
+    for other in (Null(), Int(-1), Int(1 << 40)):
+        plan.values.append(type(plan.values[0])(other))
+        kinds[str(other)] = len(plan.values) - 1
+    calls = [
+        (plan.operators[instruction.instr_args.op_index].name, instruction.instr_args)
+        for chain in plan.chains
+        for instruction in chain.instructions
+        if isinstance(instruction.instr_args, KernelCall)
+    ]
+    needed = {"mobileloop::embed": 4, "mobileloop::loop": 11, "mobileloop::head": 7}
+    written = {"mobileloop::embed": (3,), "mobileloop::loop": (2, 3, 9, 10), "mobileloop::head": (6,)}
+    for name, call in calls:
+        good = call.args
+        for place in range(needed.get(name, 0)):
+            for kind, index in kinds.items():
+                value = plan.values[index].val
+                if place in written[name] and isinstance(value, Tensor) and value.allocation_info is None:
+                    continue
+                call.args = [*good[:place], index, *good[place + 1 :]]
+                yield f"{name} {place} {kind}", bytes(serialize_pte_binary(file))
+            call.args = good[:place]
+            yield f"{name} cut to {place}", bytes(serialize_pte_binary(file))
+        call.args = good
+
+
+def test_hostile_calls_do_not_crash(tmp_path):
+    """In a process of its own: operators are called with every kind of value at every place, and with too few."""
+    checkpoint, packed = packed_model(schedule=Schedule.immediate(3, 3), quantization="int4")
+    paths, done_to = [], []
+    for what, content in hostile_calls(export(tmp_path / "a.pte", checkpoint, packed)):
+        paths.append(tmp_path / f"{len(paths)}.pte")
+        paths[-1].write_bytes(content)
+        done_to.append(what)
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE, *map(str, paths)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = dict(zip(done_to, json.loads(done.stdout), strict=True))
+    assert len(said) > 200
+    assert all(text == "ran" or text.startswith("the program failed: ") for text in said.values()), said
+    for what, text in said.items():
+        if "cut to" in what:
+            assert "too few arguments" in text, (what, text)
+        if "int_val" in what:  # a size where one belongs, and no number at all elsewhere
+            assert text != "ran", (what, text)

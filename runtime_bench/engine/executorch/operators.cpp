@@ -3,8 +3,10 @@
 // Loading this library registers them with the runtime in the same process. Blocks are constant tensors of the .pte,
 // read in place; KV caches are mutable buffers, updated in place. Schemas live in mobileloop_export/executorch.py.
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -35,12 +37,18 @@ uint32_t wanted_threads = 0;
 std::unique_ptr<ml_context, ContextDeleter> shared;
 thread_local std::string last_error;
 
+constexpr int64_t kMaxSize = 1 << 24; // of hidden states and vocabularies, as in docs/format.md
+
+void ran(ml_status status) {
+    if (status != ML_OK) throw std::runtime_error(ml_last_error());
+}
+
 // One pool for all operators of the process. Held by the caller for the length of one operator.
 ml_context *locked_context() {
     if (!shared) {
         ml_context *made = nullptr;
         const uint32_t cores = std::thread::hardware_concurrency();
-        if (ml_context_create(wanted_threads ? wanted_threads : (cores ? cores : 1), &made) != ML_OK) return nullptr;
+        ran(ml_context_create(wanted_threads ? wanted_threads : (cores ? cores : 1), &made));
         shared.reset(made);
     }
     return shared.get();
@@ -52,119 +60,202 @@ void fail(KernelRuntimeContext &context, const std::string &why) {
     context.fail(Error::InvalidArgument);
 }
 
-bool expect(KernelRuntimeContext &context, bool holds, const char *why) {
-    if (!holds) fail(context, why);
-    return holds;
+void expect(bool holds, const char *why) {
+    if (!holds) throw std::invalid_argument(why);
 }
 
-ml_record record(const Tensor &tensor) { return {tensor.const_data_ptr(), static_cast<uint64_t>(tensor.nbytes())}; }
+// An operator throws what is wrong; the runtime, which knows no exceptions, is told here.
+template <void (*Operator)(Span<EValue *>)> void guarded(KernelRuntimeContext &context, Span<EValue *> stack) {
+    last_error.clear();
+    try {
+        Operator(stack);
+    } catch (const std::exception &error) {
+        fail(context, error.what());
+    }
+}
 
-bool one_whole_number(const Tensor &tensor) { return tensor.scalar_type() == ScalarType::Long && tensor.numel() == 1; }
+// -- arguments: a .pte is untrusted, and its program decides what lies at each place of the stack ------------------
 
-// [1, rows, columns]
-bool resize(Tensor &out, int64_t rows, int64_t columns) {
+const EValue &at(Span<EValue *> stack, size_t place) {
+    expect(place < stack.size() && stack[place] != nullptr, "an operator has too few arguments");
+    return *stack[place];
+}
+
+void check_tensor(const Tensor &tensor, ScalarType type, const char *why) {
+    expect(tensor.scalar_type() == type, why);
+    const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+    expect(tensor.numel() == 0 || (address != 0 && address % executorch::runtime::elementSize(type) == 0),
+           "a tensor has no data, or its data is not aligned");
+}
+
+Tensor tensor_at(Span<EValue *> stack, size_t place, ScalarType type, const char *why) {
+    expect(at(stack, place).isTensor(), why);
+    const Tensor tensor = at(stack, place).toTensor();
+    check_tensor(tensor, type, why);
+    return tensor;
+}
+
+// [1, tokens, hidden]
+Tensor hidden_at(Span<EValue *> stack, size_t place) {
+    constexpr const char *kWhy = "hidden states are not float32 of shape [1, tokens, hidden]";
+    const Tensor tensor = tensor_at(stack, place, ScalarType::Float, kWhy);
+    expect(tensor.dim() == 3 && tensor.size(0) == 1 && tensor.size(1) >= 1 && tensor.size(2) >= 1, kWhy);
+    return tensor;
+}
+
+// [hidden], or none
+const float *norm_at(Span<EValue *> stack, size_t place, int64_t hidden) {
+    if (at(stack, place).isNone()) return nullptr;
+    constexpr const char *kWhy = "a norm is not float32 of the hidden size";
+    const Tensor tensor = tensor_at(stack, place, ScalarType::Float, kWhy);
+    expect(tensor.numel() == hidden, kWhy);
+    return tensor.const_data_ptr<float>();
+}
+
+int64_t whole_number_at(Span<EValue *> stack, size_t place) { // a tensor of one
+    constexpr const char *kWhy = "position and loops are not one int64 each";
+    const Tensor tensor = tensor_at(stack, place, ScalarType::Long, kWhy);
+    expect(tensor.numel() == 1, kWhy);
+    return *tensor.const_data_ptr<int64_t>();
+}
+
+float number_at(Span<EValue *> stack, size_t place) {
+    expect(at(stack, place).isDouble(), "eps or damping is not a number");
+    return static_cast<float>(at(stack, place).toDouble());
+}
+
+int64_t size_at(Span<EValue *> stack, size_t place) { // of the hidden states or of the vocabulary
+    expect(at(stack, place).isInt(), "a size is not a whole number");
+    const int64_t size = at(stack, place).toInt();
+    expect(size >= 1 && size <= kMaxSize, "a size is outside 1 to 2^24");
+    return size;
+}
+
+ml_record record(const Tensor &tensor) {
+    check_tensor(tensor, ScalarType::Byte, "a record is not bytes");
+    return {tensor.const_data_ptr(), static_cast<uint64_t>(tensor.nbytes())};
+}
+
+ml_record record_at(Span<EValue *> stack, size_t place) {
+    return record(tensor_at(stack, place, ScalarType::Byte, "a record is not bytes"));
+}
+
+std::vector<ml_record> blocks_at(Span<EValue *> stack, size_t place) {
+    expect(at(stack, place).isTensorList(), "the blocks are not a list of tensors");
+    const auto list = at(stack, place).tryToTensorList();
+    expect(list.ok() && !list->empty(), "a loop has no blocks");
+    std::vector<ml_record> records;
+    for (const Tensor &block : *list) records.push_back(record(block));
+    return records;
+}
+
+// [slots, kv_heads, capacity, head_dim]
+Tensor cache_at(Span<EValue *> stack, size_t place) {
+    constexpr const char *kWhy = "a KV cache is not float16 or float32 of shape [slots, kv_heads, capacity, head_dim]";
+    const bool half = at(stack, place).isTensor() && at(stack, place).toTensor().scalar_type() == ScalarType::Half;
+    const Tensor cache = tensor_at(stack, place, half ? ScalarType::Half : ScalarType::Float, kWhy);
+    expect(cache.dim() == 4, kWhy);
+    uint64_t bytes = half ? 2 : 4; // by the sizes, which are a program's to choose
+    for (int i = 0; i < 4; i++)
+        expect(cache.size(i) >= 1 && !__builtin_mul_overflow(bytes, static_cast<uint64_t>(cache.size(i)), &bytes),
+               kWhy);
+    expect(bytes == cache.nbytes(), kWhy);
+    return cache;
+}
+
+// The record is checked in full by the engine; these two fields of its header say how the cache is laid out.
+bool fits(const ml_record &block, const Tensor &cache) {
+    uint32_t kv_heads_and_dim[2] = {};
+    if (block.size_bytes < 64) return false;
+    std::memcpy(kv_heads_and_dim, static_cast<const uint8_t *>(block.data) + 36, sizeof kv_heads_and_dim);
+    return kv_heads_and_dim[0] == cache.size(1) && kv_heads_and_dim[1] == cache.size(3);
+}
+
+// [1, rows, columns] of float32, to be written
+float *output_at(Span<EValue *> stack, size_t place, int64_t rows, int64_t columns) {
+    constexpr const char *kWhy = "an output is not float32, or cannot be resized";
+    Tensor out = tensor_at(stack, place, ScalarType::Float, kWhy);
     const SizesType sizes[3] = {1, static_cast<SizesType>(rows), static_cast<SizesType>(columns)};
-    return executorch::runtime::resize_tensor(out, {sizes, 3}) == Error::Ok;
+    expect(out.dim() == 3 && executorch::runtime::resize_tensor(out, {sizes, 3}) == Error::Ok, kWhy);
+    check_tensor(out, ScalarType::Float, kWhy); // it may have been empty before
+    return out.mutable_data_ptr<float>();
 }
 
-bool is_hidden(const Tensor &tensor) {
-    return tensor.scalar_type() == ScalarType::Float && tensor.dim() == 3 && tensor.size(0) == 1 && tensor.size(1) >= 1;
-}
+// -- operators -----------------------------------------------------------------------------------------------------
 
 // embed.out(Tensor tokens, Tensor table, int hidden, *, Tensor(a!) out)
-void embed_out(KernelRuntimeContext &context, Span<EValue *> stack) {
-    const Tensor &tokens = stack[0]->toTensor();
-    const Tensor &table = stack[1]->toTensor();
-    const int64_t hidden = stack[2]->toInt();
-    Tensor &out = stack[3]->toTensor();
-    if (!expect(context, tokens.scalar_type() == ScalarType::Long && tokens.dim() == 2 && tokens.size(0) == 1,
-                "tokens are not int64 of shape [1, tokens]") ||
-        !expect(context, hidden > 0 && resize(out, tokens.size(1), hidden), "the embedding output cannot be resized"))
-        return;
+void embed_out(Span<EValue *> stack) {
+    constexpr const char *kWhy = "tokens are not int64 of shape [1, tokens]";
+    const Tensor tokens = tensor_at(stack, 0, ScalarType::Long, kWhy);
+    expect(tokens.dim() == 2 && tokens.size(0) == 1 && tokens.size(1) >= 1, kWhy);
+    const ml_record table = record_at(stack, 1);
+    const int64_t hidden = size_at(stack, 2);
+    float *out = output_at(stack, 3, tokens.size(1), hidden);
     const std::lock_guard<std::mutex> lock(mutex);
-    ml_context *engine = locked_context();
-    if (!engine ||
-        ml_embed(engine, record(table), tokens.const_data_ptr<int64_t>(), static_cast<uint32_t>(tokens.size(1)),
-                 out.mutable_data_ptr<float>(), static_cast<uint32_t>(hidden)) != ML_OK)
-        fail(context, ml_last_error());
+    ran(ml_embed(locked_context(), table, tokens.const_data_ptr<int64_t>(), static_cast<uint32_t>(tokens.size(1)), out,
+                 static_cast<uint32_t>(hidden)));
 }
 
 // loop.out(Tensor hidden, Tensor[] blocks, Tensor(a!) keys, Tensor(b!) values, Tensor position, Tensor loops,
 //          Tensor? norm, float eps, float damping, *, Tensor(c!) out, Tensor(d!) applied)
-void loop_out(KernelRuntimeContext &context, Span<EValue *> stack) {
-    const Tensor &hidden = stack[0]->toTensor();
-    const auto blocks = stack[1]->toTensorList();
-    Tensor &keys = stack[2]->toTensor(), &values = stack[3]->toTensor();
-    const Tensor &position = stack[4]->toTensor(), &loops = stack[5]->toTensor();
-    const float *norm = stack[6]->isNone() ? nullptr : stack[6]->toTensor().const_data_ptr<float>();
-    Tensor &out = stack[9]->toTensor(), &applied = stack[10]->toTensor();
-    if (!expect(context, is_hidden(hidden), "hidden states are not float32 of shape [1, tokens, hidden]") ||
-        !expect(context, one_whole_number(position) && one_whole_number(loops),
-                "position and loops are not one int64 each") ||
-        !expect(context,
-                keys.dim() == 4 && keys.nbytes() == values.nbytes() && keys.scalar_type() == values.scalar_type(),
-                "the KV caches are not [slots, kv_heads, capacity, head_dim] of one type") ||
-        !expect(context, !norm || stack[6]->toTensor().numel() == hidden.size(2),
-                "the loop-end norm has a wrong size") ||
-        !expect(context, resize(out, hidden.size(1), hidden.size(2)), "the loop output cannot be resized"))
-        return;
-    const int64_t at = *position.const_data_ptr<int64_t>(), count = *loops.const_data_ptr<int64_t>();
-    if (!expect(context, at >= 0 && at < keys.size(2), "the position is beyond the exported context") ||
-        !expect(context, count >= 1 && count * static_cast<int64_t>(blocks.size()) <= keys.size(0),
-                "loops is outside the bound this program was exported for"))
-        return;
-    std::vector<ml_record> records;
-    for (const Tensor &block : blocks) records.push_back(record(block));
-    uint32_t ran = 0;
+void loop_out(Span<EValue *> stack) {
+    const Tensor hidden = hidden_at(stack, 0);
+    const std::vector<ml_record> blocks = blocks_at(stack, 1);
+    Tensor keys = cache_at(stack, 2), values = cache_at(stack, 3);
+    const int64_t position = whole_number_at(stack, 4), loops = whole_number_at(stack, 5);
+    expect(keys.nbytes() == values.nbytes() && keys.scalar_type() == values.scalar_type(),
+           "the two KV caches differ in their size or type");
+    for (const ml_record &block : blocks) expect(fits(block, keys), "a block does not fit the shape of the KV cache");
+    expect(position >= 0 && position < keys.size(2), "the position is beyond the exported context");
+    expect(loops >= 1 && loops <= keys.size(0) / static_cast<int64_t>(blocks.size()),
+           "loops is outside the bound this program was exported for");
+    Tensor applied = tensor_at(stack, 10, ScalarType::Long, "the applied loops are not one int64");
+    expect(applied.numel() == 1, "the applied loops are not one int64");
+    uint32_t applied_loops = 0;
     ml_loop_args args{};
-    args.blocks = records.data();
-    args.num_blocks = static_cast<uint32_t>(records.size());
-    args.loops = static_cast<uint32_t>(count);
-    args.damping = static_cast<float>(stack[8]->toDouble());
-    args.loop_end_norm = norm;
-    args.loop_end_norm_eps = static_cast<float>(stack[7]->toDouble());
+    args.blocks = blocks.data();
+    args.num_blocks = static_cast<uint32_t>(blocks.size());
+    args.loops = static_cast<uint32_t>(loops);
+    args.damping = number_at(stack, 8);
+    args.loop_end_norm = norm_at(stack, 6, hidden.size(2));
+    args.loop_end_norm_eps = number_at(stack, 7);
     args.hidden_in = hidden.const_data_ptr<float>();
-    args.hidden_out = out.mutable_data_ptr<float>();
+    args.hidden_out = output_at(stack, 9, hidden.size(1), hidden.size(2));
     args.hidden_size = static_cast<uint32_t>(hidden.size(2));
     args.tokens = static_cast<uint32_t>(hidden.size(1));
-    args.position = static_cast<uint32_t>(at);
+    args.position = static_cast<uint32_t>(position);
     args.key_cache = keys.mutable_data_ptr();
     args.value_cache = values.mutable_data_ptr();
     args.cache_bytes = keys.nbytes();
     args.kv_type = keys.scalar_type() == ScalarType::Float ? ML_KV_F32 : ML_KV_F16;
     args.num_slots = static_cast<uint32_t>(keys.size(0));
     args.capacity = static_cast<uint32_t>(keys.size(2));
-    args.applied_loops = &ran;
+    args.applied_loops = &applied_loops;
     const std::lock_guard<std::mutex> lock(mutex);
-    ml_context *engine = locked_context();
-    if (!engine || ml_loop(engine, &args) != ML_OK) return fail(context, ml_last_error());
-    *applied.mutable_data_ptr<int64_t>() = ran;
+    ran(ml_loop(locked_context(), &args));
+    *applied.mutable_data_ptr<int64_t>() = applied_loops;
 }
 
 // head.out(Tensor hidden, Tensor table, Tensor? norm, float eps, int vocab, bool last_only, *, Tensor(a!) out)
-void head_out(KernelRuntimeContext &context, Span<EValue *> stack) {
-    const Tensor &hidden = stack[0]->toTensor(), &table = stack[1]->toTensor();
-    const float *norm = stack[2]->isNone() ? nullptr : stack[2]->toTensor().const_data_ptr<float>();
-    const int64_t vocab = stack[4]->toInt();
-    Tensor &out = stack[6]->toTensor();
-    if (!expect(context, is_hidden(hidden), "hidden states are not float32 of shape [1, tokens, hidden]") ||
-        !expect(context, !norm || stack[2]->toTensor().numel() == hidden.size(2), "the final norm has a wrong size"))
-        return;
-    const int64_t rows = stack[5]->toBool() ? 1 : hidden.size(1), columns = hidden.size(2);
-    if (!expect(context, vocab > 0 && resize(out, rows, vocab), "the logits cannot be resized")) return;
-    const std::lock_guard<std::mutex> lock(mutex);
-    ml_context *engine = locked_context();
+void head_out(Span<EValue *> stack) {
+    const Tensor hidden = hidden_at(stack, 0);
+    const ml_record table = record_at(stack, 1);
+    const float *norm = norm_at(stack, 2, hidden.size(2));
+    const float eps = number_at(stack, 3);
+    const int64_t vocab = size_at(stack, 4);
+    expect(at(stack, 5).isBool(), "last_only is not true or false");
+    const int64_t rows = at(stack, 5).toBool() ? 1 : hidden.size(1), columns = hidden.size(2);
+    float *out = output_at(stack, 6, rows, vocab);
     const float *first = hidden.const_data_ptr<float>() + (hidden.size(1) - rows) * columns;
-    if (!engine || ml_head(engine, record(table), norm, static_cast<float>(stack[3]->toDouble()), first,
-                           static_cast<uint32_t>(rows), static_cast<uint32_t>(columns), out.mutable_data_ptr<float>(),
-                           static_cast<uint32_t>(vocab)) != ML_OK)
-        fail(context, ml_last_error());
+    const std::lock_guard<std::mutex> lock(mutex);
+    ran(ml_head(locked_context(), table, norm, eps, first, static_cast<uint32_t>(rows), static_cast<uint32_t>(columns),
+                out, static_cast<uint32_t>(vocab)));
 }
 
 const executorch::runtime::Kernel kernels[] = {
-    executorch::runtime::Kernel("mobileloop::embed.out", embed_out),
-    executorch::runtime::Kernel("mobileloop::loop.out", loop_out),
-    executorch::runtime::Kernel("mobileloop::head.out", head_out),
+    executorch::runtime::Kernel("mobileloop::embed.out", guarded<embed_out>),
+    executorch::runtime::Kernel("mobileloop::loop.out", guarded<loop_out>),
+    executorch::runtime::Kernel("mobileloop::head.out", guarded<head_out>),
 };
 
 const Error registered = executorch::runtime::register_kernels({kernels, 3});
@@ -184,7 +275,7 @@ ML_API void mobileloop_executorch_set_threads(uint32_t threads) {
     shared.reset();
 }
 
-// Why the last operator of the calling thread failed.
+// Why the last operator of the calling thread failed; empty when it did not.
 ML_API const char *mobileloop_executorch_last_error(void) { return last_error.c_str(); }
 
 } // extern "C"

@@ -2,6 +2,8 @@
  * the command-line tools and the Android app.
  *
  * Every function that can fail returns ml_status; ml_last_error() then gives one sentence for the calling thread.
+ * A null pointer is refused in the same way unless its argument may be NULL; destroying or closing NULL does nothing,
+ * and a number asked of NULL is 0. Where a function makes something, *out is NULL after a failure.
  * All memory given to the engine stays the caller's. Records (packed blocks and matrices) are untrusted: each is
  * checked in full before a byte of it is used (docs/format.md).
  */

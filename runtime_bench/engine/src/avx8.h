@@ -48,9 +48,10 @@ inline __m256i broadcast4(const int8_t *x) {
 inline void avx_to_f16(const float *x, uint16_t *out, size_t size) {
     size_t i = 0;
     for (; i + 8 <= size; i += 8)
-        _mm_storeu_si128(reinterpret_cast<__m128i *>(out + i),
-                         _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    for (; i < size; i++) out[i] = float_to_half(x[i]);
+        _mm_storeu_si128(
+            reinterpret_cast<__m128i *>(out + i),
+            _mm256_cvtps_ph(saturated(Avx8::load(x + i)).v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    for (; i < size; i++) out[i] = saturated_half(x[i]);
 }
 
 } // namespace

@@ -42,6 +42,11 @@ private:
     std::atomic<bool> &busy_;
 };
 
+template <typename T> T &given(T *pointer, const char *what) {
+    ml::require(pointer != nullptr, "no ", what, " was given (a null pointer)");
+    return *pointer;
+}
+
 constexpr uint32_t kMaxThreads = 256;
 
 uint32_t checked_threads(uint32_t threads) {
@@ -61,43 +66,47 @@ const char *ml_kernels(void) {
     return name;
 }
 ml_status ml_use_kernels(const char *name) {
-    return guarded([&] { ml::use_kernels(name ? name : ""); });
+    return guarded([&] { ml::use_kernels(&given(name, "name of a kernel set")); });
 }
 const char *ml_available_kernels(void) { return ml::available_kernels().c_str(); }
 
 ml_status ml_context_create(uint32_t threads, ml_context **out) {
-    return guarded([&] { *out = new ml_context(checked_threads(threads)); });
+    return guarded([&] {
+        given(out, "place for the context") = nullptr;
+        *out = new ml_context(checked_threads(threads));
+    });
 }
 void ml_context_destroy(ml_context *context) { delete context; }
-uint32_t ml_context_threads(const ml_context *context) { return context->pool.size(); }
+uint32_t ml_context_threads(const ml_context *context) { return context ? context->pool.size() : 0; }
 
 ml_status ml_embed(ml_context *context, ml_record embedding, const int64_t *tokens, uint32_t count, float *out,
                    uint32_t hidden_size) {
     return guarded([&] {
-        const Exclusive exclusive(context->busy);
+        const Exclusive exclusive(given(context, "context").busy);
         const ml::Matrix matrix = ml::parse_matrix(embedding);
         ml::require(matrix.cols == hidden_size, "the embedding has ", matrix.cols, " columns where ", hidden_size,
                     " were expected");
-        context->embed(matrix, tokens, count, out);
+        if (count == 0) return;
+        context->embed(matrix, &given(tokens, "list of tokens"), count, &given(out, "place for the hidden states"));
     });
 }
 
 ml_status ml_loop(ml_context *context, const ml_loop_args *args) {
     return guarded([&] {
-        const Exclusive exclusive(context->busy);
-        context->loop(*args);
+        const Exclusive exclusive(given(context, "context").busy);
+        context->loop(given(args, "argument structure"));
     });
 }
 
 ml_status ml_head(ml_context *context, ml_record head, const float *norm, float eps, const float *hidden, uint32_t rows,
                   uint32_t hidden_size, float *logits, uint32_t vocab_size) {
     return guarded([&] {
-        const Exclusive exclusive(context->busy);
+        const Exclusive exclusive(given(context, "context").busy);
         const ml::Matrix matrix = ml::parse_matrix(head);
         ml::require(matrix.cols == hidden_size && matrix.rows == vocab_size, "the head is ", matrix.rows, " by ",
                     matrix.cols, " where ", vocab_size, " by ", hidden_size, " was expected");
         ml::require(rows >= 1, "there are no rows for the head");
-        context->head(matrix, norm, eps, hidden, rows, logits);
+        context->head(matrix, norm, eps, &given(hidden, "hidden states"), rows, &given(logits, "place for the logits"));
     });
 }
 
@@ -113,34 +122,43 @@ ml_status ml_check_record(ml_record record, uint32_t kind) {
 }
 
 ml_status ml_model_open(const char *path, ml_model **out) {
-    return guarded([&] { *out = new ml_model{std::make_shared<const ml::Model>(path)}; });
+    return guarded([&] {
+        given(out, "place for the model") = nullptr;
+        *out = new ml_model{std::make_shared<const ml::Model>(&given(path, "path"))};
+    });
 }
 void ml_model_close(ml_model *model) { delete model; }
-uint32_t ml_model_vocab_size(const ml_model *model) { return model->model->vocab_size; }
-uint32_t ml_model_context(const ml_model *model) { return model->model->context; }
-uint32_t ml_model_max_loops(const ml_model *model) { return model->model->max_loops; }
+uint32_t ml_model_vocab_size(const ml_model *model) { return model ? model->model->vocab_size : 0; }
+uint32_t ml_model_context(const ml_model *model) { return model ? model->model->context : 0; }
+uint32_t ml_model_max_loops(const ml_model *model) { return model ? model->model->max_loops : 0; }
 
 ml_status ml_session_create(ml_model *model, uint32_t threads, uint32_t loops, ml_session **out) {
-    return guarded([&] { *out = new ml_session(model->model, checked_threads(threads), loops); });
+    return guarded([&] {
+        given(out, "place for the session") = nullptr;
+        *out = new ml_session(given(model, "model").model, checked_threads(threads), loops);
+    });
 }
 void ml_session_destroy(ml_session *session) { delete session; }
 ml_status ml_session_run(ml_session *session, const int64_t *tokens, uint32_t count, int all_logits, float *logits,
                          uint64_t logits_floats) {
     return guarded([&] {
-        const Exclusive exclusive(session->busy());
+        const Exclusive exclusive(given(session, "session").busy());
         session->run(tokens, count, all_logits != 0, logits, logits_floats);
     });
 }
 ml_status ml_session_reset(ml_session *session, uint32_t loops) {
     return guarded([&] {
-        const Exclusive exclusive(session->busy());
+        const Exclusive exclusive(given(session, "session").busy());
         session->reset(loops);
     });
 }
-uint32_t ml_session_position(const ml_session *session) { return session->position; }
+uint32_t ml_session_position(const ml_session *session) { return session ? session->position : 0; }
 
 ml_status ml_read_bandwidth(uint32_t threads, uint64_t size_bytes, double seconds, double *gbps) {
-    return guarded([&] { *gbps = ml::read_bandwidth(threads, size_bytes, seconds); });
+    return guarded([&] {
+        double &to = given(gbps, "place for the bandwidth"); // before the measurement, which takes seconds
+        to = ml::read_bandwidth(threads, size_bytes, seconds);
+    });
 }
 
 } // extern "C"

@@ -127,6 +127,7 @@ void ml_context::rotary_table(const Block &block, uint32_t position, uint32_t to
         rotary_tokens_ == tokens)
         return;
     const uint32_t half = block.head_dim / 2;
+    rotary_tokens_ = 0; // what follows may fail, and the table is lost then
     float *table = rotary_.at_least(size_t{tokens} * block.head_dim);
     for (uint32_t i = 0; i < half; i++) {
         // The float32 arithmetic of the reference: 1 / theta^(2i / d), then times the position.
@@ -144,7 +145,10 @@ void ml_context::rotary_table(const Block &block, uint32_t position, uint32_t to
     rotary_tokens_ = tokens;
 }
 
-void ml_context::loop(const ml_loop_args &args) {
+namespace {
+
+// The blocks of a call, in which everything that the call says agrees with everything else.
+std::vector<Block> checked_blocks(const ml_loop_args &args) {
     require(args.num_blocks >= 1 && args.blocks, "a loop call has no blocks");
     require(args.loops >= 1, "loops is 0, and a stage runs at least once");
     require(args.tokens >= 1 && args.hidden_in && args.hidden_out, "a loop call has no hidden states");
@@ -170,21 +174,168 @@ void ml_context::loop(const ml_loop_args &args) {
         product({args.num_slots, first.kv_heads, args.capacity, first.head_dim, args.kv_type == ML_KV_F16 ? 2u : 4u});
     require(args.cache_bytes >= needed, "the KV cache holds ", args.cache_bytes, " bytes where ", needed,
             " are needed");
+    return blocks;
+}
 
-    rotary_table(first, args.position, args.tokens);
-    const size_t tokens = args.tokens, hidden_size = args.hidden_size, total = tokens * hidden_size;
-    const size_t query_size = size_t{first.heads} * first.head_dim, kv_size = size_t{first.kv_heads} * first.head_dim;
+} // namespace
+
+// One thread's part in one application of one block.
+class ml_context::Application {
+public:
+    Application(ml_context &context, const Stage &stage, const Block &block, uint32_t slot, uint32_t thread)
+        : context_(context), kernels_(context.kernels), stage_(stage), args_(stage.args), block_(block), slot_(slot),
+          thread_(thread), head_dim_(block.head_dim), query_size_(size_t{block.heads} * head_dim_),
+          per_head_(size_t{args_.capacity} * head_dim_ * element()) {}
+
+    // Ends with all threads past the last write to the hidden states.
+    void run() {
+        float *query = context_.query_.at_least(0), *attended = context_.attended_.at_least(0);
+        float *key = context_.key_.at_least(0), *value = context_.value_.at_least(0);
+        Activations a =
+            normed(block_.input_norm, block_.query.integer() || block_.key.integer() || block_.value.integer());
+        project(block_.query, a, query, false);
+        project(block_.key, a, key, false);
+        project(block_.value, a, value, false);
+        context_.pool.barrier();
+        rotate_and_store(query, key, value);
+        context_.pool.barrier();
+        attend(query, attended);
+        context_.pool.barrier();
+        a = copied(attended, query_size_, block_.output.integer());
+        project(block_.output, a, stage_.hidden, true);
+        context_.pool.barrier();
+        feed_forward();
+    }
+
+private:
+    Range own(size_t total) const { return share(total, thread_, stage_.threads); }
+    size_t element() const { return args_.kv_type == ML_KV_F16 ? 2 : 4; }
+
+    // The input rows of a projection; fill(t, to) writes one of them.
+    template <typename Fill> Activations prepare(size_t size, bool integer, const Fill &fill) {
+        const Activations a = context_.private_[stage_.wide ? 0 : thread_].rows(stage_.tokens, size);
+        const Range rows = stage_.wide ? own(stage_.tokens) : Range{0, 1};
+        for (size_t t = rows.begin; t < rows.end; t++) {
+            fill(t, a.floats + t * a.stride);
+            zero_padding(a, t, size);
+        }
+        if (integer) kernels_.quantize(a, rows.begin, rows.end);
+        if (stage_.wide) context_.pool.barrier();
+        return a;
+    }
+    Activations normed(const float *scale, bool integer) {
+        return prepare(block_.hidden, integer, [&](size_t t, float *to) {
+            kernels_.rms_norm(stage_.hidden + t * block_.hidden, scale, block_.eps, block_.hidden, to);
+        });
+    }
+    Activations copied(const float *from, size_t size, bool integer) {
+        return prepare(size, integer,
+                       [&](size_t t, float *to) { std::copy(from + t * size, from + (t + 1) * size, to); });
+    }
+    void project(const Matrix &matrix, const Activations &a, float *y, bool accumulate) const {
+        const Range groups = own(matrix.row_groups);
+        kernels_.multiply(matrix, static_cast<uint32_t>(groups.begin), static_cast<uint32_t>(groups.end), a,
+                          stage_.tokens, y, matrix.rows, accumulate);
+    }
+
+    // This application's slot of a cache: [kv_heads, capacity, head_dim].
+    uint8_t *slot_of(void *cache) const {
+        return static_cast<uint8_t *>(cache) + size_t{slot_} * block_.kv_heads * per_head_;
+    }
+    void store(uint8_t *to, const float *from) const {
+        if (args_.kv_type == ML_KV_F16) {
+            kernels_.to_f16(from, reinterpret_cast<uint16_t *>(to), head_dim_);
+        } else {
+            std::memcpy(to, from, head_dim_ * sizeof(float));
+        }
+    }
+
+    // Rotate queries, rotate keys into the slot, store values in the slot.
+    void rotate_and_store(float *query, float *key, const float *value) {
+        const float *rotary = context_.rotary_.at_least(0);
+        const Range pairs = own(stage_.tokens * block_.heads);
+        for (size_t i = pairs.begin; i < pairs.end; i++) {
+            const float *cosines = rotary + i / block_.heads * head_dim_;
+            rotate(query + i * head_dim_, cosines, cosines + head_dim_ / 2, block_.head_dim, block_.interleaved);
+        }
+        uint8_t *key_slot = slot_of(args_.key_cache), *value_slot = slot_of(args_.value_cache);
+        const Range kv_pairs = own(stage_.tokens * block_.kv_heads);
+        for (size_t i = kv_pairs.begin; i < kv_pairs.end; i++) {
+            const size_t t = i / block_.kv_heads, head = i % block_.kv_heads;
+            const float *cosines = rotary + t * head_dim_;
+            rotate(key + i * head_dim_, cosines, cosines + head_dim_ / 2, block_.head_dim, block_.interleaved);
+            const size_t at = head * per_head_ + (args_.position + t) * head_dim_ * element();
+            store(key_slot + at, key + i * head_dim_);
+            store(value_slot + at, value + i * head_dim_);
+        }
+    }
+
+    // Heads before tokens, so that one thread keeps to few KV heads; later tokens are longer, so heads balance better.
+    void attend(const float *query, float *attended) {
+        const uint8_t *key_slot = slot_of(args_.key_cache), *value_slot = slot_of(args_.value_cache);
+        const Range tasks = own(stage_.tokens * block_.heads);
+        for (size_t i = tasks.begin; i < tasks.end; i++) {
+            const size_t head = i / stage_.tokens, t = i % stage_.tokens;
+            const size_t kv_head = head / (block_.heads / block_.kv_heads);
+            const AttentionArgs attention{query + t * query_size_ + head * head_dim_,
+                                          key_slot + kv_head * per_head_,
+                                          value_slot + kv_head * per_head_,
+                                          static_cast<uint32_t>(args_.position + t + 1),
+                                          block_.head_dim,
+                                          1.0f / std::sqrt(static_cast<float>(head_dim_)),
+                                          context_.scores_[thread_].at_least(0),
+                                          attended + t * query_size_ + head * head_dim_};
+            (args_.kv_type == ML_KV_F16 ? kernels_.attend_f16 : kernels_.attend_f32)(attention);
+        }
+    }
+
+    void feed_forward() {
+        float *gate = context_.gate_.at_least(0), *up = context_.up_.at_least(0);
+        const size_t size = block_.intermediate;
+        Activations a = normed(block_.post_attention_norm, block_.gate.integer() || block_.up.integer());
+        project(block_.gate, a, gate, false);
+        project(block_.up, a, up, false);
+        const Range groups = own(block_.gate.row_groups);
+        const size_t begin = groups.begin * kTileRows, end = std::min<size_t>(groups.end * kTileRows, size);
+        for (size_t t = 0; t < stage_.tokens && begin < end; t++)
+            kernels_.silu_multiply(gate + t * size + begin, up + t * size + begin, end - begin);
+        context_.pool.barrier();
+        a = copied(gate, size, block_.down.integer());
+        project(block_.down, a, stage_.hidden, true);
+        context_.pool.barrier();
+    }
+
+    ml_context &context_;
+    const Kernels &kernels_;
+    const Stage &stage_;
+    const ml_loop_args &args_;
+    const Block &block_;
+    const uint32_t slot_, thread_;
+    const size_t head_dim_, query_size_, per_head_; // per_head_: bytes of one KV head's part of a slot
+};
+
+// Scratch for one call: nothing is allocated once the threads run.
+void ml_context::reserve(const ml_loop_args &args, const Block &block) {
+    const size_t tokens = args.tokens;
+    const size_t query_size = size_t{block.heads} * block.head_dim, kv_size = size_t{block.kv_heads} * block.head_dim;
     query_.at_least(tokens * query_size);
     key_.at_least(tokens * kv_size);
     value_.at_least(tokens * kv_size);
     attended_.at_least(tokens * query_size);
-    gate_.at_least(tokens * first.intermediate);
-    up_.at_least(tokens * first.intermediate);
-    float *entered = args.damping != 1.0f ? entered_.at_least(total) : nullptr;
-    const size_t widest = std::max({hidden_size, query_size, size_t{first.intermediate}});
+    gate_.at_least(tokens * block.intermediate);
+    up_.at_least(tokens * block.intermediate);
+    if (args.damping != 1.0f) entered_.at_least(tokens * block.hidden);
+    const size_t widest = std::max({size_t{block.hidden}, query_size, size_t{block.intermediate}});
     for (uint32_t thread = 0; thread < (tokens > 1 ? 1 : pool.size()); thread++) private_[thread].rows(tokens, widest);
     for (Scratch<float> &scores : scores_) scores.at_least(args.position + tokens + 8);
+}
 
+void ml_context::loop(const ml_loop_args &args) {
+    const std::vector<Block> blocks = checked_blocks(args);
+    rotary_table(blocks[0], args.position, args.tokens);
+    reserve(args, blocks[0]);
+    const size_t tokens = args.tokens, hidden_size = args.hidden_size, total = tokens * hidden_size;
+    float *entered = args.damping != 1.0f ? entered_.at_least(0) : nullptr;
     if (args.hidden_out != args.hidden_in) std::copy(args.hidden_in, args.hidden_in + total, args.hidden_out);
     const Stage stage{args, args.hidden_out, tokens, tokens > 1, pool.size()};
     pool.run([&](uint32_t thread) {
@@ -193,7 +344,7 @@ void ml_context::loop(const ml_loop_args &args) {
             if (entered) std::copy(stage.hidden + own.begin, stage.hidden + own.end, entered + own.begin);
             if (entered) pool.barrier(); // rows of a block are split otherwise than this copy
             for (uint32_t b = 0; b < args.num_blocks; b++)
-                apply_block(stage, blocks[b], loop * args.num_blocks + b, thread);
+                Application(*this, stage, blocks[b], loop * args.num_blocks + b, thread).run();
             if (entered) {
                 for (size_t i = own.begin; i < own.end; i++)
                     stage.hidden[i] = std::fma(args.damping, stage.hidden[i] - entered[i], entered[i]);
@@ -209,109 +360,4 @@ void ml_context::loop(const ml_loop_args &args) {
         }
     });
     if (args.applied_loops) *args.applied_loops = args.loops;
-}
-
-// One application of one block by one thread. Ends with all threads past the last write to the hidden states.
-void ml_context::apply_block(const Stage &stage, const Block &block, uint32_t slot, uint32_t thread) {
-    const ml_loop_args &args = stage.args;
-    const size_t tokens = stage.tokens, hidden_size = block.hidden, head_dim = block.head_dim;
-    const size_t query_size = size_t{block.heads} * head_dim, kv_size = size_t{block.kv_heads} * head_dim;
-    ActivationScratch &scratch = private_[stage.wide ? 0 : thread];
-    float *query = query_.at_least(0), *key = key_.at_least(0), *value = value_.at_least(0);
-    float *attended = attended_.at_least(0), *gate = gate_.at_least(0), *up = up_.at_least(0);
-
-    const auto prepare = [&](size_t size, bool integer, const auto &fill) { // the input rows of a projection
-        const Activations a = scratch.rows(tokens, size);
-        const Range own = stage.wide ? share(tokens, thread, stage.threads) : Range{0, 1};
-        for (size_t t = own.begin; t < own.end; t++) {
-            fill(t, a.floats + t * a.stride);
-            zero_padding(a, t, size);
-        }
-        if (integer) kernels.quantize(a, own.begin, own.end);
-        if (stage.wide) pool.barrier();
-        return a;
-    };
-    const auto normed = [&](const float *scale) {
-        return [&, scale](size_t t, float *to) {
-            kernels.rms_norm(stage.hidden + t * hidden_size, scale, block.eps, hidden_size, to);
-        };
-    };
-    const auto copied = [&](const float *from, size_t size) {
-        return [=](size_t t, float *to) { std::copy(from + t * size, from + (t + 1) * size, to); };
-    };
-    const auto project = [&](const Matrix &matrix, const Activations &a, float *y, bool accumulate) {
-        const Range own = share(matrix.row_groups, thread, stage.threads);
-        kernels.multiply(matrix, static_cast<uint32_t>(own.begin), static_cast<uint32_t>(own.end), a, tokens, y,
-                         matrix.rows, accumulate);
-    };
-
-    Activations a = prepare(hidden_size, block.query.integer() || block.key.integer() || block.value.integer(),
-                            normed(block.input_norm));
-    project(block.query, a, query, false);
-    project(block.key, a, key, false);
-    project(block.value, a, value, false);
-    pool.barrier();
-
-    // Rotate queries, rotate keys into the slot, store values in the slot.
-    const size_t element = args.kv_type == ML_KV_F16 ? 2 : 4, per_head = size_t{args.capacity} * head_dim * element;
-    uint8_t *key_slot = static_cast<uint8_t *>(args.key_cache) + size_t{slot} * block.kv_heads * per_head;
-    uint8_t *value_slot = static_cast<uint8_t *>(args.value_cache) + size_t{slot} * block.kv_heads * per_head;
-    const auto store = [&](uint8_t *to, const float *from) {
-        if (args.kv_type == ML_KV_F16) {
-            kernels.to_f16(from, reinterpret_cast<uint16_t *>(to), head_dim);
-        } else {
-            std::memcpy(to, from, head_dim * sizeof(float));
-        }
-    };
-    const float *rotary = rotary_.at_least(0);
-    const Range pairs = share(tokens * block.heads, thread, stage.threads);
-    for (size_t i = pairs.begin; i < pairs.end; i++) {
-        const float *cosines = rotary + i / block.heads * head_dim;
-        rotate(query + i * head_dim, cosines, cosines + head_dim / 2, block.head_dim, block.interleaved);
-    }
-    const Range kv_pairs = share(tokens * block.kv_heads, thread, stage.threads);
-    for (size_t i = kv_pairs.begin; i < kv_pairs.end; i++) {
-        const size_t t = i / block.kv_heads, head = i % block.kv_heads;
-        const float *cosines = rotary + t * head_dim;
-        rotate(key + i * head_dim, cosines, cosines + head_dim / 2, block.head_dim, block.interleaved);
-        const size_t at = head * per_head + (args.position + t) * head_dim * element;
-        store(key_slot + at, key + i * head_dim);
-        store(value_slot + at, value + t * kv_size + head * head_dim);
-    }
-    pool.barrier();
-
-    // Heads before tokens, so that one thread keeps to few KV heads; later tokens are longer, so heads balance better.
-    const Range tasks = share(tokens * block.heads, thread, stage.threads);
-    for (size_t i = tasks.begin; i < tasks.end; i++) {
-        const size_t head = i / tokens, t = i % tokens, kv_head = head / (block.heads / block.kv_heads);
-        const AttentionArgs attention{query + t * query_size + head * head_dim,
-                                      key_slot + kv_head * per_head,
-                                      value_slot + kv_head * per_head,
-                                      static_cast<uint32_t>(args.position + t + 1),
-                                      block.head_dim,
-                                      1.0f / std::sqrt(static_cast<float>(head_dim)),
-                                      scores_[thread].at_least(0),
-                                      attended + t * query_size + head * head_dim};
-        (args.kv_type == ML_KV_F16 ? kernels.attend_f16 : kernels.attend_f32)(attention);
-    }
-    pool.barrier();
-
-    a = prepare(query_size, block.output.integer(), copied(attended, query_size));
-    project(block.output, a, stage.hidden, true);
-    pool.barrier();
-
-    a = prepare(hidden_size, block.gate.integer() || block.up.integer(), normed(block.post_attention_norm));
-    project(block.gate, a, gate, false);
-    project(block.up, a, up, false);
-    const Range groups = share(block.gate.row_groups, thread, stage.threads);
-    const size_t begin = groups.begin * kTileRows, end = std::min<size_t>(groups.end * kTileRows, block.intermediate);
-    for (size_t t = 0; t < tokens && begin < end; t++) {
-        const size_t at = t * block.intermediate + begin;
-        kernels.silu_multiply(gate + at, up + at, end - begin);
-    }
-    pool.barrier();
-
-    a = prepare(block.intermediate, block.down.integer(), copied(gate, block.intermediate));
-    project(block.down, a, stage.hidden, true);
-    pool.barrier();
 }

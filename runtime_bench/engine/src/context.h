@@ -18,6 +18,7 @@ template <typename T> class Scratch {
 public:
     T *at_least(size_t count) {
         if (count > size_) {
+            size_ = 0;        // nothing is held if the allocation fails
             storage_.reset(); // free before the larger allocation
             storage_.reset(static_cast<T *>(::operator new[](count * sizeof(T), std::align_val_t{64})));
             size_ = count;
@@ -58,7 +59,8 @@ struct ml_context {
 
 private:
     struct Stage;
-    void apply_block(const Stage &stage, const ml::Block &block, uint32_t slot, uint32_t thread);
+    class Application;
+    void reserve(const ml_loop_args &args, const ml::Block &block);
     void rotary_table(const ml::Block &block, uint32_t position, uint32_t tokens);
 
     // One token is normalised and quantized by every thread for itself, which is cheaper than a barrier; more tokens

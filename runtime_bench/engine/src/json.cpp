@@ -1,7 +1,8 @@
 #include "json.h"
 
-#include <charconv>
 #include <cmath>
+#include <locale>
+#include <sstream>
 
 #include "error.h"
 
@@ -20,6 +21,7 @@ public:
 
 private:
     static constexpr int kMaxDepth = 32;
+    static constexpr uint32_t kMaxValues = 1000000; // a value takes 128 bytes of memory, and as few as 2 of text
 
     void check(bool holds, const char *what) const { require(holds, "JSON metadata ", what, " at byte ", at_); }
     void skip_space() {
@@ -43,6 +45,7 @@ private:
 
     Json read(int depth) {
         check(depth < kMaxDepth, "is nested too deep");
+        check(values_++ < kMaxValues, "holds more than a million values");
         skip_space();
         check(at_ < text_.size(), "ends too early");
         Json value;
@@ -89,24 +92,32 @@ private:
         check(take(']'), "lacks a closing bracket");
     }
 
+    // The grammar first, then the conversion: no conversion function is as strict as JSON, and std::from_chars of
+    // floating point is missing in the libraries of older compilers and phones.
     double read_number() {
-        size_t end = at_;
-        while (end < text_.size() &&
-               (text_[end] == '-' || text_[end] == '+' || text_[end] == '.' || text_[end] == 'e' || text_[end] == 'E' ||
-                (text_[end] >= '0' && text_[end] <= '9')))
-            end++;
-        // JSON's own grammar is narrower than from_chars: digits before and behind a point, no leading zeros.
-        const std::string_view digits = text_.substr(at_, end - at_);
-        const size_t first = !digits.empty() && digits[0] == '-' ? 1 : 0, point = digits.find('.');
-        const auto is_digit = [&](size_t i) { return i < digits.size() && digits[i] >= '0' && digits[i] <= '9'; };
-        check(is_digit(first) && !(digits[first] == '0' && is_digit(first + 1)) &&
-                  (point == std::string_view::npos || is_digit(point + 1)),
-              "has a malformed number");
+        const size_t begin = at_;
+        const auto digit = [&] { return at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9'; };
+        const auto skip = [&](char c) { return at_ < text_.size() && text_[at_] == c ? ++at_, true : false; };
+        const auto digits = [&] {
+            check(digit(), "has a malformed number");
+            while (digit()) at_++;
+        };
+        skip('-');
+        if (skip('0')) {
+            check(!digit(), "has a malformed number");
+        } else {
+            digits();
+        }
+        if (skip('.')) digits();
+        if (skip('e') || skip('E')) {
+            if (!skip('+')) skip('-');
+            digits();
+        }
+        std::istringstream stream{std::string(text_.substr(begin, at_ - begin))};
+        stream.imbue(std::locale::classic());
         double number = 0;
-        const auto result = std::from_chars(text_.data() + at_, text_.data() + end, number);
-        check(result.ec == std::errc() && result.ptr == text_.data() + end && end > at_ && std::isfinite(number),
-              "has a malformed number");
-        at_ = end;
+        stream >> number;
+        check(!stream.fail() && std::isfinite(number), "has a number out of range");
         return number;
     }
 
@@ -167,6 +178,8 @@ private:
                     const unsigned low = read_hex();
                     check(low >= 0xDC00 && low < 0xE000, "has half a surrogate pair");
                     code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+                } else {
+                    check(code < 0xDC00 || code >= 0xE000, "has half a surrogate pair");
                 }
                 append_utf8(out, code);
                 break;
@@ -179,6 +192,7 @@ private:
 
     std::string_view text_;
     size_t at_ = 0;
+    uint32_t values_ = 0;
 };
 
 Json Json::parse(std::string_view text) { return JsonReader(text).document(); }

@@ -14,6 +14,7 @@
 namespace ml {
 
 constexpr float kPlane = 254.0f; // low steps per high step
+constexpr float kLargestHalf = 65504.0f;
 
 // Rows of activations. `floats` is [tokens, stride]; the others exist where an integer matrix reads them.
 //
@@ -51,6 +52,8 @@ struct Kernels {
     void (*silu_multiply)(float *gate, const float *up, size_t size);
     void (*attend_f32)(const AttentionArgs &args);
     void (*attend_f16)(const AttentionArgs &args);
+    // For the KV cache: what is beyond +-65504 becomes +-65504, since one infinite key would make every later token
+    // not a number. A value that is not a number stays so.
     void (*to_f16)(const float *x, uint16_t *out, size_t size);
     // Sum of all floats: the read loop of the bandwidth measurement.
     float (*read)(const float *data, size_t size);

@@ -60,6 +60,13 @@ template <typename V> void rms_norm(const float *x, const float *scale, float ep
     });
 }
 
+// To the range of float16. The value comes second, so that one that is not a number stays so.
+template <typename V> V saturated(V x) { return V::max(V::all(-kLargestHalf), V::min(V::all(kLargestHalf), x)); }
+
+inline uint16_t saturated_half(float x) {
+    return float_to_half(x > kLargestHalf ? kLargestHalf : x < -kLargestHalf ? -kLargestHalf : x);
+}
+
 // Clips to the plane's range; a value that is not a number (a hostile file) must not become an undefined conversion.
 inline int32_t to_code(float rounded) {
     return static_cast<int32_t>(rounded >= -127.0f ? (rounded <= 127.0f ? rounded : 127.0f) : -127.0f);

@@ -95,7 +95,7 @@ struct ScalarTiles {
 };
 
 void to_f16(const float *x, uint16_t *out, size_t size) {
-    for (size_t i = 0; i < size; i++) out[i] = float_to_half(x[i]);
+    for (size_t i = 0; i < size; i++) out[i] = saturated_half(x[i]);
 }
 
 } // namespace

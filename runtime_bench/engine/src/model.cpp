@@ -67,6 +67,7 @@ void Model::read_metadata(const Json &info) {
     head_dim = static_cast<uint32_t>(config.at("head_dim").whole("head_dim", 1, 4096));
     eps = static_cast<float>(config.at("rms_norm_eps").number("rms_norm_eps"));
     require(eps > 0, "rms_norm_eps is not above 0");
+    tie_embeddings = config.at("tie_embeddings").boolean("tie_embeddings");
     context = static_cast<uint32_t>(info.at("context").whole("context", 1, kMaxContext));
     const uint64_t kv_bits = info.at("kv_bits").whole("kv_bits", 16, 32);
     require(kv_bits == 16 || kv_bits == 32, "kv_bits is ", kv_bits, " where 16 or 32 was expected");
@@ -130,7 +131,9 @@ void Model::read_tensors(const Json &header, uint64_t data_start) {
                 " has other dimensions than the config");
     }
     embedding = find("embedding", "U8");
-    head = header.has("head") ? find("head", "U8") : embedding;
+    require(header.has("head") != tie_embeddings, tie_embeddings ? "a head is stored although tie_embeddings is true"
+                                                                 : "tie_embeddings is false, but no head is stored");
+    head = tie_embeddings ? embedding : find("head", "U8");
     for (const ml_record &record : {embedding, head}) {
         const Matrix matrix = parse_matrix(record);
         require(matrix.rows == vocab_size && matrix.cols == hidden_size, "the embedding or head is ", matrix.rows,

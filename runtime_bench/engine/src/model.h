@@ -41,6 +41,7 @@ struct Model {
     uint32_t hidden_size = 0, vocab_size = 0, num_blocks = 0, kv_heads = 0, head_dim = 0;
     uint32_t context = 0, num_slots = 0, max_loops = 1;
     float eps = 0;
+    bool tie_embeddings = false; // the embedding is the head
     ml_kv_type kv_type = ML_KV_F16;
     std::vector<StageSpec> stages;
     std::vector<ml_record> blocks;

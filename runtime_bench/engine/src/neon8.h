@@ -59,8 +59,12 @@ inline Neon8 planes(const int32x4_t high[2], const int32x4_t low[2]) {
 
 inline void neon_to_f16(const float *x, uint16_t *out, size_t size) {
     size_t i = 0;
-    for (; i + 4 <= size; i += 4) vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
-    for (; i < size; i++) out[i] = float_to_half(x[i]);
+    for (; i + 8 <= size; i += 8) {
+        const Neon8 v = saturated(Neon8::load(x + i));
+        vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(v.a)));
+        vst1_u16(out + i + 4, vreinterpret_u16_f16(vcvt_f16_f32(v.b)));
+    }
+    for (; i < size; i++) out[i] = saturated_half(x[i]);
 }
 
 } // namespace

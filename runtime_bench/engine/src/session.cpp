@@ -64,11 +64,17 @@ void ml_session::run(const int64_t *tokens, uint32_t count, bool all_logits, flo
     for (uint32_t t = 0; t < count; t++)
         require(tokens[t] >= 0 && tokens[t] < int64_t{model_->vocab_size}, "token ", tokens[t],
                 " is outside the vocabulary of ", model_->vocab_size);
-    for (uint32_t done = 0; done < count;) {
-        const uint32_t chunk = std::min(kChunk, count - done);
-        run_chunk(tokens + done, chunk, all_logits ? logits + uint64_t{done} * model_->vocab_size : logits, all_logits,
-                  done + chunk == count);
-        done += chunk;
+    const uint32_t before = position;
+    try {
+        for (uint32_t done = 0; done < count;) {
+            const uint32_t chunk = std::min(kChunk, count - done);
+            run_chunk(tokens + done, chunk, all_logits ? logits + uint64_t{done} * model_->vocab_size : logits,
+                      all_logits, done + chunk == count);
+            done += chunk;
+        }
+    } catch (...) { // the call did nothing: what its chunks left in the KV cache is written again
+        position = before;
+        throw;
     }
 }
 

@@ -1,5 +1,9 @@
 #include "threads.h"
 
+#include <exception>
+
+#include "error.h"
+
 namespace ml {
 namespace {
 
@@ -29,10 +33,17 @@ template <typename Done> void wait_until(const Done &done) {
 
 ThreadPool::ThreadPool(uint32_t threads) : size_(threads ? threads : 1) {
     workers_.reserve(size_ - 1);
-    for (uint32_t thread = 1; thread < size_; thread++) workers_.emplace_back([this, thread] { work(thread); });
+    try {
+        for (uint32_t thread = 1; thread < size_; thread++) workers_.emplace_back([this, thread] { work(thread); });
+    } catch (const std::exception &error) { // a limit of the system: end those that did start
+        stop();
+        throw Error(text(size_, " threads cannot be started: ", error.what()));
+    }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         stop_.store(true);

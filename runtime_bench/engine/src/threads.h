@@ -32,6 +32,7 @@ private:
     using Entry = void (*)(const void *context, uint32_t thread);
     void run_erased(Entry entry, const void *context);
     void work(uint32_t thread);
+    void stop();
 
     const uint32_t size_;
     std::vector<std::thread> workers_;

@@ -2,6 +2,7 @@
 // sanitizers too, so every buffer given to a kernel or a parser has exactly the size it promises.
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -10,10 +11,13 @@
 #include <random>
 #include <sstream>
 #include <string>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
 
+#include "context.h"
 #include "error.h"
 #include "json.h"
 #include "kernels.h"
@@ -35,6 +39,21 @@ int passed = 0, failed = 0;
             std::printf("%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition);                                  \
         }                                                                                                              \
     } while (false)
+
+// ThreadSanitizer looks at threads only, and is slow: leave out what runs on one.
+#if !defined(__has_feature)
+#define __has_feature(feature) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
+constexpr bool kThreadsOnly = true;
+#else
+constexpr bool kThreadsOnly = false;
+#endif
+#if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = kThreadsOnly;
+#endif
 
 std::mt19937 rng(7);
 
@@ -79,6 +98,8 @@ std::vector<const Kernels *> every_set() {
 
 // -- halves ---------------------------------------------------------------------------------------
 
+uint16_t expected_half(float x) { return float_to_half(std::isnan(x) ? x : std::clamp(x, -65504.0f, 65504.0f)); }
+
 void test_halves(const Kernels &kernels) {
     std::vector<float> all(65536);
     std::vector<uint16_t> converted(65536);
@@ -94,7 +115,7 @@ void test_halves(const Kernels &kernels) {
     }
     CHECK(wrong == 0);
     kernels.to_f16(all.data(), converted.data(), all.size());
-    for (uint32_t h = 0; h < 65536; h++) wrong += converted[h] != float_to_half(all[h]);
+    for (uint32_t h = 0; h < 65536; h++) wrong += converted[h] != expected_half(all[h]);
     CHECK(wrong == 0);
 
     // Between two halves, at ties, beyond the largest, and anything at all.
@@ -119,8 +140,25 @@ void test_halves(const Kernels &kernels) {
     values.push_back(1.0f); // a tail behind the last whole vector
     std::vector<uint16_t> out(values.size());
     kernels.to_f16(values.data(), out.data(), values.size());
-    for (size_t i = 0; i < values.size(); i++) wrong += out[i] != float_to_half(values[i]);
+    for (size_t i = 0; i < values.size(); i++) wrong += out[i] != expected_half(values[i]);
     CHECK(wrong == 0);
+}
+
+// What overflows a float16 cache saturates, in whole vectors and in tails, and what is not a number stays so.
+void test_halves_saturate(const Kernels &kernels) {
+    const float beyond[] = {65504.0f, 65505.0f, 65519.99f, 65520.0f, 70000.0f, 1e38f, INFINITY};
+    CHECK(float_to_half(70000.0f) == 0x7C00); // the conversion itself stays that of IEEE 754
+    for (size_t size = 1; size <= 20; size++)
+        for (const float value : beyond) {
+            std::vector<float> values(size, value);
+            for (size_t i = 1; i < size; i += 2) values[i] = -value;
+            std::vector<uint16_t> halves(size);
+            kernels.to_f16(values.data(), halves.data(), size);
+            for (size_t i = 0; i < size; i++) CHECK(halves[i] == (i % 2 ? 0xFBFF : 0x7BFF));
+            values.assign(size, size % 2 ? NAN : -NAN);
+            kernels.to_f16(values.data(), halves.data(), size);
+            for (const uint16_t half : halves) CHECK((half & 0x7FFF) > 0x7C00);
+        }
 }
 
 // Length 1 gives the value row itself, so every half can be read back through the kernel's own loads.
@@ -453,6 +491,49 @@ void test_threads() {
     }
 }
 
+// In a child process, under a limit of memory that some threads' stacks fit and all of them do not. Not under the
+// sanitizers, which need the address space for themselves; where the limit is not kept (QEMU) all threads start.
+void test_threads_that_cannot_be_started() {
+    if (kSanitized) return;
+    std::fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(20); // a hang ends the child
+        std::ifstream sizes("/proc/self/statm");
+        rlim_t pages = 0;
+        sizes >> pages;
+        const rlim_t bytes = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + (rlim_t{64} << 20);
+        const rlimit limit{bytes, bytes};
+        bool as_said = setrlimit(RLIMIT_AS, &limit) == 0;
+        try {
+            ThreadPool pool(256);
+            pool.run([](uint32_t) {});
+        } catch (const Error &error) {
+            as_said = as_said && std::string(error.what()).find("256 threads cannot be started") == 0;
+        }
+        _exit(as_said ? 0 : 1);
+    }
+    int status = 1;
+    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+    CHECK(child > 0 && status == 0);
+}
+
+void test_scratch_after_a_failed_growth() {
+    if (kSanitized) return; // they end the process when an allocation is too large
+    Scratch<float> scratch;
+    CHECK(scratch.at_least(16) != nullptr);
+    bool failed_to_grow = false;
+    try {
+        scratch.at_least(SIZE_MAX / 8);
+    } catch (const std::bad_alloc &) {
+        failed_to_grow = true;
+    }
+    CHECK(failed_to_grow);
+    float *again = scratch.at_least(8);
+    CHECK(again != nullptr);
+    if (again) std::fill(again, again + 8, 1.0f);
+}
+
 // -- JSON -----------------------------------------------------------------------------------------
 
 void test_json() {
@@ -492,11 +573,24 @@ void test_json() {
                             "\"\\ud83d\"",
                             "\"\\ud83dx\"",
                             "\"\\ud83d\\u0041\"",
+                            "\"\\ude42\"",
+                            "\"\\ude42\\ud83d\"",
+                            "\"\\udfff\"",
                             "\"\n\"",
                             "1 2",
                             "--1",
                             "1e",
                             "1e999",
+                            "-1e999",
+                            "1e+",
+                            "1e5.2",
+                            "1.e5",
+                            ".5",
+                            "01",
+                            "-01",
+                            "1-2",
+                            "1e5e5",
+                            "1,5",
                             "+1",
                             "nan",
                             "inf",
@@ -509,6 +603,24 @@ void test_json() {
     CHECK(refuses([] { Json::parse(std::string(33, '[') + std::string(33, ']')); }, "nested too deep"));
     CHECK(Json::parse(std::string(32, '[') + std::string(32, ']')).kind() == Json::Kind::array);
     CHECK(refuses([] { Json::parse({"\0", 1}); }));
+    std::string many = "[0";
+    for (int i = 0; i < 999998; i++) many += ",0";
+    CHECK(Json::parse(many + "]").array("many").size() == 999999); // the list itself is the millionth
+    CHECK(refuses([&] { Json::parse(many + ",0]"); }, "more than a million values"));
+    const std::pair<const char *, double> numbers[] = {{"0", 0},
+                                                       {"-0", 0},
+                                                       {"12", 12},
+                                                       {"-1.5e3", -1500},
+                                                       {"1E2", 100},
+                                                       {"1e+2", 100},
+                                                       {"25e-2", 0.25},
+                                                       {"0.1", 0.1},
+                                                       {"1e308", 1e308},
+                                                       {"2.2250738585072014e-308", 2.2250738585072014e-308},
+                                                       {"1e-05", 1e-05},
+                                                       {"16777217", 16777217},
+                                                       {"9007199254740993", 9007199254740992.0}};
+    for (const auto &[text, expected] : numbers) CHECK(Json::parse(text).number("number") == expected);
     const Json value =
         Json::parse("{\"n\": 3, \"s\": \"\\ud83d\\ude42\\u00e9\", \"b\": true, \"f\": 1.5, \"neg\": -1, \"z\": null}");
     CHECK(value.at("n").whole("n", 0, 3) == 3);
@@ -751,14 +863,46 @@ void test_loop_arguments() {
     ml_context_destroy(context);
 }
 
+// Keys and values beyond float16: with infinities in the cache, every later token would not be a number.
+void test_a_half_cache_holds_large_values() {
+    std::vector<uint8_t> bytes = make_block(Scheme::float32);
+    for (const size_t role : {size_t{2}, size_t{3}}) { // the key and value projections
+        uint64_t offset = 0, size = 0;
+        std::memcpy(&offset, &bytes[64 + 32 * role + 16], 8);
+        std::memcpy(&size, &bytes[64 + 32 * role + 24], 8);
+        for (size_t at = offset; at < offset + size; at += 4) put(bytes, at, uniform(-1e6f, 1e6f));
+    }
+    const ml_record record{bytes.data(), bytes.size()};
+    ml_context *context = nullptr;
+    CHECK(ml_context_create(1, &context) == ML_OK);
+    std::vector<uint16_t> keys(kKvHeads * 4 * kHeadDim), values(keys.size());
+    std::vector<float> hidden = random_floats(2 * kHidden);
+    ml_loop_args args{};
+    args.blocks = &record;
+    args.num_blocks = args.loops = args.num_slots = 1;
+    args.damping = 1;
+    args.hidden_in = args.hidden_out = hidden.data();
+    args.hidden_size = kHidden;
+    args.tokens = 2;
+    args.key_cache = keys.data();
+    args.value_cache = values.data();
+    args.cache_bytes = keys.size() * 2;
+    args.kv_type = ML_KV_F16;
+    args.capacity = 4;
+    CHECK(ml_loop(context, &args) == ML_OK);
+    CHECK(std::all_of(hidden.begin(), hidden.end(), [](float x) { return std::isfinite(x); }));
+    CHECK(std::count(values.begin(), values.end(), 0x7BFF) > 0);
+    ml_context_destroy(context);
+}
+
 // -- artifacts ------------------------------------------------------------------------------------
 
-std::string metadata(const std::string &stages, const std::string &more = "") {
+std::string metadata(const std::string &stages, bool tied = true) {
     std::ostringstream text;
     text << "{\"format_version\":1,\"config\":{\"hidden_size\":" << kHidden << ",\"vocab_size\":" << kVocab
          << ",\"num_blocks\":1,\"num_kv_heads\":" << kKvHeads << ",\"head_dim\":" << kHeadDim
-         << ",\"rms_norm_eps\":1e-05},\"context\":16,\"kv_bits\":16" << more << ",\"schedule\":{\"stages\":[" << stages
-         << "]}}";
+         << ",\"rms_norm_eps\":1e-05,\"tie_embeddings\":" << (tied ? "true" : "false")
+         << "},\"context\":16,\"kv_bits\":16,\"schedule\":{\"stages\":[" << stages << "]}}";
     return text.str();
 }
 
@@ -773,7 +917,8 @@ std::string quoted(const std::string &text) {
     return out + "\"";
 }
 
-std::string make_artifact(const std::string &info, size_t *data_start = nullptr) {
+// With a head, it lies behind the rest, and is the last thing that a token reads.
+std::string make_artifact(const std::string &info, size_t *data_start = nullptr, bool head = false) {
     const std::vector<uint8_t> block = make_block(Scheme::int4), table = make_matrix(Scheme::int8);
     std::ostringstream header;
     size_t at = 0;
@@ -786,6 +931,7 @@ std::string make_artifact(const std::string &info, size_t *data_start = nullptr)
     tensor("embedding", "U8", table.size(), table.size());
     tensor("blocks.0", "U8", block.size(), block.size());
     tensor("final_norm", "F32", kHidden, size_t{kHidden} * 4);
+    if (head) tensor("head", "U8", table.size(), table.size());
     header << "}";
     std::string text = header.str();
     text.resize((text.size() + 8 + 63) / 64 * 64 - 8, ' ');
@@ -797,20 +943,31 @@ std::string make_artifact(const std::string &info, size_t *data_start = nullptr)
     file.append(block.begin(), block.end());
     const std::vector<float> norm(kHidden, 1.0f);
     file.append(reinterpret_cast<const char *>(norm.data()), norm.size() * sizeof(float));
+    if (head) file.append(table.begin(), table.end());
     return file;
 }
 
+struct TemporaryFile {
+    char path[32] = "/tmp/mobileloop-test-XXXXXX";
+    int descriptor = mkstemp(path);
+    bool stored;
+    explicit TemporaryFile(const std::string &bytes)
+        : stored(write(descriptor, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size())) {}
+    ~TemporaryFile() {
+        close(descriptor);
+        unlink(path);
+    }
+    TemporaryFile(const TemporaryFile &) = delete;
+    TemporaryFile &operator=(const TemporaryFile &) = delete;
+};
+
 // Opens the bytes as a file and runs three tokens; true where all of it worked.
 bool runs(const std::string &bytes, uint32_t threads = 1) {
-    char path[] = "/tmp/mobileloop-test-XXXXXX";
-    const int descriptor = mkstemp(path);
-    if (descriptor < 0) return false;
-    const bool stored = write(descriptor, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size());
-    close(descriptor);
     ml_model *model = nullptr;
-    const bool opened = stored && ml_model_open(path, &model) == ML_OK;
-    unlink(path);
-    if (!opened) return false;
+    {
+        const TemporaryFile file(bytes);
+        if (!file.stored || ml_model_open(file.path, &model) != ML_OK) return false;
+    }
     ml_session *session = nullptr;
     bool good = ml_session_create(model, threads, 0, &session) == ML_OK;
     const uint32_t vocab = ml_model_vocab_size(model);
@@ -863,6 +1020,11 @@ void test_artifacts() {
         if (ran) std::printf("a stage with %s was accepted\n", change[1]);
         CHECK(!ran);
     }
+    CHECK(runs(make_artifact(metadata(kStage, false), nullptr, true)));
+    CHECK(!runs(make_artifact(metadata(kStage, false), nullptr, false)));
+    CHECK(std::strstr(ml_last_error(), "no head is stored") != nullptr);
+    CHECK(!runs(make_artifact(metadata(kStage, true), nullptr, true)));
+    CHECK(std::strstr(ml_last_error(), "a head is stored although") != nullptr);
     CHECK(!runs(make_artifact(metadata(""))));
     CHECK(!runs(make_artifact("[]")));
     CHECK(!runs(make_artifact("{\"format_version\":2}")));
@@ -888,6 +1050,83 @@ void test_artifacts() {
     CHECK(ran < 800);
 }
 
+void test_null_pointers() {
+    ml_context *context = nullptr;
+    ml_model *model = nullptr;
+    ml_session *session = nullptr;
+    CHECK(ml_context_create(1, &context) == ML_OK);
+    const std::vector<uint8_t> bytes = make_matrix(Scheme::int8);
+    const ml_record table{bytes.data(), bytes.size()};
+    const int64_t token = 1;
+    float hidden[kHidden] = {}, logits[kVocab];
+    ml_loop_args args{};
+    const auto says = [](ml_status status, const char *what) {
+        return status == ML_FAILED && std::strstr(ml_last_error(), what) &&
+               std::strstr(ml_last_error(), "null pointer");
+    };
+    CHECK(says(ml_use_kernels(nullptr), "kernel set"));
+    CHECK(says(ml_context_create(1, nullptr), "context"));
+    CHECK(says(ml_embed(nullptr, table, &token, 1, hidden, kHidden), "context"));
+    CHECK(says(ml_embed(context, table, nullptr, 1, hidden, kHidden), "tokens"));
+    CHECK(says(ml_embed(context, table, &token, 1, nullptr, kHidden), "hidden states"));
+    CHECK(ml_embed(context, table, nullptr, 0, nullptr, kHidden) == ML_OK);
+    CHECK(ml_embed(context, {nullptr, 64}, &token, 1, hidden, kHidden) == ML_FAILED);
+    CHECK(says(ml_loop(nullptr, &args), "context"));
+    CHECK(says(ml_loop(context, nullptr), "argument"));
+    CHECK(says(ml_head(nullptr, table, nullptr, 0, hidden, 1, kHidden, logits, kVocab), "context"));
+    CHECK(says(ml_head(context, table, nullptr, 0, nullptr, 1, kHidden, logits, kVocab), "hidden states"));
+    CHECK(says(ml_head(context, table, nullptr, 0, hidden, 1, kHidden, nullptr, kVocab), "logits"));
+    CHECK(ml_head(context, table, nullptr, 0, hidden, 1, kHidden, logits, kVocab) == ML_OK);
+    CHECK(says(ml_model_open(nullptr, &model), "path"));
+    CHECK(says(ml_model_open("/dev/null", nullptr), "model"));
+    CHECK(says(ml_session_create(nullptr, 1, 0, &session), "model"));
+    CHECK(says(ml_session_create(nullptr, 1, 0, nullptr), "session"));
+    CHECK(says(ml_session_run(nullptr, &token, 1, 0, logits, kVocab), "session"));
+    CHECK(says(ml_session_reset(nullptr, 0), "session"));
+    CHECK(says(ml_read_bandwidth(1, 1 << 16, 0.001, nullptr), "bandwidth"));
+    CHECK(ml_context_threads(nullptr) + ml_model_vocab_size(nullptr) + ml_model_context(nullptr) +
+              ml_model_max_loops(nullptr) + ml_session_position(nullptr) ==
+          0);
+    ml_context_destroy(nullptr);
+    ml_session_destroy(nullptr);
+    ml_model_close(nullptr);
+    ml_context_destroy(context);
+    context = reinterpret_cast<ml_context *>(&args); // a failure leaves NULL, not what was there
+    CHECK(ml_context_create(0, &context) == ML_FAILED && context == nullptr);
+    const TemporaryFile file(make_artifact(metadata(kStage)));
+    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, &session) == ML_OK);
+    CHECK(ml_session_run(session, nullptr, 1, 0, logits, kVocab) == ML_FAILED);
+    CHECK(ml_session_run(session, &token, 1, 0, nullptr, kVocab) == ML_FAILED);
+    CHECK(ml_session_position(session) == 0);
+    ml_session_destroy(session);
+    ml_model_close(model);
+}
+
+// The head is damaged while the file is open, so that a run fails after its blocks; then it is put right again.
+void test_a_failed_run_leaves_the_position() {
+    const std::string bytes = make_artifact(metadata(kStage, false), nullptr, true);
+    const off_t head = static_cast<off_t>(bytes.size() - make_matrix(Scheme::int8).size());
+    const TemporaryFile file(bytes);
+    ml_model *model = nullptr;
+    ml_session *session = nullptr;
+    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, &session) == ML_OK);
+    const int64_t tokens[] = {1, 5, 10};
+    std::vector<float> logits(kVocab), again(kVocab);
+    CHECK(ml_session_run(session, tokens, 1, 0, logits.data(), kVocab) == ML_OK);
+    CHECK(ml_session_run(session, tokens + 1, 2, 0, logits.data(), kVocab) == ML_OK);
+    CHECK(ml_session_reset(session, 0) == ML_OK);
+    CHECK(ml_session_run(session, tokens, 1, 0, again.data(), kVocab) == ML_OK);
+    CHECK(pwrite(file.descriptor, "none", 4, head) == 4);
+    CHECK(ml_session_run(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_FAILED);
+    CHECK(ml_session_position(session) == 1);
+    CHECK(pwrite(file.descriptor, bytes.data() + head, 4, head) == 4);
+    CHECK(ml_session_run(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_OK);
+    CHECK(ml_session_position(session) == 3);
+    CHECK(same_bits(again, logits));
+    ml_session_destroy(session);
+    ml_model_close(model);
+}
+
 // Threads that each have a session of their own share nothing but the model.
 void test_sessions_in_threads() {
     const std::string good = make_artifact(metadata(kStage));
@@ -903,19 +1142,6 @@ void test_sessions_in_threads() {
 
 } // namespace
 
-// ThreadSanitizer looks at threads only, and is slow: leave out what runs on one.
-#if defined(__SANITIZE_THREAD__)
-constexpr bool kThreadsOnly = true;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-constexpr bool kThreadsOnly = true;
-#else
-constexpr bool kThreadsOnly = false;
-#endif
-#else
-constexpr bool kThreadsOnly = false;
-#endif
-
 int main() {
     const Kernels &truth = scalar_kernels();
     for (const Kernels *set : every_set()) {
@@ -923,6 +1149,7 @@ int main() {
         test_loop_arguments();
         if (kThreadsOnly) continue;
         test_halves(*set);
+        test_halves_saturate(*set);
         test_half_loads(*set);
         test_rms_norm(*set, truth);
         test_quantize(*set, truth);
@@ -933,9 +1160,14 @@ int main() {
         test_attention(*set, truth);
         test_read(*set, truth);
         test_records();
+        test_a_half_cache_holds_large_values();
         test_artifacts();
+        test_null_pointers();
+        test_a_failed_run_leaves_the_position();
     }
     test_threads();
+    test_threads_that_cannot_be_started();
+    test_scratch_after_a_failed_growth();
     test_json();
     test_sessions_in_threads();
     std::printf("%d passed, %d failed\n", passed, failed);
