@@ -121,7 +121,8 @@ def test_a_missing_folder_and_a_folder_in_the_way(tmp_path):
     ):
         pass
     (tmp_path / "taken").mkdir()
-    with pytest.raises(MobileloopError, match="is a folder or a device"), written_whole(tmp_path / "taken") as temporary:
+    taken = tmp_path / "taken"
+    with pytest.raises(MobileloopError, match="is a folder or a device"), written_whole(taken) as temporary:
         temporary.write_bytes(b"x")
     assert leftovers(tmp_path) == ["taken"]
 
