@@ -1,14 +1,22 @@
 #include "threads.h"
 
+#include <climits>
 #include <exception>
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "error.h"
 
 namespace ml {
 namespace {
 
-// About 20 us of spinning covers the gaps between phases of a block. After that a waiting thread gives its core
-// away, so that a busy neighbour costs its share and no more.
+// Spinning covers the gaps between the phases of a block (20 to 100 us, as long as the processor's pause takes). A
+// thread that waits longer sleeps: on a busy core a sleeper is run soon after it is woken, while one that yields goes
+// to the end of the queue and costs the others a time slice at every barrier.
 constexpr int kSpins = 2000;
 
 inline void pause() {
@@ -19,15 +27,19 @@ inline void pause() {
 #endif
 }
 
-template <typename Done> void wait_until(const Done &done) {
-    for (int spin = 0; !done(); spin++) {
-        if (spin < kSpins) {
-            pause();
-        } else {
-            std::this_thread::yield();
-        }
-    }
+#if defined(__linux__)
+static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t), "a futex is the bare word");
+
+void sleep_while(std::atomic<uint32_t> &word, uint32_t value) {
+    syscall(SYS_futex, reinterpret_cast<uint32_t *>(&word), FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
 }
+void wake_sleepers(std::atomic<uint32_t> &word) {
+    syscall(SYS_futex, reinterpret_cast<uint32_t *>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+#else
+void sleep_while(std::atomic<uint32_t> &, uint32_t) { std::this_thread::yield(); }
+void wake_sleepers(std::atomic<uint32_t> &) {}
+#endif
 
 } // namespace
 
@@ -65,7 +77,8 @@ void ThreadPool::run_erased(Entry entry, const void *context) {
         wake_.notify_all();
     }
     entry(context, 0);
-    if (size_ > 1) wait_until([this] { return running_.load(std::memory_order_acquire) == 0; });
+    if (size_ == 1) return;
+    for (uint32_t left; (left = running_.load()) != 0;) wait_while(running_, left);
 }
 
 void ThreadPool::work(uint32_t thread) {
@@ -79,19 +92,38 @@ void ThreadPool::work(uint32_t thread) {
         seen = generation_.load(std::memory_order_acquire);
         if (stop_.load()) return;
         entry_(context_, thread);
-        running_.fetch_sub(1, std::memory_order_acq_rel);
+        running_.fetch_sub(1);
+        announce(running_);
     }
 }
 
 void ThreadPool::barrier() {
     if (size_ == 1) return;
-    const uint32_t phase = phase_.load(std::memory_order_acquire);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-        arrived_.store(0, std::memory_order_relaxed);
-        phase_.fetch_add(1, std::memory_order_acq_rel);
+    const uint32_t phase = phase_.load();
+    if (arrived_.fetch_add(1) + 1 == size_) {
+        arrived_.store(0);
+        phase_.fetch_add(1);
+        announce(phase_);
         return;
     }
-    wait_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
+    wait_while(phase_, phase);
+}
+
+// Returns when the word has another value. A sleeper counts itself before it looks at the word for the last time, and
+// announce() looks at the count after the word was changed: one of the two sees the other (both are sequentially
+// consistent), so no wake-up is lost.
+void ThreadPool::wait_while(std::atomic<uint32_t> &word, uint32_t value) {
+    for (int spin = 0; spin < kSpins; spin++) {
+        if (word.load(std::memory_order_acquire) != value) return;
+        pause();
+    }
+    sleepers_.fetch_add(1);
+    while (word.load() == value) sleep_while(word, value);
+    sleepers_.fetch_sub(1);
+}
+
+void ThreadPool::announce(std::atomic<uint32_t> &word) {
+    if (sleepers_.load() != 0) wake_sleepers(word);
 }
 
 } // namespace ml

@@ -32,6 +32,8 @@ private:
     using Entry = void (*)(const void *context, uint32_t thread);
     void run_erased(Entry entry, const void *context);
     void work(uint32_t thread);
+    void wait_while(std::atomic<uint32_t> &word, uint32_t value);
+    void announce(std::atomic<uint32_t> &word);
     void stop();
 
     const uint32_t size_;
@@ -42,6 +44,7 @@ private:
     alignas(64) std::atomic<uint32_t> running_{0};    // workers still inside the region
     alignas(64) std::atomic<uint32_t> arrived_{0};
     alignas(64) std::atomic<uint32_t> phase_{0};
+    alignas(64) std::atomic<uint32_t> sleepers_{0}; // threads that no longer spin
     std::atomic<bool> stop_{false};
     std::mutex mutex_;
     std::condition_variable wake_;
