@@ -105,6 +105,13 @@ def test_export_says_what_it_wrote(world, target):
     assert not list(world.folder.glob("*.part")) + list(world.folder.glob(".*"))
 
 
+@pytest.mark.parametrize("target", FORMATS)
+def test_the_loop_count_costs_no_size(world, target, tmp_path):
+    once = tmp_path / f"once{FORMATS[target]}"
+    passed(cli("export", world.source, "--to", target, "--loops", 1, "--context", CONTEXT, "-o", once, cwd=tmp_path))
+    assert abs(once.stat().st_size - getattr(world, target).stat().st_size) < 4096
+
+
 def test_export_names_the_file_itself(world, tmp_path):
     facts = json.loads(passed(cli("export", world.source, "--quantize", "int8", "--json", cwd=tmp_path)).stdout)
     assert facts["artifact"] == "source-plain-int8.safetensors"

@@ -115,7 +115,7 @@ def _schedule(checkpoint: Checkpoint, loops: int | None, schedule: str | None) -
     if schedule is not None:
         return Schedule.parse(schedule, blocks)
     if loops is not None:
-        return Schedule.parse(f"immediate:{loops}", blocks) if loops != 1 else Schedule.plain(blocks)
+        return Schedule.parse(f"immediate:{loops}", blocks)  # also for 1: the same stages, so the same file size
     return checkpoint.schedule
 
 
