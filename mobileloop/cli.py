@@ -44,6 +44,9 @@ class _Commands(TyperGroup):
         except BrokenPipeError:  # the reader of our output went away
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None
+        except OSError as error:  # a full disk behind a redirect, say
+            typer.echo(f"mobileloop: {error.filename or 'the output'} failed: {error.strerror or error}.", err=True)
+            raise typer.Exit(2) from None
 
 
 app = typer.Typer(

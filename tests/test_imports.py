@@ -17,7 +17,7 @@ SOURCES = {
 LAYERS = (
     ("mobileloop.errors",),
     ("mobileloop.config",),
-    ("mobileloop.quiet",),
+    ("mobileloop.quiet", "mobileloop.process"),
     ("mobileloop.schedule",),
     ("mobileloop.costs",),
     ("mobileloop.quant.schemes",),

@@ -64,10 +64,11 @@ def measure_and_show(
     """The command but for its last line: card, measurement, table and the file."""
     from rich.console import Console
 
+    from mobileloop.artifact import check_output
     from mobileloop_bench.tables import print_results
 
     if json_out is not None:
-        _check_folder(json_out)
+        check_output(json_out)  # before the measurement, not after it
     console = Console(width=None if sys.stdout.isatty() else 160)
     plan = _plan(files, threads, loops, prompt_tokens, decode_tokens, repetitions)
     document = _run(console, plan)
@@ -75,14 +76,6 @@ def measure_and_show(
     if json_out is not None:
         document.write(json_out)
     return document
-
-
-def _check_folder(path: Path) -> None:
-    """Say before the measurement, not after it, that its result has nowhere to go."""
-    from mobileloop.errors import MobileloopError
-
-    if not path.parent.is_dir():
-        raise MobileloopError(f"the folder {path.parent} does not exist; create it or choose another output.")
 
 
 def _plan(

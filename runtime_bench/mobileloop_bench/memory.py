@@ -12,14 +12,13 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mobileloop.process import memory_status
 from mobileloop_bench.measure import prompt_of
 from mobileloop_bench.plan import Artifact, Plan
 
@@ -104,12 +103,12 @@ def use_of(request: Request) -> Memory:
 
     # The runtime itself is shared by everything a process runs; only what the artifact adds is counted.
     importlib.import_module(f"mobileloop.runtimes.{request.runtime}").preload()
-    before = _status()
+    before = memory_status()
     session = runtimes.open_session(request.path, threads=request.threads, loops=request.loops)
     session.prefill(prompt_of(session.info.config.vocab_size, request.prompt_tokens, seed=0))
     for token in range(DECODED_TOKENS):
         session.decode(token % session.info.config.vocab_size)
-    after = _status()
+    after = memory_status()
     session.close()
     return Memory(
         delta_anonymous_bytes=_difference(before, after, "RssAnon"),
@@ -118,14 +117,6 @@ def use_of(request: Request) -> Memory:
         peak_bytes=after.get("VmHWM"),
         threads=request.threads,
     )
-
-
-def _status() -> dict[str, int]:
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return {}
-    return {name: int(kb) * 1024 for name, kb in re.findall(r"^(\w+):\s*(\d+) kB$", text, re.M)}
 
 
 def _difference(before: dict[str, int], after: dict[str, int], name: str) -> int | None:
