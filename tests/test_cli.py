@@ -165,6 +165,14 @@ def test_run_stops_where_the_context_is_full(world, tmp_path):
     assert facts["prompt_tokens"] + facts["generated_tokens"] == CONTEXT
 
 
+def test_a_full_disk_behind_stdout(world, tmp_path):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "mobileloop.cli", "info", str(world.engine)]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "mobileloop: the output failed: No space left on device.\n"
+
+
 def test_run_into_a_pipe_that_closes(world, tmp_path):
     process = subprocess.Popen(
         command("run", world.engine, "--prompt", "hello"),

@@ -1,24 +1,16 @@
 """mobileloop.costs: the byte formulas by hand, and the same for the reference and an artifact."""
 
 import numpy as np
+from builders import TINY
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
-from mobileloop.config import ModelConfig
 from mobileloop.costs import TokenBytes
 from mobileloop.quant.packed import PackedModel
 from mobileloop.reference import ReferenceModel
 from mobileloop.schedule import Schedule
 
-CONFIG = ModelConfig(
-    vocab_size=101,
-    hidden_size=64,
-    intermediate_size=96,
-    num_blocks=3,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-)
+CONFIG = TINY.model_copy(update={"vocab_size": 101})
 
 
 def test_by_hand():
