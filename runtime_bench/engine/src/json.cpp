@@ -1,8 +1,8 @@
 #include "json.h"
 
 #include <cmath>
-#include <locale>
-#include <sstream>
+#include <locale.h>
+#include <stdlib.h>
 
 #include "error.h"
 
@@ -113,11 +113,9 @@ private:
             if (!skip('+')) skip('-');
             digits();
         }
-        std::istringstream stream{std::string(text_.substr(begin, at_ - begin))};
-        stream.imbue(std::locale::classic());
-        double number = 0;
-        stream >> number;
-        check(!stream.fail() && std::isfinite(number), "has a number out of range");
+        static const locale_t plain = newlocale(LC_ALL_MASK, "C", nullptr); // a process's own may read a comma
+        const double number = strtod_l(std::string(text_.substr(begin, at_ - begin)).c_str(), nullptr, plain);
+        check(std::isfinite(number), "has a number out of range");
         return number;
     }
 
