@@ -1,0 +1,454 @@
+// `bench`: load, prefill and decode by threads and loops. Every configuration runs once per round, in an order that is
+// shuffled anew, every raw sample is kept, and the JSON is the document that `mobileloop report` reads
+// (runtime_bench/mobileloop_bench/results.py has the meaning of every field).
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <unistd.h>
+
+#include "artifact.h"
+#include "commands.h"
+#include "engine.h"
+#include "json_writer.h"
+#include "machine.h"
+#include "sampler.h"
+
+namespace ml {
+
+const CommandText kBench{
+    "bench",
+    "FILE",
+    "Measure load, prefill and decode of an artifact, in interleaved rounds; the medians are printed, every raw\n"
+    "sample is in the JSON document, which mobileloop report makes a page of.",
+    {
+        {"--threads", "LIST", "Thread counts, such as 1,2 (default: 1 and all cores)."},
+        {"--loops", "LIST", "Loop counts, such as 1,2,4 (default: the artifact's own)."},
+        {"--prompt-tokens", "N", "Tokens of the prefill (default 128)."},
+        {"--decode-tokens", "N", "Tokens decoded behind it, one by one (default 64)."},
+        {"--repetitions", "N", "Rounds over all configurations (default 5, the fewest of a valid result)."},
+        {"--seed", "N", "Of the tokens and of the order (default 0)."},
+        {"--no-bandwidth", nullptr, "Leave out the read bandwidth, the ceiling that figures are compared with."},
+        {"--json", nullptr, "Print one JSON document instead of the table."},
+    },
+    "  mobileloop-engine bench smollm2.safetensors\n"
+    "  mobileloop-engine bench looped.safetensors --threads 1,4 --loops 1,2,4 --json > phone.json\n",
+};
+
+namespace {
+
+constexpr uint32_t kFirstTokens = 8; // of the load phase
+constexpr uint64_t kMib = 1u << 20;
+// When a figure counts (runtime_bench/mobileloop_bench/rows.py).
+constexpr size_t kMinRepetitions = 5;
+constexpr double kMaxSpread = 1.5, kMaxDrift = 1.2, kMaxOtherCores = 0.25, kMaxStolenCores = 0.05;
+
+struct Settings {
+    std::vector<uint64_t> threads, loops; // loops empty: the artifact's own
+    uint64_t prompt_tokens, decode_tokens, repetitions, seed;
+};
+
+struct Bandwidth {
+    uint64_t threads, size_bytes;
+    std::vector<double> samples;
+    double best() const { return *std::max_element(samples.begin(), samples.end()); }
+};
+
+struct Configuration {
+    uint32_t threads, asked_loops, loops; // asked 0: the artifact's own
+    std::vector<double> load_ms, prefill_ms, decode_ms;
+    double wall_s = 0, other_s = 0, stolen_s = 0;
+    bool known = true; // whether the kernel tells who else ran
+    std::unique_ptr<Session> session;
+};
+
+struct Row {
+    const Configuration &configuration;
+    const char *phase;
+    const std::vector<double> &samples;
+    std::optional<double> median_ms{}, p10_ms{}, p90_ms{}, tokens_per_s{}, read_gbps{}, executed_gbps{}, ceiling_gbps{},
+        loop_tax{};
+    std::optional<double> ceiling_tokens_per_s{}, other_cores{}, stolen_cores{};
+    std::optional<uint64_t> kv_bytes{};
+    uint64_t repetitions = 0, context_tokens = 0;
+    std::vector<std::string> reasons{}; // why the figure is not valid
+};
+
+class Bench {
+public:
+    Bench(const std::string &path, Settings settings, bool with_bandwidth)
+        : about_(path), settings_(std::move(settings)), machine_(probe_machine()), kernels_(kernels()),
+          random_(settings_.seed) {
+        plan();
+        if (with_bandwidth) measure_bandwidth();
+        measure();
+    }
+    std::string table() const;
+    std::string json(const std::string &command) const;
+    bool interrupted() const { return interrupted_; }
+
+private:
+    void plan();
+    void measure_bandwidth();
+    void measure();
+    void load(Configuration &one);
+    void evaluate(Configuration &one);
+    std::vector<Row> rows() const;
+    Row row(const Configuration &one, const char *phase, const std::vector<double> &samples) const;
+    void judge(Row &row) const;
+    std::string json(const Row &row) const;
+    std::vector<int64_t> tokens(uint64_t count);
+    void progress(const std::string &what) const;
+
+    ArtifactInfo about_;
+    Settings settings_;
+    Machine machine_;
+    std::string kernels_;
+    Random random_;
+    std::vector<Configuration> configurations_;
+    std::vector<uint64_t> skipped_; // loop counts beyond the artifact's bound
+    std::vector<Bandwidth> bandwidth_;
+    bool interrupted_ = false;
+};
+
+// The value below which `share` of the samples lie, between neighbours where it falls between them.
+double percentile(std::vector<double> values, double share) {
+    std::sort(values.begin(), values.end());
+    const double place = share * static_cast<double>(values.size() - 1);
+    const auto below = static_cast<size_t>(place);
+    const size_t above = std::min(below + 1, values.size() - 1);
+    return values[below] + (place - static_cast<double>(below)) * (values[above] - values[below]);
+}
+
+void Bench::plan() {
+    const uint64_t needed = std::max<uint64_t>(settings_.prompt_tokens + settings_.decode_tokens, kFirstTokens);
+    require(needed <= about_.context, settings_.prompt_tokens, " prompt and ", settings_.decode_tokens,
+            " decode tokens do not fit the context of ", about_.context, " of ", about_.label,
+            "; ask for fewer or export with a larger --context");
+    std::vector<uint64_t> asked = settings_.loops;
+    if (asked.empty()) asked.push_back(0);
+    for (const uint64_t loops : asked) {
+        if (loops > about_.max_loops()) {
+            skipped_.push_back(loops);
+            continue;
+        }
+        const auto count = static_cast<uint32_t>(loops);
+        for (const uint64_t threads : settings_.threads) {
+            Configuration one{};
+            one.threads = static_cast<uint32_t>(threads);
+            one.asked_loops = count;
+            one.loops = count ? count : about_.default_loops();
+            one.known = true;
+            configurations_.push_back(std::move(one));
+        }
+    }
+    require(!configurations_.empty(), "nothing is left to measure: ", about_.label, " runs up to ",
+            counted(about_.max_loops(), "loop"));
+}
+
+// Four last-level caches, at least 256 MiB, at most 1 GiB and at most an eighth of the memory; every thread count in
+// turn, so that a disturbance hits all alike.
+void Bench::measure_bandwidth() {
+    uint64_t size = std::clamp(4 * machine_.last_level_cache_bytes().value_or(0), 256 * kMib, 1024 * kMib);
+    if (machine_.memory_bytes) size = std::min(size, *machine_.memory_bytes / 8);
+    size = std::max(size / kMib * kMib, kMib);
+    for (const uint64_t threads : settings_.threads) bandwidth_.push_back({threads, size, {}});
+    for (int turn = 0; turn < 3; turn++) {
+        for (Bandwidth &one : bandwidth_) {
+            if (stop_requested) break;
+            progress(text("read bandwidth, ", counted(one.threads, "thread")));
+            one.samples.push_back(bandwidth(static_cast<uint32_t>(one.threads), size, 0.3));
+        }
+    }
+    bandwidth_.erase(
+        std::remove_if(bandwidth_.begin(), bandwidth_.end(), [](const Bandwidth &one) { return one.samples.empty(); }),
+        bandwidth_.end());
+}
+
+void Bench::progress(const std::string &what) const {
+    if (isatty(STDERR_FILENO)) std::fprintf(stderr, "\r\033[K%s", what.c_str());
+}
+
+void Bench::measure() {
+    const auto everyone = [&](const char *what, uint64_t rounds, const auto &turn) {
+        for (uint64_t round = 0; round < rounds; round++) {
+            std::vector<size_t> order(configurations_.size());
+            std::iota(order.begin(), order.end(), size_t{0});
+            for (size_t left = order.size(); left > 1; left--) std::swap(order[left - 1], order[random_.below(left)]);
+            for (const size_t index : order) {
+                if (stop_requested) return;
+                Configuration &one = configurations_[index];
+                progress(text(what, " ", round + 1, "/", rounds, ": ", counted(one.loops, "loop"), ", ",
+                              counted(one.threads, "thread")));
+                turn(one);
+            }
+        }
+    };
+    everyone("load", settings_.repetitions, [&](Configuration &one) { load(one); });
+    everyone("warm-up", 1, [&](Configuration &one) {
+        one.session = std::make_unique<Session>(about_.path, one.threads, one.asked_loops);
+        one.session->run(tokens(kFirstTokens));
+    });
+    everyone("prefill and decode", settings_.repetitions, [&](Configuration &one) { evaluate(one); });
+    for (Configuration &one : configurations_) one.session.reset();
+    if (isatty(STDERR_FILENO)) std::fputs("\r\033[K", stderr);
+    interrupted_ = stop_requested != 0;
+}
+
+std::vector<int64_t> Bench::tokens(uint64_t count) {
+    std::vector<int64_t> ids(count);
+    for (int64_t &id : ids) id = static_cast<int64_t>(random_.below(about_.vocab_size));
+    return ids;
+}
+
+void Bench::load(Configuration &one) {
+    const std::vector<int64_t> first = tokens(kFirstTokens);
+    const double start = milliseconds_now();
+    Session session(about_.path, one.threads, one.asked_loops);
+    session.run(first);
+    one.load_ms.push_back(milliseconds_now() - start);
+}
+
+void Bench::evaluate(Configuration &one) {
+    const std::vector<int64_t> prompt = tokens(settings_.prompt_tokens), decoded = tokens(settings_.decode_tokens);
+    one.session->reset();
+    const auto before = busy_seconds();
+    struct timespec own_start{}, own_end{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &own_start);
+    const double begin = milliseconds_now();
+    one.session->run(prompt);
+    one.prefill_ms.push_back(milliseconds_now() - begin);
+    for (const int64_t token : decoded) {
+        const double start = milliseconds_now();
+        one.session->run({token});
+        one.decode_ms.push_back(milliseconds_now() - start);
+    }
+    one.wall_s += (milliseconds_now() - begin) / 1e3;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &own_end);
+    const auto after = busy_seconds();
+    one.known = one.known && before && after;
+    if (!one.known) return;
+    const double own = static_cast<double>(own_end.tv_sec - own_start.tv_sec) +
+                       static_cast<double>(own_end.tv_nsec - own_start.tv_nsec) / 1e9;
+    one.other_s += after->busy - before->busy - own;
+    one.stolen_s += after->stolen - before->stolen;
+}
+
+Row Bench::row(const Configuration &one, const char *phase, const std::vector<double> &samples) const {
+    Row row{one, phase, samples};
+    const bool load = phase[0] == 'l', decode = phase[0] == 'd';
+    const uint64_t prompt = settings_.prompt_tokens, tokens = decode ? 1 : prompt;
+    row.repetitions = decode ? samples.size() / settings_.decode_tokens : samples.size();
+    row.context_tokens = prompt + (decode ? settings_.decode_tokens : 0);
+    if (!load)
+        row.kv_bytes = about_.kv_bytes(decode ? prompt + settings_.decode_tokens / 2 : prompt - 1, one.asked_loops);
+    if (!load && one.known && one.wall_s > 0) {
+        row.other_cores = std::max(one.other_s, 0.0) / one.wall_s;
+        row.stolen_cores = one.stolen_s / one.wall_s;
+    }
+    for (const Bandwidth &ceiling : bandwidth_)
+        if (decode && ceiling.threads == one.threads) row.ceiling_gbps = ceiling.best();
+    if (samples.empty()) return row;
+    row.median_ms = median(samples);
+    row.p10_ms = percentile(samples, 0.1);
+    row.p90_ms = percentile(samples, 0.9);
+    if (!load) row.tokens_per_s = static_cast<double>(tokens) * 1000 / *row.median_ms;
+    if (decode) {
+        const auto gbps = [&](uint64_t bytes) {
+            return static_cast<double>(bytes + *row.kv_bytes) / (*row.median_ms * 1e6);
+        };
+        row.read_gbps = gbps(about_.unique_bytes());
+        row.executed_gbps = gbps(about_.executed_bytes(one.asked_loops));
+        if (row.ceiling_gbps)
+            row.ceiling_tokens_per_s =
+                *row.ceiling_gbps * 1e9 / static_cast<double>(about_.unique_bytes() + *row.kv_bytes);
+        for (const Configuration &once : configurations_)
+            if (once.loops == 1 && once.threads == one.threads && !once.decode_ms.empty())
+                row.loop_tax = *row.median_ms / median(once.decode_ms);
+    }
+    return row;
+}
+
+void Bench::judge(Row &row) const {
+    const auto doubt = [&](const std::string &reason) { row.reasons.push_back(reason); };
+    const bool decode = row.phase[0] == 'd';
+    if (interrupted_) doubt("interrupted");
+    if (machine_.emulated.value_or(false)) doubt("emulated: the machine's instructions are simulated");
+    if (row.repetitions < kMinRepetitions)
+        doubt(text("fewer than ", kMinRepetitions, decode ? " repetitions: " : " samples: ", row.repetitions));
+    if (row.p10_ms && *row.p90_ms > kMaxSpread * *row.p10_ms)
+        doubt(
+            text("spread: p90 is ", fixed(*row.p90_ms / *row.p10_ms, 2), " times p10, beyond ", fixed(kMaxSpread, 1)));
+    if (!machine_.cpus.empty() && row.configuration.threads > machine_.cpus.size())
+        doubt(text(row.configuration.threads, " threads on ", machine_.cpus.size(), " cores"));
+    const auto each = static_cast<std::ptrdiff_t>(settings_.decode_tokens);
+    if (decode && row.repetitions >= 2) {
+        const auto &all = row.samples;
+        const auto last = all.begin() + each * static_cast<std::ptrdiff_t>(row.repetitions - 1);
+        const double drift = median({last, last + each}) / median({all.begin(), all.begin() + each});
+        if (drift > kMaxDrift)
+            doubt(text("slowed down: the last repetition took ", fixed(drift, 2), " times the first"));
+    }
+    if (row.stolen_cores.value_or(0) > kMaxStolenCores)
+        doubt(text("preempted: the hypervisor took ", fixed(*row.stolen_cores, 2), " cores"));
+    if (row.other_cores.value_or(0) > kMaxOtherCores)
+        doubt(text("not alone: other programs used ", fixed(*row.other_cores, 2), " cores"));
+}
+
+std::vector<Row> Bench::rows() const {
+    std::vector<Row> found;
+    for (const Configuration &one : configurations_) {
+        found.push_back(row(one, "load", one.load_ms));
+        found.push_back(row(one, "prefill", one.prefill_ms));
+        found.push_back(row(one, "decode", one.decode_ms));
+    }
+    for (Row &one : found) judge(one);
+    return found;
+}
+
+std::string Bench::json(const Row &row) const {
+    const Configuration &one = row.configuration;
+    return JsonObject()
+        .add("artifact", about_.label)
+        .add("runtime", "engine")
+        .add("model", about_.name)
+        .add("quantization", about_.quantization)
+        .add("loops", one.loops)
+        .add("threads", one.threads)
+        .add("phase", row.phase)
+        .add("samples_ms", row.samples)
+        .add("median_ms", row.median_ms)
+        .add("tokens_per_s", row.tokens_per_s)
+        .add("unique_bytes", about_.unique_bytes())
+        .add("executed_bytes", about_.executed_bytes(one.asked_loops))
+        .add("kv_bytes", row.kv_bytes)
+        .add("read_gbps", row.read_gbps)
+        .add("valid", row.reasons.empty())
+        .add("reasons", row.reasons)
+        .add("p10_ms", row.p10_ms)
+        .add("p90_ms", row.p90_ms)
+        .add("executed_gbps", row.executed_gbps)
+        .add("ceiling_gbps", row.ceiling_gbps)
+        .add("ceiling_tokens_per_s", row.ceiling_tokens_per_s)
+        .add("loop_tax", row.loop_tax)
+        .add("repetitions", row.repetitions)
+        .add("context_tokens", row.context_tokens)
+        .add("schedule", about_.schedule_name)
+        .add("activation_bytes", about_.activation_bytes(one.asked_loops))
+        .add("size_on_disk_bytes", about_.file_bytes)
+        .add("random_weights", about_.random_weights)
+        .add("source", about_.source)
+        .add("source_sha256", about_.source_sha256)
+        .add("other_cores", row.other_cores)
+        .add("stolen_cores", row.stolen_cores)
+        .add("details", JsonObject().add("kernels", kernels_))
+        .str();
+}
+
+std::string Bench::json(const std::string &command) const {
+    std::string results;
+    for (const Row &one : rows()) results += (results.empty() ? "" : ",") + json(one);
+    for (const uint64_t loops : skipped_) {
+        for (const uint64_t threads : settings_.threads) {
+            const std::vector<std::string> reason{text("skipped: loops ", loops, " is outside 1-", about_.max_loops(),
+                                                       ", the bound this artifact was exported for")};
+            const std::optional<double> none;
+            results += "," + JsonObject()
+                                 .add("artifact", about_.label)
+                                 .add("runtime", "engine")
+                                 .add("model", about_.name)
+                                 .add("quantization", about_.quantization)
+                                 .add("loops", loops)
+                                 .add("threads", threads)
+                                 .add("phase", "decode")
+                                 .add("samples_ms", std::vector<double>())
+                                 .add("median_ms", none)
+                                 .add("tokens_per_s", none)
+                                 .add("unique_bytes", about_.unique_bytes())
+                                 .add("executed_bytes", none)
+                                 .add("kv_bytes", none)
+                                 .add("read_gbps", none)
+                                 .add("valid", false)
+                                 .add("reasons", reason)
+                                 .str();
+        }
+    }
+    std::vector<JsonObject> ceilings;
+    const auto cache = machine_.last_level_cache_bytes();
+    for (const Bandwidth &one : bandwidth_)
+        ceilings.push_back(
+            JsonObject()
+                .add("threads", one.threads)
+                .add("size_bytes", one.size_bytes)
+                .add("read_gbps", one.best())
+                .add("median_gbps", median(one.samples))
+                .add("samples_gbps", one.samples)
+                .add("beyond_last_level_cache", cache ? std::optional(one.size_bytes > *cache) : std::nullopt));
+    JsonObject settings;
+    settings.add("threads", settings_.threads);
+    settings.add_raw("loops", settings_.loops.empty() ? "null" : to_json(settings_.loops));
+    settings.add("prompt_tokens", settings_.prompt_tokens)
+        .add("decode_tokens", settings_.decode_tokens)
+        .add("repetitions", settings_.repetitions)
+        .add("seed", settings_.seed)
+        .add("sessions_kept", true);
+    return JsonObject()
+        .add("schema", "mobileloop.bench/1")
+        .add_raw("machine", machine_.json(kernels_))
+        .add_raw("results", "[" + results + "]")
+        .add("bandwidth", ceilings)
+        .add("settings", settings)
+        .add("command", command)
+        .add("interrupted", interrupted_)
+        .str();
+}
+
+std::string Bench::table() const {
+    std::string out = machine_.lines(kernels_);
+    for (const Bandwidth &one : bandwidth_)
+        out += text("read bandwidth:  ", fixed(one.best(), 1), " GB/s, ", counted(one.threads, "thread"), ", ",
+                    one.size_bytes >> 20, " MiB\n");
+    const auto cell = [](const std::optional<double> &value, int digits) {
+        const std::string figure = value ? fixed(*value, digits) : "-";
+        return std::string(12 - std::min<size_t>(figure.size(), 11), ' ') + figure;
+    };
+    out += "\nthreads  loops  phase      median ms     tokens/s  GB/s unique    executed     loop tax\n";
+    std::string doubts;
+    for (const Row &one : rows()) {
+        char left[64];
+        std::snprintf(left, sizeof left, "%7u  %5u  %-7s", one.configuration.threads, one.configuration.loops,
+                      one.phase);
+        out += text(left, cell(one.median_ms, 3), " ", cell(one.tokens_per_s, 1), " ", cell(one.read_gbps, 2),
+                    cell(one.executed_gbps, 2), " ", cell(one.loop_tax, 2), one.reasons.empty() ? "" : "  *", "\n");
+        for (const std::string &reason : one.reasons)
+            doubts += text("  ", one.phase, ", ", counted(one.configuration.threads, "thread"), ", ",
+                           counted(one.configuration.loops, "loop"), ": ", reason, "\n");
+    }
+    for (const uint64_t loops : skipped_)
+        out += text("skipped: ", loops, " loops, beyond the ", about_.max_loops(), " of this artifact\n");
+    return doubts.empty() ? out : out + "\n* not a valid result:\n" + doubts;
+}
+
+std::vector<uint64_t> without_repeats(const std::vector<uint64_t> &values) {
+    std::vector<uint64_t> kept;
+    for (const uint64_t value : values)
+        if (std::find(kept.begin(), kept.end(), value) == kept.end()) kept.push_back(value);
+    return kept;
+}
+
+} // namespace
+
+int run_bench(const Arguments &arguments, const std::string &command) {
+    Settings settings{arguments.list("--threads", 1, 256),
+                      without_repeats(arguments.list("--loops", 1, 1024)),
+                      arguments.whole("--prompt-tokens", 128, 1, 1u << 20),
+                      arguments.whole("--decode-tokens", 64, 1, 1u << 20),
+                      arguments.whole("--repetitions", 5, 1, 1u << 20),
+                      arguments.whole("--seed", 0, 0, INT64_MAX)};
+    if (settings.threads.empty()) settings.threads = {1, available_threads()};
+    settings.threads = without_repeats(settings.threads);
+    const Bench bench(arguments.operand(), settings, !arguments.has("--no-bandwidth"));
+    print(arguments.has("--json") ? bench.json(command) + "\n" : bench.table());
+    return bench.interrupted() ? kInterrupted : 0;
+}
+
+} // namespace ml

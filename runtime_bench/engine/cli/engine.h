@@ -1,0 +1,58 @@
+// The engine as the commands use it: every call of the C interface is here.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "error.h"
+#include "mobileloop.h"
+
+namespace ml {
+
+inline void checked(ml_status status) {
+    if (status != ML_OK) throw Error(ml_last_error());
+}
+
+class Session {
+public:
+    // loops 0: each stage's own count.
+    Session(const std::string &path, uint32_t threads, uint32_t loops) {
+        ml_model *model = nullptr;
+        checked(ml_model_open(path.c_str(), &model));
+        const std::unique_ptr<ml_model, void (*)(ml_model *)> opened(model, ml_model_close);
+        ml_session *session = nullptr;
+        checked(ml_session_create(model, threads, loops, &session));
+        session_.reset(session);
+        logits_.resize(ml_model_vocab_size(model));
+    }
+
+    // Logits of the last token; valid until the next call.
+    const std::vector<float> &run(const std::vector<int64_t> &tokens) {
+        checked(ml_session_run(session_.get(), tokens.data(), static_cast<uint32_t>(tokens.size()), 0, logits_.data(),
+                               logits_.size()));
+        return logits_;
+    }
+    void reset() { checked(ml_session_reset(session_.get(), 0)); }
+
+private:
+    std::unique_ptr<ml_session, void (*)(ml_session *)> session_{nullptr, ml_session_destroy};
+    std::vector<float> logits_;
+};
+
+// GB/s (10^9 bytes) that `threads` threads read from a buffer.
+inline double bandwidth(uint32_t threads, uint64_t size_bytes, double seconds) {
+    double gbps = 0;
+    checked(ml_read_bandwidth(threads, size_bytes, seconds, &gbps));
+    return gbps;
+}
+
+// The kernel set in use; throws where MOBILELOOP_KERNELS names one that this processor cannot run.
+inline std::string kernels() {
+    const std::string name = ml_kernels();
+    require(!name.empty(), ml_last_error());
+    return name;
+}
+
+} // namespace ml

@@ -1,0 +1,73 @@
+// JSON text, written in one pass; an unknown figure is null.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "unicode.h"
+
+namespace ml {
+
+inline std::string json_string(const std::string &value) {
+    std::string out = "\"";
+    for (const char c : lossy_utf8(value)) {
+        if (c == '"' || c == '\\') {
+            out += '\\';
+            out += c;
+        } else if (static_cast<unsigned char>(c) < 0x20) {
+            char escape[8];
+            std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(c));
+            out += escape;
+        } else {
+            out += c;
+        }
+    }
+    return out + '"';
+}
+
+// The shortest of three lengths that reads back as the same number.
+inline std::string json_number(double value) {
+    if (!std::isfinite(value)) return "null";
+    char digits[40];
+    for (const int precision : {9, 15, 17}) {
+        std::snprintf(digits, sizeof digits, "%.*g", precision, value);
+        if (std::strtod(digits, nullptr) == value) break;
+    }
+    return digits;
+}
+
+inline std::string to_json(const std::string &value) { return json_string(value); }
+inline std::string to_json(const char *value) { return json_string(value); }
+inline std::string to_json(bool value) { return value ? "true" : "false"; }
+inline std::string to_json(double value) { return json_number(value); }
+inline std::string to_json(int value) { return std::to_string(value); }
+inline std::string to_json(uint32_t value) { return std::to_string(value); }
+inline std::string to_json(uint64_t value) { return std::to_string(value); }
+template <typename T> std::string to_json(const std::vector<T> &values);
+template <typename T> std::string to_json(const std::optional<T> &value) { return value ? to_json(*value) : "null"; }
+template <typename T> std::string to_json(const std::vector<T> &values) {
+    std::string out;
+    for (const T &value : values) out += (out.empty() ? "[" : ",") + to_json(value);
+    return out.empty() ? "[]" : out + "]";
+}
+
+class JsonObject {
+public:
+    template <typename T> JsonObject &add(const char *key, const T &value) { return add_raw(key, to_json(value)); }
+    JsonObject &add_raw(const char *key, const std::string &json) {
+        text_ += (text_.empty() ? "{" : ",") + json_string(key) + ":" + json;
+        return *this;
+    }
+    std::string str() const { return text_.empty() ? "{}" : text_ + "}"; }
+
+private:
+    std::string text_;
+};
+inline std::string to_json(const JsonObject &value) { return value.str(); }
+
+} // namespace ml
