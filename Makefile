@@ -13,13 +13,16 @@ ENGINE_SOURCES := $(shell find runtime_bench/engine -name '*.cpp' -o -name '*.h'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test setup tools check lint types pytest format clean
+.PHONY: help demo test setup tools check lint types pytest format engine engine-arm64 fuzz clean
 
 help:
 	@echo "make demo    install, fetch a real model, export it three ways, generate, measure, report"
 	@echo "make test    lint, type check and run every test (installs what it needs)"
 	@echo "make setup   only install into $(VENV)"
 	@echo "make format  format Python and C++"
+	@echo "make engine  build the static program build/engine/mobileloop-engine; needs no Python package but cmake"
+	@echo "make engine-arm64  the same for 64-bit ARM and phones; ARM64_CXX=zig needs no cross compiler"
+	@echo "make fuzz    look for inputs that crash the engine, FUZZ_SECONDS=600 for each target"
 	@echo "make clean   remove $(VENV), build/ and demo/"
 
 demo: setup
@@ -78,6 +81,50 @@ pytest: | setup
 format: | setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 	@$(BIN)/clang-format -i $$(find runtime_bench/engine -name '*.cpp' -o -name '*.h')
+
+# The standalone program (docs/binary.md). It needs a compiler and cmake, and nothing of the Python side.
+$(VENV)/.cmake: | $(BIN)/python
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "cmake>=3.20" "ninja>=1.11"
+	@touch $@
+
+$(VENV)/.zig: | $(BIN)/python
+	@echo "installing zig, 101 MB ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check ziglang==0.17.1
+	@touch $@
+
+BUILD_ENGINE = $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -S runtime_bench/engine
+ARM64 = -DML_CLI=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64
+ARM64_CXX ?= aarch64-linux-gnu-g++
+
+engine: tools $(VENV)/.cmake
+	@$(BUILD_ENGINE) -B build/engine -DML_CLI=ON -DCMAKE_CXX_COMPILER="$(CXX)" >/dev/null
+	@$(BIN)/cmake --build build/engine
+	@echo "built build/engine/mobileloop-engine"
+
+ifeq ($(ARM64_CXX),zig)
+# Zig brings its own C library (musl) and builds it at the first use, which takes minutes.
+engine-arm64: $(VENV)/.cmake $(VENV)/.zig
+	@zig=$$($(BIN)/python -c 'import os, ziglang; print(os.path.dirname(ziglang.__file__) + "/zig")'); \
+	  $(BUILD_ENGINE) -B build/engine-arm64-zig $(ARM64) -DML_ZIG=ON \
+	    -DCMAKE_CXX_COMPILER="$$zig;c++;-target;aarch64-linux-musl" >/dev/null
+	@$(BIN)/cmake --build build/engine-arm64-zig
+	@echo "built build/engine-arm64-zig/mobileloop-engine"
+else
+engine-arm64: $(VENV)/.cmake
+	@command -v $(ARM64_CXX) >/dev/null || { echo "the cross compiler $(ARM64_CXX) is missing; on Debian and Ubuntu: apt-get install g++-aarch64-linux-gnu, or without it: make engine-arm64 ARM64_CXX=zig"; exit 2; }
+	@$(BUILD_ENGINE) -B build/engine-arm64 $(ARM64) -DCMAKE_CXX_COMPILER=$(ARM64_CXX) >/dev/null
+	@$(BIN)/cmake --build build/engine-arm64
+	@echo "built build/engine-arm64/mobileloop-engine"
+endif
+
+# Crashing inputs land in build/fuzz/found; the exit code says whether there are any. libFuzzer where clang++ has it.
+FUZZ_SECONDS ?= 600
+FUZZ_CXX ?= $(shell command -v clang++ || echo $(CXX))
+
+fuzz: tools $(VENV)/.cmake
+	@$(BUILD_ENGINE) -B build/fuzz -DML_FUZZ=ON -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) >/dev/null
+	@$(BIN)/cmake --build build/fuzz
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) runtime_bench/engine/fuzz/run.sh build/fuzz
 
 clean:
 	rm -rf $(VENV) build demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,155 @@
+"""Write the seed corpus: small real records, files and tokenizers, without the padding that only pages need.
+
+    python runtime_bench/engine/fuzz/make_corpus.py
+
+Inputs that fuzzing has found are kept beside the seeds under names that begin with `found-`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from mobileloop.artifact import ArtifactInfo
+from mobileloop.checkpoints import vocabulary
+from mobileloop.checkpoints.random import random_model
+from mobileloop.config import ModelConfig
+from mobileloop.quant.packed import PackedModel
+from mobileloop.schedule import Schedule, Stage
+from mobileloop_export import exporter
+
+CORPUS = Path(__file__).with_name("corpus")
+CONFIG = ModelConfig(
+    name="seed",
+    vocab_size=19,
+    hidden_size=32,
+    intermediate_size=32,
+    num_blocks=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=16,
+    max_position=64,
+)
+SCHEMES = ("int4", "int4-symmetric", "int8", "none")
+SCHEDULES = {
+    "plain": Schedule.plain(2),
+    "looped": Schedule(
+        name="looped",
+        stages=(
+            Stage(blocks=(0,), loops=2, max_loops=3, damping=0.5),
+            Stage(blocks=(1, 0), loops=1, max_loops=2, loop_end_norm=True),
+        ),
+    ),
+}
+TEXT = "The 3 cafés aren't open, 日本 x = 'y'\n  it's 1234 😀\r\n"
+
+
+def trimmed(record: bytes) -> bytes:
+    """A record without the padding behind its last tensor."""
+    count = struct.unpack_from("<I", record, 12)[0]
+    entries = [struct.unpack_from("<IIIIQQ", record, 64 + 32 * i) for i in range(count)]
+    end = max(offset + size for *_, offset, size in entries)
+    return record[:16] + struct.pack("<Q", end) + record[24:end]
+
+
+def repacked(path: Path) -> bytes:
+    """An engine artifact with trimmed records and an unpadded header; readers need no alignment beyond 4."""
+    data = path.read_bytes()
+    size = struct.unpack_from("<Q", data)[0]
+    header = json.loads(data[8 : 8 + size])
+    parts, offset = [], 0
+    for name, tensor in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = tensor["data_offsets"]
+        part = data[8 + size + begin : 8 + size + end]
+        part = part if name == "final_norm" else trimmed(part)
+        tensor["data_offsets"] = [offset, offset + len(part)]
+        tensor["shape"] = [len(part) // 4 if name == "final_norm" else len(part)]
+        offset += len(part)
+        parts.append(part)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-(8 + len(text)) // 64) * 64 - 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(parts)
+
+
+def put(target: str, name: str, content: bytes) -> None:
+    """Write one input."""
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+def models_and_records() -> None:
+    """Artifacts of every schedule, and the records of every scheme."""
+    for scheme in SCHEMES:
+        checkpoint = random_model(CONFIG, SCHEDULES["looped"], 0)
+        packed = PackedModel.from_checkpoint(checkpoint, scheme)
+        block = trimmed(bytes(packed.block_record(0)))
+        matrix = trimmed(bytes(packed.matrix_record("embedding")))
+        if scheme != "none":  # the largest
+            put("record", f"block-{scheme}", block)
+        put("record", f"matrix-{scheme}", matrix)
+        # blocks, loops, damping, eps, norm, in place, tokens, position, slots, capacity, KV type, cache bytes, size
+        for name, tokens, damping in (("decode", 1, 0xEF), ("prefill", 3, 0x80)):
+            call = bytes([2, 2, damping, 1, 1, 0, tokens, 2, 4, 8, 1]) + struct.pack("<I", 1 << 15) + b"\1"
+            if scheme in ("int4", "int8"):
+                put("loop", f"{name}-{scheme}", call + block)
+    for name, schedule in SCHEDULES.items():
+        checkpoint = random_model(CONFIG, schedule, 0)
+        packed = PackedModel.from_checkpoint(checkpoint, "int4")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "seed.safetensors"
+            exporter("engine")(packed, ArtifactInfo.describe(checkpoint, packed, 16, 16), path, lambda step, share: None)
+            put("artifact", name, repacked(path))
+    put("json", "metadata", ArtifactInfo.describe(checkpoint, packed, 16, 16).model_dump_json().encode())
+
+
+def tokenizers() -> None:
+    """One of every kind, with a text behind it."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.train_from_iterator([TEXT] * 3, trainers.BpeTrainer(vocab_size=90, special_tokens=["<s>", "</s>"]))
+    model = json.loads(trained.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    merges = [" ".join(pair) for pair in model["merges"]]
+    kinds = [vocabulary.CONTROL] * 2 + [1] * (len(tokens) - 2)
+    for pre in ("gpt-2", "llama-bpe", "smollm"):
+        made = vocabulary.byte_level_tokenizer(tokens, merges, kinds, pre)
+        put("tokenizer", pre, made.encode() + b"\0" + TEXT.encode())
+    pieces = ["<unk>", "<s>", "</s>", "<0x0A>", "<0xC3>", "<0xA9>", "▁the", "▁", "th", "he", *"theca, 3"]
+    pieces = list(dict.fromkeys(pieces))
+    kinds = [2, 3, 3] + [1] * (len(pieces) - 3)
+    scores = [-float(i) for i in range(len(pieces))]
+    made = vocabulary.scored_tokenizer(pieces, scores, kinds, "<unk>")
+    put("tokenizer", "sentencepiece", made.encode() + b"\0the caf\xc3\xa9\nthe")
+    document = json.loads(made)
+    document["normalizer"] = {"type": "NFC"}
+    document["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+    }
+    put("tokenizer", "template", json.dumps(document).encode() + b"\0the the")
+
+
+def texts() -> None:
+    """JSON of every kind of value."""
+    every = r'{"a":[1,-2.5e-3,0,1E+2,true,false,null,"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00é"],"b":{"":{}},"c":[[],[[]]]}'
+    put("json", "every", every.encode())
+    put("json", "number", b"-0.0e-0")
+    put("json", "deep", b"[" * 31 + b"]" * 31)
+    put("json", "broken", b'{"a":"\\ud800"}')
+
+
+if __name__ == "__main__":
+    models_and_records()
+    tokenizers()
+    texts()
+    total = sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file())
+    print(f"{sum(1 for path in CORPUS.rglob('*') if path.is_file())} inputs, {total} bytes")
