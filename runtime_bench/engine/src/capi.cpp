@@ -1,7 +1,8 @@
 // The C interface: every exception becomes a status and one sentence.
+#include <algorithm>
+#include <cstring>
 #include <exception>
 #include <new>
-#include <string>
 
 #include "context.h"
 #include "error.h"
@@ -11,20 +12,28 @@
 
 namespace {
 
-thread_local std::string last_error;
+// A fixed place: a sentence that says there is no memory must not need any.
+constexpr size_t kMaxSentence = 4096;
+thread_local char last_error[kMaxSentence];
+
+ml_status failed(const char *sentence) noexcept {
+    const size_t size = std::min(std::strlen(sentence), kMaxSentence - 1);
+    std::memcpy(last_error, sentence, size);
+    last_error[size] = 0;
+    return ML_FAILED;
+}
 
 template <typename Body> ml_status guarded(const Body &body) noexcept {
     try {
         body();
         return ML_OK;
     } catch (const std::bad_alloc &) {
-        last_error = "the engine is out of memory";
+        return failed("the engine is out of memory");
     } catch (const std::exception &error) {
-        last_error = error.what();
+        return failed(error.what());
     } catch (...) {
-        last_error = "the engine failed for an unknown reason";
+        return failed("the engine failed for an unknown reason");
     }
-    return ML_FAILED;
 }
 
 // Refuses a second call on a context that is at work.
@@ -59,7 +68,7 @@ uint32_t checked_threads(uint32_t threads) {
 extern "C" {
 
 uint32_t ml_abi_version(void) { return ML_ABI_VERSION; }
-const char *ml_last_error(void) { return last_error.c_str(); }
+const char *ml_last_error(void) { return last_error; }
 const char *ml_kernels(void) {
     const char *name = "";
     guarded([&] { name = ml::current_kernels().name; });
@@ -68,7 +77,11 @@ const char *ml_kernels(void) {
 ml_status ml_use_kernels(const char *name) {
     return guarded([&] { ml::use_kernels(&given(name, "name of a kernel set")); });
 }
-const char *ml_available_kernels(void) { return ml::available_kernels().c_str(); }
+const char *ml_available_kernels(void) {
+    const char *names = "";
+    guarded([&] { names = ml::available_kernels().c_str(); });
+    return names;
+}
 
 ml_status ml_context_create(uint32_t threads, ml_context **out) {
     return guarded([&] {

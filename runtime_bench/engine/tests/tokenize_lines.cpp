@@ -1,0 +1,51 @@
+// Tokenizes texts for tests: SPEC names a file with the `tokenizer` of an artifact's metadata; the standard input holds
+// texts, each behind its length and a line end. One JSON document per text: tokens, decoded text, streamed text, or
+// the error that refused it.
+#include <cstdio>
+#include <string>
+
+#include "error.h"
+#include "json.h"
+#include "json_writer.h"
+#include "tokenizer.h"
+
+namespace {
+
+std::string read_all(FILE *file) {
+    std::string content;
+    char part[1 << 16];
+    for (size_t got; (got = std::fread(part, 1, sizeof part, file)) > 0;) content.append(part, got);
+    return content;
+}
+
+std::string line(const ml::Tokenizer &tokenizer, const std::string &text) {
+    try {
+        const auto ids = tokenizer.encode(text);
+        ml::TextStream stream(tokenizer);
+        std::string streamed;
+        for (const uint32_t id : ids) streamed += stream.push(id);
+        return ml::JsonObject().add("ids", ids).add("text", tokenizer.decode(ids)).add("streamed", streamed).str();
+    } catch (const ml::Error &error) {
+        return ml::JsonObject().add("error", error.what()).str();
+    }
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    FILE *file = argc == 2 ? std::fopen(argv[1], "rb") : nullptr;
+    if (!file) return std::printf("name the file of a tokenizer\n"), 2;
+    try {
+        const ml::Tokenizer tokenizer(ml::Json::parse(read_all(file)));
+        std::fclose(file);
+        size_t size = 0;
+        while (std::scanf("%zu", &size) == 1 && std::getchar() == '\n') {
+            std::string text(size, '\0');
+            if (std::fread(text.data(), 1, size, stdin) != size) return 2;
+            std::printf("%s\n", line(tokenizer, text).c_str());
+        }
+    } catch (const ml::Error &error) {
+        std::printf("%s\n", ml::JsonObject().add("refused", error.what()).str().c_str());
+    }
+    return 0;
+}
