@@ -39,7 +39,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     args.position = number(input);
     args.num_slots = number(input);
     args.capacity = number(input);
-    args.kv_type = static_cast<ml_kv_type>(input.byte() % 4 == 3 ? input.byte() : input.byte() % 2 ? 16 : 32);
+    args.kv_type = input.byte() % 4 == 3 ? input.byte() : input.byte() % 2 ? 16u : 32u;
     args.cache_bytes = input.value<uint32_t>() % kMaxCacheBytes;
     const bool other_size = input.byte() == 0;
     const fuzz::Record copy(input.data(), input.left());

@@ -64,7 +64,7 @@ typedef struct {
     void *key_cache;
     void *value_cache;
     uint64_t cache_bytes; /* of each of the two */
-    ml_kv_type kv_type;
+    uint32_t kv_type;     /* an ml_kv_type; no enum here, since any number may arrive */
     uint32_t num_slots;
     uint32_t capacity;       /* tokens per slot */
     const ml_record *next;   /* hint: what is read after this stage; may be NULL */
