@@ -104,7 +104,9 @@ def models_and_records() -> None:
         packed = PackedModel.from_checkpoint(checkpoint, "int4")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "seed.safetensors"
-            exporter("engine")(packed, ArtifactInfo.describe(checkpoint, packed, 16, 16), path, lambda step, share: None)
+            exporter("engine")(
+                packed, ArtifactInfo.describe(checkpoint, packed, 16, 16), path, lambda step, share: None
+            )
             put("artifact", name, repacked(path))
     put("json", "metadata", ArtifactInfo.describe(checkpoint, packed, 16, 16).model_dump_json().encode())
 

@@ -1,0 +1,572 @@
+"""mobileloop-engine, the standalone program: built here, compared with the Python side, and run as ARM under QEMU."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import unicodedata
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import add_tokenizer, packed_model, schedules, write_engine, write_folder
+from test_engine_native import run
+from test_fuzz import build as build_targets
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers.decoders import DecodeStream
+
+from mobileloop import __version__
+from mobileloop.checkpoints import load_checkpoint, vocabulary
+from mobileloop.checkpoints.random import random_model
+from mobileloop.config import ModelConfig
+from mobileloop.generate import Sampler, generate
+from mobileloop.quant.packed import PackedModel
+from mobileloop.runtimes import open_session
+from mobileloop.runtimes.engine import read_info
+from mobileloop.schedule import Schedule
+from mobileloop.tokenizer import TextStream
+from mobileloop.tokenizer import Tokenizer as OurTokenizer
+from mobileloop_bench.report import page
+from mobileloop_bench.results import read_document
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINE = ROOT / "runtime_bench" / "engine"
+SEEDS = ENGINE / "fuzz" / "corpus" / "artifact"
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n"
+    "You help.<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+    "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def build(folder, target, *options):
+    """Build one program of the engine."""
+    return build_targets(folder, target, options=options) / target
+
+
+@pytest.fixture(scope="module")
+def binary():
+    return build("engine", "mobileloop-engine", "-DML_CLI=ON")
+
+
+@pytest.fixture(scope="module")
+def tokenize():
+    """tokenize(json_text, texts) -> one dict per text, as the program's tokenizer sees it."""
+    program = build("engine-tests-plain", "tokenize_lines", "-DML_TESTS=ON")
+
+    def of(json_text, texts, tmp_path):
+        spec = {"json_text": json_text, "add_bos": False, "chat_template": None}
+        (tmp_path / "spec.json").write_text(json.dumps(spec))
+        given = b"".join(b"%d\n" % len(text.encode()) + text.encode() for text in texts)
+        done = subprocess.run([program, tmp_path / "spec.json"], input=given, capture_output=True, check=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    """A looped artifact with a byte-level tokenizer of 259 tokens."""
+    folder = tmp_path_factory.mktemp("binary")
+    config = ModelConfig(
+        name="text",
+        vocab_size=259,
+        hidden_size=64,
+        intermediate_size=96,
+        num_blocks=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        max_position=512,
+    )
+    add_tokenizer(write_folder(folder / "model", random_model(config, None, 5)))
+    checkpoint = replace(load_checkpoint(str(folder / "model")), schedule=Schedule.repeat_all_over(2, 3))
+    packed = PackedModel.from_checkpoint(checkpoint, "int4")
+    return write_engine(folder / "text.safetensors", checkpoint, packed, context=200, kv_bits=16)
+
+
+def python_generation(path, prompt, count, loops=None, **sampling):
+    """(text, tokens) of `mobileloop run --no-chat`."""
+    session = open_session(path, threads=1, loops=loops)
+    try:
+        tokenizer = OurTokenizer(session.info.tokenizer)
+        stream, pieces = TextStream(tokenizer), []
+        result = generate(
+            session,
+            tokenizer.encode(prompt),
+            count,
+            Sampler(**sampling),
+            lambda token: token in session.info.tokenizer.eos_ids,
+            lambda token: pieces.append(stream.push(token)),
+        )
+        return "".join(pieces), result.tokens
+    finally:
+        session.close()
+
+
+def document(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# -- the program ---------------------------------------------------------------------------------------
+
+
+def program_headers(data):
+    """Types of the program headers of a 64-bit little-endian ELF file."""
+    start, (size, count) = struct.unpack_from("<Q", data, 32)[0], struct.unpack_from("<HH", data, 54)
+    return {struct.unpack_from("<I", data, start + size * i)[0] for i in range(count)}
+
+
+def test_it_is_static_and_small(binary):
+    data = binary.read_bytes()
+    assert len(data) < 2_000_000
+    load, dynamic, interpreter = 1, 2, 3
+    assert load in program_headers(data)
+    assert not {dynamic, interpreter} & program_headers(data)
+
+
+def test_help_and_version(binary):
+    assert run(binary, "--version").stdout == f"mobileloop-engine {__version__}\n"
+    assert run(binary).returncode == 2
+    whole = run(binary, "--help")
+    assert whole.returncode == 0
+    for command in ("info", "generate", "bench", "bandwidth"):
+        assert command in whole.stdout
+        helped = run(binary, command, "--help")
+        assert helped.returncode == 0
+        assert f"mobileloop-engine {command}" in helped.stdout.split("Examples:")[1]
+        assert max(map(len, helped.stdout.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dance"], "'dance' is no command"),
+        (["info"], "needs an artifact"),
+        (["info", "FILE", "again"], "one word too many"),
+        (["info", "/nowhere.safetensors"], "cannot be opened"),
+        (["info", "/"], "not a regular file"),
+        (["generate", "FILE"], "give --prompt or --tokens"),
+        (["generate", "FILE", "-p", "x", "--tokens", "1"], "exclude each other"),
+        (["generate", "FILE", "-p", ""], "the prompt is empty"),
+        (["generate", "FILE", "-p", b"\xff"], "not UTF-8"),
+        (["generate", "FILE", "-p", "x" * 400], "the context of"),
+        (["generate", "FILE", "-p", "x", "--chat"], "no chat template"),
+        (["generate", "FILE", "-p", "x", "--system", "y"], "--system needs --chat"),
+        (["generate", "FILE", "-p", "x", "--loops", "9"], "loops 9 is outside 1-3"),
+        (["generate", "FILE", "-p", "x", "--loops", "0"], "--loops '0' is not a whole number"),
+        (["generate", "FILE", "-p", "x", "--threads", "-1"], "--threads '-1' is not a whole number"),
+        (["generate", "FILE", "-p", "x", "--top-p", "nan"], "--top-p 'nan' is not a number"),
+        (["generate", "FILE", "--tokens", "1,259"], "--tokens '259' is not a whole number from 0 to 258"),
+        (["generate", "FILE", "--max-tokens"], "--max-tokens needs a value"),
+        (["generate", "FILE", "--json=1"], "--json takes no value"),
+        (["bench", "FILE", "--loops", "7"], "runs up to 3 loops"),
+        (["bench", "FILE", "--prompt-tokens", "500"], "do not fit the context of 200"),
+        (["bandwidth", "--sizes", "1"], "is not a size from 4K to 64G"),
+        (["bandwidth", "FILE"], "one word too many"),
+    ],
+)
+def test_a_mistake_is_one_sentence(binary, artifact, words, said):
+    done = run(binary, *[artifact if word == "FILE" else os.fsdecode(word) for word in words])
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert done.stderr.startswith("mobileloop-engine: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_damaged_files_are_refused(binary, artifact, tmp_path):
+    data = artifact.read_bytes()
+    for name, content in {"cut": data[: len(data) // 2], "empty": b"", "text": b"hello" * 9, "short": data[:8]}.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        for command in (["info"], ["generate", "--tokens", "1"], ["bench"]):
+            done = run(binary, command[0], path, *command[1:])
+            assert done.returncode == 2
+            assert done.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_sentence(binary, artifact):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([binary, "info", artifact], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "mobileloop-engine: the output cannot be written: No space left on device.\n"
+
+
+def test_ctrl_c_ends_it_well(binary, artifact):
+    words = [binary, "bench", artifact, "--repetitions", "100000", "--no-bandwidth", "--threads", "1", "--json"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(list(map(str, words)), **pipes) as process:
+        # Until the handler is installed no signal is caught.
+        while "SigCgt:\t0000000000000000" in Path(f"/proc/{process.pid}/status").read_text():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "mobileloop-engine: interrupted.\n"
+    measured = json.loads(out)
+    assert measured["interrupted"] is True
+    assert all("interrupted" in row["reasons"] and not row["valid"] for row in measured["results"])
+
+
+# -- the same answers as the Python side ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(schedules()))
+def test_info_says_what_python_says(binary, tmp_path, name):
+    checkpoint, packed = packed_model(schedule=schedules()[name], quantization="int8")
+    path = write_engine(tmp_path / "a.safetensors", checkpoint, packed)
+    told, about = document(run(binary, "info", path, "--json")), read_info(path)
+    assert told["config"] == about.config.model_dump(mode="json")
+    for key in ("format_version", "tool_version", "quantization", "context", "kv_bits", "source", "source_sha256"):
+        assert told[key] == getattr(about, key)
+    assert told["costs"] == about.costs.model_dump(mode="json")
+    assert told["num_parameters"] == about.config.num_parameters()
+    assert told["unique_bytes"] == about.unique_bytes()
+    assert told["executed_bytes"] == about.executed_bytes()
+    assert told["kv_bytes"] == about.kv_bytes(about.context - 1)
+    assert told["kv_capacity_bytes"] == about.kv_capacity_bytes()
+    assert told["activation_bytes"] == about.activation_bytes()
+    assert told["size_on_disk_bytes"] == path.stat().st_size
+    assert told["max_loops"] == about.schedule.max_loops
+    stages = [stage.model_dump(mode="json") for stage in about.schedule.stages]
+    assert told["schedule"]["stages"] == [
+        {key: stage[key] for key in told["schedule"]["stages"][0]} for stage in stages
+    ]
+    lines = run(binary, "info", path)
+    assert lines.returncode == 0
+    assert f"up to {about.schedule.max_loops} at run time" in lines.stdout
+
+
+@pytest.mark.parametrize("loops", [None, 1, 2])
+def test_greedy_text_is_that_of_run(binary, artifact, loops):
+    text, tokens = python_generation(artifact, "Once upon a time", 30, loops)
+    more = [] if loops is None else ["--loops", loops]
+    for threads in (1, 2):
+        words = ["generate", artifact, "-p", "Once upon a time", "-n", 30, "--threads", threads, *more]
+        told = document(run(binary, *words, "--json"))
+        assert (told["text"], told["tokens"]) == (text, tokens)
+        assert told["generated_tokens"] == len(tokens)
+        assert told["loops"] == (loops or 3)
+        plain = run(binary, *words)
+        assert plain.stdout == text + "\n"
+        assert "tokens/s" in plain.stderr
+
+
+@pytest.mark.parametrize("seed", [0, 1, 77, 2**32 + 5, 2**62])
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.9), (5.0, 0.5)])
+def test_the_same_seed_gives_the_same_text(binary, artifact, seed, temperature, top_p):
+    text, tokens = python_generation(artifact, "seed", 40, temperature=temperature, top_p=top_p, seed=seed)
+    words = ["--temperature", temperature, "--top-p", top_p, "--seed", seed, "-n", 40, "--json"]
+    told = document(run(binary, "generate", artifact, "-p", "seed", *words))
+    assert (told["text"], told["tokens"]) == (text, tokens)
+
+
+def test_top_k_keeps_the_likeliest(binary, artifact):
+    greedy = document(run(binary, "generate", artifact, "-p", "k", "--json", "-n", 20))
+    one = document(run(binary, "generate", artifact, "-p", "k", "--json", "-n", 20, "--temperature", 9, "--top-k", 1))
+    two = document(run(binary, "generate", artifact, "-p", "k", "--json", "-n", 20, "--temperature", 9, "--top-k", 2))
+    assert one["tokens"] == greedy["tokens"] != two["tokens"]
+
+
+def test_tokens_in_place_of_a_prompt(binary, artifact):
+    ids = OurTokenizer(read_info(artifact).tokenizer).encode("Once")
+    by_text = document(run(binary, "generate", artifact, "-p", "Once", "--json", "-n", 9))
+    by_tokens = document(run(binary, "generate", artifact, "--tokens", ",".join(map(str, ids)), "--json", "-n", 9))
+    assert by_text["tokens"] == by_tokens["tokens"]
+    assert by_text["text"] == by_tokens["text"]
+
+
+def test_an_artifact_without_a_tokenizer(binary):
+    refused = run(binary, "generate", SEEDS / "plain", "-p", "x")
+    assert refused.returncode == 2
+    assert "give the prompt with --tokens" in refused.stderr
+    done = run(binary, "generate", SEEDS / "plain", "--tokens", "1,2", "-n", 4)
+    assert done.returncode == 0
+    assert len(done.stdout.split()) == 4
+
+
+def with_tokenizer(artifact, path, **changes):
+    """The artifact with another tokenizer in its metadata."""
+    data = artifact.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    about = json.loads(header["__metadata__"]["mobileloop"])
+    about["tokenizer"].update(changes)
+    header["__metadata__"]["mobileloop"] = json.dumps(about)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 64)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    return path
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_chat_in_chatml(binary, artifact, tmp_path, system):
+    path = with_tokenizer(artifact, tmp_path / "chat.safetensors", chat_template=CHATML)
+    ids = OurTokenizer(read_info(path).tokenizer).chat("Hi {{there}}", system)
+    more = [] if system is None else ["--system", system]
+    told = document(run(binary, "generate", path, "--chat", "-p", "Hi {{there}}", "-n", 5, "--json", *more))
+    expected = document(run(binary, "generate", path, "--tokens", ",".join(map(str, ids)), "-n", 5, "--json"))
+    assert told["prompt_tokens"] == len(ids)
+    assert told["tokens"] == expected["tokens"]
+
+
+@pytest.mark.parametrize("template", ["{{ messages }}", CHATML + " ", CHATML.replace("You help.", "{{ x }}")])
+def test_other_templates_are_refused(binary, artifact, tmp_path, template):
+    path = with_tokenizer(artifact, tmp_path / "chat.safetensors", chat_template=template)
+    done = run(binary, "generate", path, "--chat", "-p", "x")
+    assert done.returncode == 2
+    assert "use mobileloop run" in done.stderr
+
+
+def test_other_tokenizers_are_refused_by_name(binary, artifact, tmp_path):
+    good = json.loads(read_info(artifact).tokenizer.json_text)
+    for changed, said in (
+        ({"model": {"type": "Unigram", "vocab": []}}, "the tokenizer's model is Unigram"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "pre-tokenizer Whitespace"),
+        ({"normalizer": {"type": "NFKC"}}, "normalizer NFKC"),
+        ({"decoder": {"type": "WordPiece"}}, "decoder WordPiece"),
+        ({"post_processor": {"type": "BertProcessing"}}, "post-processor BertProcessing"),
+        ({"truncation": {"max_length": 2}}, "sets truncation"),
+    ):
+        path = with_tokenizer(artifact, tmp_path / "t.safetensors", json_text=json.dumps({**good, **changed}))
+        done = run(binary, "generate", path, "-p", "x")
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "--tokens" in done.stderr
+        assert run(binary, "generate", path, "--tokens", "5", "-n", 1).returncode == 0
+
+
+# -- tokenizers ----------------------------------------------------------------------------------------
+
+TEXTS = [
+    "Hello, world! It's we'll they've I'M DON'T 'S 'ſ ’s",
+    "  leading and   inner   spaces \n\n\n  newline \t tabs\r\n x\r\r\n",
+    "naïve café Ångström Straße Ελληνικά русский العربية हिन्दी ไทย",
+    "日本語のテキスト 中文分词 한국어 e\u0301",
+    "emoji 😀👨\u200d👩\u200d👧 🏳️\u200d🌈 x",
+    "12345 1 22 333 4444 ١٢٣ ½ Ⅷ 𝟘 10,000.00",
+    "def f(x):\n    return {'a': x**2, \"b\": [1,2]}  # c\n\n\n\tif x != y && z: pass",
+    "\u00a0\u2003\u3000 wide x\u0085y",
+    "<|im_start|>user\nhi<|im_end|>\n",
+    "!!!???...---\n\n===\r\n",
+    "''ll'd a \n b \n \na\n\n\n  word",
+    "a" * 300,
+    "\ufffd \u0000 \U0001f9ff",
+    "",
+]
+
+
+def varied_texts():
+    rng = random.Random(1)
+    some = list(" \n\r\t'abcSTLdemMrv1290.,!?-_()é中😀ſ\u00a0\u3000½٣क्")
+    texts = ["".join(rng.choice(some) for _ in range(rng.randrange(1, 25))) for _ in range(1500)]
+    for _ in range(500):
+        codes = [rng.choice([rng.randrange(32, 0x3000), rng.randrange(0x110000), rng.randrange(128)]) for _ in range(9)]
+        texts.append("".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000))
+    return TEXTS + texts
+
+
+def trained(pre):
+    """A byte-level tokenizer with merges."""
+    base = Tokenizer(models.BPE())
+    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    base.train_from_iterator(TEXTS * 3, trainer)
+    model = json.loads(base.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    merges = [" ".join(pair) for pair in model["merges"]]
+    return vocabulary.byte_level_tokenizer(tokens, merges, [3, 3] + [1] * (len(tokens) - 2), pre)
+
+
+def scored(add_space, byte_tokens):
+    """A SentencePiece-style tokenizer; without byte tokens unknown characters become <unk>."""
+    pieces = ["<unk>", "<s>", "</s>"] + ([f"<0x{byte:02X}>" for byte in range(256)] if byte_tokens else [])
+    pieces += ["▁the", "▁a", "he", "ll", "llo", "hello", "▁▁", "an", "in", "▁in", "▁inn", "er", "inner"]
+    pieces += sorted({c for text in TEXTS for c in text.replace(" ", "▁") if ord(c) < 0x4000})
+    pieces = list(dict.fromkeys(pieces))
+    kinds = [2, 3, 3] + [1] * (len(pieces) - 3)
+    scores = [-float(i) for i in range(len(pieces))]
+    return vocabulary.scored_tokenizer(pieces, scores, kinds, "<unk>", add_space)
+
+
+def changed(json_text, **changes):
+    return json.dumps({**json.loads(json_text), **changes})
+
+
+def template():
+    around = {"<|im_start|>": 0, "<|im_end|>": 1}
+    return {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": "<|im_end|>", "type_id": 0}},
+        ],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {name: {"id": name, "ids": [id], "tokens": [name]} for name, id in around.items()},
+    }
+
+
+TOKENIZERS = {
+    "gpt-2": lambda: trained("gpt-2"),
+    "smollm": lambda: trained("smollm"),
+    "llama-3": lambda: trained("llama-bpe"),
+    "qwen2": lambda: trained("qwen2"),
+    "qwen2-nfc": lambda: changed(trained("qwen2"), normalizer={"type": "NFC"}),
+    "template": lambda: changed(trained("gpt-2"), post_processor=template()),
+    "prefix": lambda: changed(
+        trained("gpt-2"),
+        pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+    ),
+    "sentencepiece": lambda: scored(True, True),
+    "sentencepiece-bare": lambda: scored(False, True),
+    "sentencepiece-unknown": lambda: scored(True, False),
+}
+
+
+@pytest.mark.parametrize("name", list(TOKENIZERS))
+def test_tokens_are_those_of_the_library(tokenize, tmp_path, name):
+    json_text, texts = TOKENIZERS[name](), varied_texts()
+    library, refused = Tokenizer.from_str(json_text), 0
+    for text, told in zip(texts, tokenize(json_text, texts, tmp_path), strict=True):
+        if "error" in told:
+            assert name == "qwen2-nfc"
+            assert "NFC" in told["error"]
+            assert not text.isascii()
+            refused += 1
+            continue
+        ids = library.encode(text).ids
+        stream = DecodeStream(skip_special_tokens=True)
+        assert told["ids"] == ids, text
+        assert told["text"] == library.decode(ids)
+        assert told["streamed"] == "".join(stream.step(library, id) or "" for id in ids)
+    assert (refused > 0) == (name == "qwen2-nfc")
+    assert refused < len(texts) * 0.7
+
+
+@pytest.mark.real
+def test_the_real_tokenizer(tokenize, real_source, tmp_path):
+    json_text, texts = load_checkpoint(str(real_source)).tokenizer.json_text, varied_texts()
+    library = Tokenizer.from_str(json_text)
+    for text, told in zip(texts, tokenize(json_text, texts, tmp_path), strict=True):
+        assert told["ids"] == library.encode(text).ids
+        assert told["text"] == library.decode(told["ids"])
+
+
+def test_the_character_tables_are_those_of_the_library():
+    """Of characters that this interpreter knows; a later Unicode may add others."""
+    source = (ENGINE / "cli" / "unicode_tables.h").read_text()
+
+    def table(name):
+        body = source.split(f" {name}[] = {{")[1].split("};")[0]
+        numbers = [int(number, 16) for number in body.replace("{", " ").replace("}", " ").replace(",", " ").split()]
+        return {code for first, last in zip(*[iter(numbers)] * 2, strict=True) for code in range(first, last + 1)}
+
+    known = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000 and unicodedata.category(chr(c)) != "Cn"]
+    for name, pattern in (("kLetters", r"\p{L}"), ("kNumbers", r"\p{N}"), ("kSpaces", r"\s")):
+        split = pre_tokenizers.Split(Regex(pattern), behavior="removed")
+        kept = {ord(c) for piece, _ in split.pre_tokenize_str("".join(map(chr, known))) for c in piece}
+        assert table(name) & set(known) == set(known) - kept
+    digits = {code for code in known if unicodedata.category(chr(code)) in ("Nd", "Nl", "No")}
+    assert table("kDigits") & set(known) == digits
+    composing = table("kComposing")
+    for code in known:
+        assert code in composing or unicodedata.normalize("NFC", "e" + chr(code)) == "e" + chr(code)
+
+
+# -- measuring -----------------------------------------------------------------------------------------
+
+
+def test_bench_is_a_document_of_the_report(binary, artifact, tmp_path):
+    words = ["--threads", "1,2", "--loops", "1,3,9", "--prompt-tokens", 12, "--decode-tokens", 4, "--repetitions", 2]
+    done = run(binary, "bench", artifact, *words, "--no-bandwidth", "--json")
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "bench.json"
+    path.write_text(done.stdout)
+    found, about = read_document(path), read_info(artifact)
+    measured = [row for row in found.results if not row.skipped]
+    assert {(row.threads, row.loops, row.phase) for row in measured} == {
+        (threads, loops, phase) for threads in (1, 2) for loops in (1, 3) for phase in ("load", "prefill", "decode")
+    }
+    assert [row.loops for row in found.results if row.skipped] == [9, 9]
+    for row in measured:
+        assert len(row.samples_ms) == (8 if row.phase == "decode" else 2)
+        assert row.unique_bytes == about.unique_bytes()
+        assert row.executed_bytes == about.executed_bytes(row.loops)
+        assert (
+            row.kv_bytes
+            == {
+                "load": None,
+                "prefill": about.kv_bytes(11, row.loops),
+                "decode": about.kv_bytes(14, row.loops),
+            }[row.phase]
+        )
+        assert (row.loop_tax is not None) == (row.phase == "decode")
+        assert not row.valid
+        assert any("fewer than 5" in reason for reason in row.reasons)
+    assert found.machine.cores_usable == len(os.sched_getaffinity(0))
+    assert "Decode time against loops" in page([found])
+    table = run(binary, "bench", artifact, *words, "--no-bandwidth")
+    assert table.returncode == 0
+    assert "skipped: 9 loops" in table.stdout
+
+
+def test_bandwidth(binary):
+    told = document(run(binary, "bandwidth", "--threads", "1", "--sizes", "16K,1M", "--seconds", "0.01", "--json"))
+    assert [row["size_bytes"] for row in told["bandwidth"]] == [16384, 1 << 20]
+    assert all(row["read_gbps"] > 0 for row in told["bandwidth"])
+    shown = run(binary, "bandwidth", "--threads", "1", "--sizes", "16K", "--seconds", "0.01").stdout
+    assert "16 KiB" in shown
+    assert "kernels:" in shown
+
+
+# -- ARM -----------------------------------------------------------------------------------------------
+
+
+def arm_binary(compiler):
+    if compiler == "zig":
+        path = ROOT / "build" / "engine-arm64-zig" / "mobileloop-engine"
+        if not path.is_file():
+            pytest.skip("zig's program is not there: make engine-arm64 ARM64_CXX=zig, which takes minutes")
+        return path
+    cross = shutil.which("aarch64-linux-gnu-g++")
+    if not cross:
+        pytest.skip("the cross compiler aarch64-linux-gnu-g++ is not installed")
+    target = ("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64")
+    return build("engine-arm64", "mobileloop-engine", "-DML_CLI=ON", *target, f"-DCMAKE_CXX_COMPILER={cross}")
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "zig"])
+def test_arm_gives_the_same_text(binary, artifact, compiler):
+    arm = arm_binary(compiler)
+    assert arm.stat().st_size < 2_000_000
+    qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    if not qemu:
+        pytest.skip("QEMU's user mode emulation (qemu-aarch64) is not installed")
+    for words in (["-p", "Once upon"], ["-p", "a b", "--temperature", 1, "--seed", 3, "--loops", 2]):
+        here = document(run(binary, "generate", artifact, *words, "-n", 12, "--threads", 2, "--json"))
+        kernels = set()
+        for processor in ("max", "cortex-a76", "cortex-a53"):
+            more = ["-n", 12, "--threads", 2, "--json"]
+            there = document(run(qemu, "-cpu", processor, arm, "generate", artifact, *words, *more))
+            assert (there["text"], there["tokens"]) == (here["text"], here["tokens"])
+            kernels.add(there["details"]["kernels"])
+        assert len(kernels) >= 2  # old processors have another set
+    emulated = document(run(qemu, arm, "bandwidth", "--threads", 1, "--sizes", "16K", "--seconds", "0.01", "--json"))
+    assert emulated["machine"]["emulated"] is True
+
+
+def test_artifacts_without_padding_run(binary):
+    seeds = [path for path in SEEDS.iterdir() if not path.name.startswith("found-")]
+    assert len(seeds) >= 2
+    for seed in seeds:
+        assert run(binary, "generate", seed, "--tokens", "1,2,3", "-n", 2).returncode == 0
