@@ -15,7 +15,8 @@ Activations ActivationScratch::rows(size_t tokens, size_t size) {
     a.high = high.at_least(tokens * a.stride);
     a.low = low.at_least(tokens * a.stride);
     a.scales = scales.at_least(tokens * a.stride / kGroup);
-    a.sums = sums.at_least(tokens * a.stride / kGroup);
+    a.offsets = offsets.at_least(tokens * a.stride / kGroup);
+    a.eights = eights.at_least(tokens * a.stride / kGroup);
     return a;
 }
 

@@ -36,7 +36,8 @@ private:
 
 // Activations that a projection reads: floats, and their 8-bit form where a matrix is quantized.
 struct ActivationScratch {
-    Scratch<float> floats, scales, sums;
+    Scratch<float> floats, scales, offsets;
+    Scratch<int32_t> eights;
     Scratch<int8_t> high, low;
     Activations rows(size_t tokens, size_t size);
 };
