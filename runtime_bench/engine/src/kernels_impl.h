@@ -97,7 +97,7 @@ template <typename V> void quantize(const Activations &a, size_t begin, size_t e
 
 // How far ahead of use the weights are asked for, in bytes: the hardware's own prefetcher stops at each page, and one
 // core alone does not keep enough lines in flight (docs/lab-log.md).
-constexpr uintptr_t kAhead = 6144;
+constexpr uintptr_t kAhead = 12288;
 
 inline void prefetch_tile(const uint8_t *tile, size_t bytes) {
     for (size_t line = 0; line < bytes; line += 64)
