@@ -159,6 +159,23 @@ def test_run_as_json_and_seeded(world, tmp_path):
         assert runs[0][key] > 0
 
 
+def test_samples_are_the_runs_of_their_seeds(world, tmp_path):
+    options = ["--prompt", "hello", "--max-tokens", 12, "--temperature", 1.5, "--json"]
+    together = json.loads(passed(cli("run", world.engine, *options, "--seed", 5, "--samples", 3, cwd=tmp_path)).stdout)
+    for number, sample in enumerate(together["samples"]):
+        alone = json.loads(passed(cli("run", world.engine, *options, "--seed", 5 + number, cwd=tmp_path)).stdout)
+        assert sample == {key: alone[key] for key in ("text", "tokens")}
+    assert together["generated_tokens"] == sum(len(sample["tokens"]) for sample in together["samples"])
+    assert together["prompt_tokens"] == alone["prompt_tokens"]
+
+
+def test_samples_are_labelled(world, tmp_path):
+    options = ["--prompt", "hello", "--max-tokens", 3, "--samples", 2]
+    result = passed(cli("run", world.engine, *options, cwd=tmp_path))
+    assert re.fullmatch(r"--- sample 1 of 2 ---\n.*--- sample 2 of 2 ---\n.*\n", result.stdout, re.DOTALL)
+    assert result.stderr.splitlines()[-1].startswith("[engine, 3 loops, ")
+
+
 def test_run_stops_where_the_context_is_full(world, tmp_path):
     options = ["--prompt", "x" * 60, "--max-tokens", 100, "--json"]
     facts = json.loads(passed(cli("run", world.onnx, *options, cwd=tmp_path)).stdout)
@@ -342,6 +359,9 @@ REFUSED_ARTIFACTS = {
     "no template": (lambda w, f: ["run", w.engine, *prompt("--chat")], "no chat template"),
     "no tokens": (lambda w, f: ["run", w.engine, *prompt("--max-tokens", 0)], "max-tokens 0 is outside"),
     "temperature": (lambda w, f: ["run", w.engine, *prompt("--temperature", "nan")], "temperature nan is outside"),
+    "no samples": (lambda w, f: ["run", w.engine, *prompt("--samples", 0)], "samples 0 is outside 1-1024"),
+    "samples, onnx": (lambda w, f: ["run", w.onnx, *prompt("--samples", 2)], "runs on onnx, which holds one sequence"),
+    "samples, pte": (lambda w, f: ["run", w.executorch, *prompt("--samples", 2)], "runs on executorch, which holds"),
     "threads": (lambda w, f: ["run", w.engine, *prompt("--threads", -1)], "threads -1 is outside 0-256"),
     "other source": (
         lambda w, f: ["verify", w.engine, "--against", other_source(f)],

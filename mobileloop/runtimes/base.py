@@ -15,6 +15,7 @@ from mobileloop.errors import MobileloopError
 
 F32 = NDArray[np.float32]
 MAX_THREADS = 256  # the engine's bound
+MAX_SEQUENCES = 1024  # the engine's bound
 
 
 def available_threads() -> int:
@@ -26,6 +27,12 @@ def check_threads(threads: int) -> None:
     """Raise MobileloopError where no runtime would take this number of threads; 0 is every core."""
     if not 0 <= threads <= MAX_THREADS:
         raise MobileloopError(f"threads {threads} is outside 0-{MAX_THREADS}; use 0 for all cores.")
+
+
+def check_sequences(sequences: int) -> None:
+    """Raise MobileloopError where no session would hold this number of sequences."""
+    if not 1 <= sequences <= MAX_SEQUENCES:
+        raise MobileloopError(f"{sequences} sequences are outside 1-{MAX_SEQUENCES}; choose a count in that range.")
 
 
 class Session(ABC):
@@ -49,7 +56,7 @@ class Session(ABC):
 
     def prefill(self, tokens: Sequence[int]) -> F32:
         """Run `tokens` behind what was run before; logits [vocab] of the last one."""
-        self._check(tokens)
+        self._check(tokens, self.position)
         logits: F32 = self._evaluate(tokens, all_logits=False)[-1]
         self.position += len(tokens)
         return logits
@@ -60,7 +67,7 @@ class Session(ABC):
 
     def logits(self, tokens: Sequence[int]) -> F32:
         """Run `tokens`; logits [tokens, vocab] of every one."""
-        self._check(tokens)
+        self._check(tokens, self.position)
         logits = self._evaluate(tokens, all_logits=True)
         self.position += len(tokens)
         return logits
@@ -84,8 +91,8 @@ class Session(ABC):
     def close(self) -> None:  # noqa: B027  (optional for a subclass)
         """Give memory and threads back."""
 
-    def _check(self, tokens: Sequence[int]) -> None:
-        check_tokens(self.info, self.position, len(tokens))
+    def _check(self, tokens: Sequence[int], position: int) -> None:
+        check_tokens(self.info, position, len(tokens))
         for token in tokens:
             if not 0 <= token < self.info.config.vocab_size:
                 raise MobileloopError(

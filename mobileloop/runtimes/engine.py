@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes import native
-from mobileloop.runtimes.base import Session
+from mobileloop.runtimes.base import F32, Session, check_sequences
 
 
 def read_info(path: Path) -> ArtifactInfo:
@@ -45,22 +44,108 @@ def preload() -> None:
 
 
 class EngineSession(Session):
-    """One sequence on the engine; weights stay clean file pages."""
+    """One sequence on the engine, or several over the same weights; weights stay clean file pages.
+
+    The methods of `Session` speak of sequence 0. The others, and several at once, go through `run` and `fork`:
+
+        >>> session = EngineSession(path, sequences=4)  # doctest: +SKIP
+        >>> logits = session.prefill(prompt)  # sequence 0
+        >>> for copy in (1, 2, 3):
+        ...     session.fork(0, copy)  # the prompt ran once
+        >>> session.run([0, 1, 2, 3], [[5], [6], [7], [8]])  # one decoded token each: [4, vocab]
+
+    A sequence gets the same bits in any company as alone.
+    """
 
     runtime = "engine"
 
-    def __init__(self, path: Path, *, threads: int = 0, loops: int | None = None) -> None:
-        """Map the artifact and allocate its KV cache (touched only as the sequence grows)."""
+    def __init__(self, path: Path, *, threads: int = 0, loops: int | None = None, sequences: int = 1) -> None:
+        """Map the artifact and allocate a KV cache per sequence (touched only as the sequence grows)."""
+        self._session = ctypes.c_void_p()
         super().__init__(path, read_info(path), threads, loops)
+        check_sequences(sequences)
+        self.sequences = sequences
         engine = native.library()
         self._kernels = native.kernels()
         model = ctypes.c_void_p()
         native.check(engine.ml_model_open(str(path).encode(), ctypes.byref(model)))
-        self._session = ctypes.c_void_p()
+        made = ctypes.byref(self._session)
         try:
-            native.check(engine.ml_session_create(model, self.threads, loops or 0, ctypes.byref(self._session)))
+            native.check(engine.ml_session_create(model, self.threads, loops or 0, sequences, made))
         finally:
             engine.ml_model_close(model)  # the session keeps what it needs
+
+    @property
+    def positions(self) -> list[int]:
+        """Tokens that each sequence has run."""
+        engine = native.library()
+        return [engine.ml_session_position(self._open(), s) for s in range(self.sequences)]
+
+    def run(self, sequences: Sequence[int], tokens: Sequence[Sequence[int]], all_logits: bool = False) -> F32:
+        """Run tokens of several sequences in one pass over the weights, each behind what its sequence ran before.
+
+        Args:
+            sequences: which, all different.
+            tokens: a row for each of them, all of one length.
+            all_logits: of every token instead of the last ones.
+
+        Returns:
+            [sequences, vocab], or with `all_logits` [sequences, tokens, vocab].
+
+        Raises:
+            MobileloopError: for a sequence out of bounds or named twice, rows of different lengths, a token outside the
+                vocabulary, or more tokens than the context holds; nothing has run then.
+        """
+        session = self._open()
+        counts = {len(row) for row in tokens}
+        if len(sequences) != len(tokens) or len(counts) != 1:
+            raise MobileloopError(
+                f"{len(sequences)} sequences came with {len(tokens)} rows of {sorted(counts)} tokens; give every "
+                "sequence one row, all of the same length."
+            )
+        self._check_sequences(sequences)
+        before = self.positions
+        for sequence, row in zip(sequences, tokens, strict=True):
+            self._check(row, before[sequence])
+        which, ids = np.asarray(sequences, dtype=np.uint32), np.asarray(tokens, dtype=np.int64)
+        shape = (*ids.shape, self.info.config.vocab_size) if all_logits else (len(ids), self.info.config.vocab_size)
+        logits = np.empty(shape, dtype=np.float32)
+        args = native.RunArgs(
+            which.ctypes.data, which.size, ids.ctypes.data, ids.shape[1], all_logits, logits.ctypes.data, logits.size
+        )
+        native.check(native.library().ml_session_run(session, ctypes.byref(args)))
+        self.position = self.positions[0]
+        return logits
+
+    def fork(self, source: int, target: int) -> None:
+        """Make `target` a copy of sequence `source`, its KV cache included.
+
+        Raises:
+            MobileloopError: for a sequence out of bounds.
+        """
+        self._check_sequences((source, target))
+        native.check(native.library().ml_session_fork(self._open(), source, target))
+        self.position = self.positions[0]
+
+    def reset_sequence(self, sequence: int) -> None:
+        """Forget one sequence; `reset` forgets all.
+
+        Raises:
+            MobileloopError: for a sequence out of bounds.
+        """
+        self._check_sequences((sequence,))
+        native.check(native.library().ml_session_reset_sequence(self._open(), sequence))
+        self.position = self.positions[0]
+
+    def prefill(self, tokens: Sequence[int]) -> F32:
+        """Run `tokens` of sequence 0; logits [vocab] of the last one."""
+        logits: F32 = self.run([0], [tokens])[0]
+        return logits
+
+    def logits(self, tokens: Sequence[int]) -> F32:
+        """Run `tokens` of sequence 0; logits [tokens, vocab] of every one."""
+        logits: F32 = self.run([0], [tokens], all_logits=True)[0]
+        return logits
 
     def details(self) -> dict[str, str]:
         """The kernel set that runs."""
@@ -72,20 +157,25 @@ class EngineSession(Session):
             native.library().ml_session_destroy(self._session)
             self._session = ctypes.c_void_p()
 
-    def _evaluate(self, tokens: Sequence[int], all_logits: bool) -> NDArray[np.float32]:
+    def _open(self) -> ctypes.c_void_p:
         if not self._session:
             raise MobileloopError("this session was closed; open the artifact again.")
-        ids = np.asarray(tokens, dtype=np.int64)
-        logits = np.empty((len(ids) if all_logits else 1, self.info.config.vocab_size), dtype=np.float32)
-        native.check(
-            native.library().ml_session_run(
-                self._session, ids.ctypes.data, ids.size, int(all_logits), logits.ctypes.data, logits.size
-            )
-        )
+        return self._session
+
+    def _check_sequences(self, sequences: Sequence[int]) -> None:
+        for sequence in sequences:
+            if not 0 <= sequence < self.sequences:
+                raise MobileloopError(
+                    f"sequence {sequence} is outside 0-{self.sequences - 1}, the sequences of this session; open it "
+                    "with more of them."
+                )
+
+    def _evaluate(self, tokens: Sequence[int], all_logits: bool) -> F32:
+        logits: F32 = self.run([0], [tokens], all_logits).reshape(-1, self.info.config.vocab_size)
         return logits
 
     def _clear(self) -> None:
-        native.check(native.library().ml_session_reset(self._session, self.requested_loops or 0))
+        native.check(native.library().ml_session_reset(self._open(), self.requested_loops or 0))
 
     def __del__(self) -> None:
         if getattr(self, "_session", None):

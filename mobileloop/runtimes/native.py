@@ -9,8 +9,22 @@ from pathlib import Path
 
 from mobileloop.errors import MobileloopError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY = "libmobileloop_engine.so"
+
+
+class RunArgs(ctypes.Structure):
+    """`ml_run_args` of mobileloop.h, field by field."""
+
+    _fields_ = (
+        ("sequences", ctypes.c_void_p),
+        ("num_sequences", ctypes.c_uint32),
+        ("tokens", ctypes.c_void_p),
+        ("count", ctypes.c_uint32),
+        ("all_logits", ctypes.c_int),
+        ("logits", ctypes.c_void_p),
+        ("logits_floats", ctypes.c_uint64),
+    )
 
 
 def library_folder() -> Path:
@@ -63,17 +77,15 @@ def library() -> ctypes.CDLL:
         ctypes.c_void_p,
         ctypes.c_uint32,
         ctypes.c_uint32,
+        ctypes.c_uint32,
         ctypes.POINTER(ctypes.c_void_p),
     ]
-    engine.ml_session_run.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_uint32,
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_uint64,
-    ]
+    engine.ml_session_run.argtypes = [ctypes.c_void_p, ctypes.POINTER(RunArgs)]
+    engine.ml_session_fork.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32]
     engine.ml_session_reset.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    engine.ml_session_reset_sequence.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    engine.ml_session_position.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    engine.ml_session_position.restype = ctypes.c_uint32
     engine.ml_read_bandwidth.argtypes = [
         ctypes.c_uint32,
         ctypes.c_uint64,

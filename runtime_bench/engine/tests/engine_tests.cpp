@@ -734,9 +734,9 @@ void run_block(ml_context *context, ml_record record) {
     args.hidden_in = args.hidden_out = hidden;
     args.hidden_size = kHidden;
     args.tokens = 2;
-    args.key_cache = keys.data();
-    args.value_cache = values.data();
-    args.cache_bytes = keys.size();
+    const ml_sequence sequence{keys.data(), values.data(), keys.size(), 0};
+    args.sequences = &sequence;
+    args.num_sequences = 1;
     args.kv_type = ML_KV_F16;
     args.num_slots = 2;
     args.capacity = 4;
@@ -804,6 +804,7 @@ void test_loop_arguments() {
     std::vector<float> hidden = random_floats(kHidden), out(kHidden), norm(kHidden, 1.0f);
     std::vector<float> keys(2 * kKvHeads * 4 * kHeadDim), values(keys.size());
     uint32_t applied = 0;
+    ml_sequence sequence{};
     const auto good = [&] {
         ml_loop_args args{};
         args.blocks = &record;
@@ -816,10 +817,9 @@ void test_loop_arguments() {
         args.hidden_out = out.data();
         args.hidden_size = kHidden;
         args.tokens = 1;
-        args.position = 3;
-        args.key_cache = keys.data();
-        args.value_cache = values.data();
-        args.cache_bytes = keys.size() * sizeof(float);
+        sequence = {keys.data(), values.data(), keys.size() * sizeof(float), 3};
+        args.sequences = &sequence;
+        args.num_sequences = 1;
         args.kv_type = ML_KV_F32;
         args.num_slots = 2;
         args.capacity = 4;
@@ -842,11 +842,16 @@ void test_loop_arguments() {
         [](ml_loop_args &a) { a.hidden_size = 64; },
         [](ml_loop_args &a) { a.tokens = 0; },
         [](ml_loop_args &a) { a.tokens = 2; },
-        [](ml_loop_args &a) { a.position = 4; },
-        [](ml_loop_args &a) { a.position = 0xFFFFFFFF; },
-        [](ml_loop_args &a) { a.key_cache = nullptr; },
-        [](ml_loop_args &a) { a.value_cache = nullptr; },
-        [](ml_loop_args &a) { a.cache_bytes--; },
+        [](ml_loop_args &a) { a.sequences = nullptr; },
+        [](ml_loop_args &a) { a.num_sequences = 0; },
+        [](ml_loop_args &a) { a.num_sequences = 0xFFFFFFFF; },
+        [&](ml_loop_args &) { sequence.position = 4; },
+        [&](ml_loop_args &) { sequence.position = 0xFFFFFFFF; },
+        [&](ml_loop_args &) { sequence.key_cache = nullptr; },
+        [&](ml_loop_args &) { sequence.value_cache = nullptr; },
+        [&](ml_loop_args &) { sequence.cache_bytes--; },
+        [&](ml_loop_args &) { sequence.value_cache = keys.data(); },
+        [&](ml_loop_args &) { sequence.value_cache = keys.data() + keys.size() - 1; },
         [](ml_loop_args &a) { a.num_slots = 1; },
         [](ml_loop_args &a) { a.num_slots = 0xFFFFFFFF; },
         [](ml_loop_args &a) { a.capacity = 0xFFFFFFFF; },
@@ -893,9 +898,9 @@ void test_a_half_cache_holds_large_values() {
     args.hidden_in = args.hidden_out = hidden.data();
     args.hidden_size = kHidden;
     args.tokens = 2;
-    args.key_cache = keys.data();
-    args.value_cache = values.data();
-    args.cache_bytes = keys.size() * 2;
+    const ml_sequence sequence{keys.data(), values.data(), keys.size() * 2, 0};
+    args.sequences = &sequence;
+    args.num_sequences = 1;
     args.kv_type = ML_KV_F16;
     args.capacity = 4;
     CHECK(ml_loop(context, &args) == ML_OK);
@@ -970,6 +975,19 @@ struct TemporaryFile {
     TemporaryFile &operator=(const TemporaryFile &) = delete;
 };
 
+// Tokens of sequence 0.
+ml_status run_alone(ml_session *session, const int64_t *tokens, uint32_t count, int all_logits, float *logits,
+                    uint64_t logits_floats) {
+    ml_run_args args{};
+    args.num_sequences = 1;
+    args.tokens = tokens;
+    args.count = count;
+    args.all_logits = all_logits;
+    args.logits = logits;
+    args.logits_floats = logits_floats;
+    return ml_session_run(session, &args);
+}
+
 // Opens the bytes as a file and runs three tokens; true where all of it worked.
 bool runs(const std::string &bytes, uint32_t threads = 1) {
     ml_model *model = nullptr;
@@ -978,16 +996,16 @@ bool runs(const std::string &bytes, uint32_t threads = 1) {
         if (!file.stored || ml_model_open(file.path, &model) != ML_OK) return false;
     }
     ml_session *session = nullptr;
-    bool good = ml_session_create(model, threads, 0, &session) == ML_OK;
+    bool good = ml_session_create(model, threads, 0, 1, &session) == ML_OK;
     const uint32_t vocab = ml_model_vocab_size(model);
     ml_model_close(model);
     if (!good) return false;
     const int64_t tokens[] = {1, 5, 10};
     std::vector<float> logits(size_t{3} * vocab);
-    good = ml_session_run(session, tokens, 3, 1, logits.data(), logits.size()) == ML_OK &&
-           ml_session_position(session) == 3;
-    good = good && ml_session_reset(session, 1) == ML_OK && ml_session_position(session) == 0;
-    good = good && ml_session_run(session, tokens, 2, 0, logits.data(), vocab) == ML_OK;
+    good =
+        run_alone(session, tokens, 3, 1, logits.data(), logits.size()) == ML_OK && ml_session_position(session, 0) == 3;
+    good = good && ml_session_reset(session, 1) == ML_OK && ml_session_position(session, 0) == 0;
+    good = good && run_alone(session, tokens, 2, 0, logits.data(), vocab) == ML_OK;
     ml_session_destroy(session);
     return good;
 }
@@ -1069,6 +1087,7 @@ void test_null_pointers() {
     const int64_t token = 1;
     float hidden[kHidden] = {}, logits[kVocab];
     ml_loop_args args{};
+    const ml_run_args run{};
     const auto says = [](ml_status status, const char *what) {
         return status == ML_FAILED && std::strstr(ml_last_error(), what) &&
                std::strstr(ml_last_error(), "null pointer");
@@ -1088,13 +1107,15 @@ void test_null_pointers() {
     CHECK(ml_head(context, table, nullptr, 0, hidden, 1, kHidden, logits, kVocab) == ML_OK);
     CHECK(says(ml_model_open(nullptr, &model), "path"));
     CHECK(says(ml_model_open("/dev/null", nullptr), "model"));
-    CHECK(says(ml_session_create(nullptr, 1, 0, &session), "model"));
-    CHECK(says(ml_session_create(nullptr, 1, 0, nullptr), "session"));
-    CHECK(says(ml_session_run(nullptr, &token, 1, 0, logits, kVocab), "session"));
+    CHECK(says(ml_session_create(nullptr, 1, 0, 1, &session), "model"));
+    CHECK(says(ml_session_create(nullptr, 1, 0, 1, nullptr), "session"));
+    CHECK(says(ml_session_run(nullptr, &run), "session"));
+    CHECK(says(ml_session_fork(nullptr, 0, 0), "session"));
     CHECK(says(ml_session_reset(nullptr, 0), "session"));
+    CHECK(says(ml_session_reset_sequence(nullptr, 0), "session"));
     CHECK(says(ml_read_bandwidth(1, 1 << 16, 0.001, nullptr), "bandwidth"));
     CHECK(ml_context_threads(nullptr) + ml_model_vocab_size(nullptr) + ml_model_context(nullptr) +
-              ml_model_max_loops(nullptr) + ml_session_position(nullptr) ==
+              ml_model_max_loops(nullptr) + ml_session_position(nullptr, 0) ==
           0);
     ml_context_destroy(nullptr);
     ml_session_destroy(nullptr);
@@ -1103,10 +1124,11 @@ void test_null_pointers() {
     context = reinterpret_cast<ml_context *>(&args); // a failure leaves NULL, not what was there
     CHECK(ml_context_create(0, &context) == ML_FAILED && context == nullptr);
     const TemporaryFile file(make_artifact(metadata(kStage)));
-    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, &session) == ML_OK);
-    CHECK(ml_session_run(session, nullptr, 1, 0, logits, kVocab) == ML_FAILED);
-    CHECK(ml_session_run(session, &token, 1, 0, nullptr, kVocab) == ML_FAILED);
-    CHECK(ml_session_position(session) == 0);
+    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, 1, &session) == ML_OK);
+    CHECK(says(ml_session_run(session, nullptr), "argument"));
+    CHECK(run_alone(session, nullptr, 1, 0, logits, kVocab) == ML_FAILED);
+    CHECK(run_alone(session, &token, 1, 0, nullptr, kVocab) == ML_FAILED);
+    CHECK(ml_session_position(session, 0) == 0);
     ml_session_destroy(session);
     ml_model_close(model);
 }
@@ -1118,22 +1140,160 @@ void test_a_failed_run_leaves_the_position() {
     const TemporaryFile file(bytes);
     ml_model *model = nullptr;
     ml_session *session = nullptr;
-    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, &session) == ML_OK);
+    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, 1, &session) == ML_OK);
     const int64_t tokens[] = {1, 5, 10};
     std::vector<float> logits(kVocab), again(kVocab);
-    CHECK(ml_session_run(session, tokens, 1, 0, logits.data(), kVocab) == ML_OK);
-    CHECK(ml_session_run(session, tokens + 1, 2, 0, logits.data(), kVocab) == ML_OK);
+    CHECK(run_alone(session, tokens, 1, 0, logits.data(), kVocab) == ML_OK);
+    CHECK(run_alone(session, tokens + 1, 2, 0, logits.data(), kVocab) == ML_OK);
     CHECK(ml_session_reset(session, 0) == ML_OK);
-    CHECK(ml_session_run(session, tokens, 1, 0, again.data(), kVocab) == ML_OK);
+    CHECK(run_alone(session, tokens, 1, 0, again.data(), kVocab) == ML_OK);
     CHECK(pwrite(file.descriptor, "none", 4, head) == 4);
-    CHECK(ml_session_run(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_FAILED);
-    CHECK(ml_session_position(session) == 1);
+    CHECK(run_alone(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_FAILED);
+    CHECK(ml_session_position(session, 0) == 1);
     CHECK(pwrite(file.descriptor, bytes.data() + head, 4, head) == 4);
-    CHECK(ml_session_run(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_OK);
-    CHECK(ml_session_position(session) == 3);
+    CHECK(run_alone(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_OK);
+    CHECK(ml_session_position(session, 0) == 3);
     CHECK(same_bits(again, logits));
     ml_session_destroy(session);
     ml_model_close(model);
+}
+
+struct OpenSession {
+    ml_session *session = nullptr;
+    OpenSession(const std::string &artifact, uint32_t threads, uint32_t num_sequences, uint32_t loops = 0) {
+        const TemporaryFile file(artifact);
+        ml_model *model = nullptr;
+        CHECK(ml_model_open(file.path, &model) == ML_OK);
+        CHECK(ml_session_create(model, threads, loops, num_sequences, &session) == ML_OK);
+        ml_model_close(model);
+    }
+    ~OpenSession() { ml_session_destroy(session); }
+    OpenSession(const OpenSession &) = delete;
+    OpenSession &operator=(const OpenSession &) = delete;
+
+    // Logits of the last tokens, or of all; nothing where the run was refused.
+    std::vector<float> run(const std::vector<uint32_t> &sequences, const std::vector<int64_t> &tokens,
+                           bool all_logits = false) {
+        ml_run_args args{};
+        args.sequences = sequences.data();
+        args.num_sequences = static_cast<uint32_t>(sequences.size());
+        args.tokens = tokens.data();
+        args.count = static_cast<uint32_t>(tokens.size() / sequences.size());
+        args.all_logits = all_logits;
+        std::vector<float> logits((all_logits ? tokens.size() : sequences.size()) * kVocab);
+        args.logits = logits.data();
+        args.logits_floats = logits.size();
+        if (ml_session_run(session, &args) != ML_OK) logits.clear();
+        return logits;
+    }
+};
+
+std::vector<int64_t> random_tokens(size_t count) {
+    std::vector<int64_t> tokens(count);
+    for (int64_t &token : tokens) token = below(kVocab);
+    return tokens;
+}
+
+std::vector<float> part(const std::vector<float> &values, size_t begin, size_t count) {
+    const auto from = values.begin() + static_cast<std::ptrdiff_t>(begin);
+    return {from, from + static_cast<std::ptrdiff_t>(count)};
+}
+
+// Sequences of different lengths, in any order and company, get the bits that each gets alone.
+void test_a_batch_equals_each_alone() {
+    const std::string artifact = make_artifact(metadata(kStage));
+    for (const uint32_t threads : {1u, 3u}) {
+        OpenSession batch(artifact, threads, 3), alone(artifact, 1, 3);
+        const std::vector<std::vector<uint32_t>> runs = {{1}, {0, 1, 2}, {2, 0}, {2, 1, 0}, {1, 2}};
+        const uint32_t counts[] = {4, 1, 3, 1, 2};
+        for (size_t r = 0; r < runs.size(); r++)
+            for (const bool all_logits : {false, true}) {
+                const size_t count = all_logits ? 1 : counts[r], rows = all_logits ? count : 1;
+                const std::vector<int64_t> tokens = random_tokens(runs[r].size() * count);
+                const std::vector<float> together = batch.run(runs[r], tokens, all_logits);
+                CHECK(together.size() == runs[r].size() * rows * kVocab);
+                for (size_t i = 0; i < runs[r].size() && !together.empty(); i++) {
+                    const std::vector<int64_t> own(tokens.begin() + static_cast<std::ptrdiff_t>(i * count),
+                                                   tokens.begin() + static_cast<std::ptrdiff_t>((i + 1) * count));
+                    CHECK(same_bits(alone.run({runs[r][i]}, own, all_logits),
+                                    part(together, i * rows * kVocab, rows * kVocab)));
+                }
+            }
+        for (uint32_t s = 0; s < 3; s++)
+            CHECK(ml_session_position(batch.session, s) == ml_session_position(alone.session, s));
+    }
+}
+
+// A fork goes on as the original would, and neither sees what the other runs afterwards.
+void test_a_fork_goes_on_as_the_original() {
+    OpenSession session(make_artifact(metadata(kStage)), 2, 3);
+    const std::vector<int64_t> prompt = random_tokens(5), first = random_tokens(2), second = random_tokens(2);
+    CHECK(!session.run({0}, random_tokens(9)).empty()); // to be forgotten
+    CHECK(ml_session_reset_sequence(session.session, 0) == ML_OK && ml_session_position(session.session, 0) == 0);
+    CHECK(!session.run({1}, prompt).empty());
+    for (const uint32_t to : {0u, 2u, 1u}) CHECK(ml_session_fork(session.session, 1, to) == ML_OK);
+    CHECK(ml_session_position(session.session, 0) == 5 && ml_session_position(session.session, 2) == 5);
+    const std::vector<float> expected_first = session.run({1}, first);
+    CHECK(ml_session_reset_sequence(session.session, 1) == ML_OK);
+    CHECK(!session.run({1}, prompt).empty());
+    const std::vector<float> expected_second = session.run({1}, second);
+    std::vector<int64_t> both = first;
+    both.insert(both.end(), second.begin(), second.end());
+    const std::vector<float> found = session.run({2, 0}, both);
+    CHECK(found.size() == 2 * kVocab && same_bits(part(found, 0, kVocab), expected_first) &&
+          same_bits(part(found, kVocab, kVocab), expected_second));
+}
+
+void test_runs_that_are_refused() {
+    const std::string artifact = make_artifact(metadata(kStage));
+    OpenSession open(artifact, 1, 2);
+    ml_session *session = open.session, *none = nullptr;
+    const TemporaryFile file(artifact);
+    ml_model *model = nullptr;
+    CHECK(ml_model_open(file.path, &model) == ML_OK);
+    for (const uint32_t count : {0u, 1025u, 0xFFFFFFFFu})
+        CHECK(ml_session_create(model, 1, 0, count, &none) == ML_FAILED && none == nullptr);
+    CHECK(std::strstr(ml_last_error(), "sequences are outside 1-1024") != nullptr);
+    ml_model_close(model);
+    const uint32_t both[] = {0, 1}, twice[] = {1, 1}, beyond[] = {0, 2};
+    const int64_t tokens[] = {1, 2, 3, -1};
+    std::vector<float> logits(4 * kVocab);
+    const auto good = [&] {
+        ml_run_args args{};
+        args.sequences = both;
+        args.num_sequences = 2;
+        args.tokens = tokens;
+        args.count = 1;
+        args.logits = logits.data();
+        args.logits_floats = 2 * kVocab;
+        return args;
+    };
+    const std::pair<const char *, std::function<void(ml_run_args &)>> wrong[] = {
+        {"listed twice", [&](ml_run_args &a) { a.sequences = twice; }},
+        {"sequence 2 is outside 0-1", [&](ml_run_args &a) { a.sequences = beyond; }},
+        {"outside 1-2", [](ml_run_args &a) { a.num_sequences = 0; }},
+        {"outside 1-2", [](ml_run_args &a) { a.num_sequences = 3; }},
+        {"no tokens", [](ml_run_args &a) { a.tokens = nullptr; }},
+        {"no tokens", [](ml_run_args &a) { a.count = 0; }},
+        {"do not fit the context", [](ml_run_args &a) { a.count = 17; }},
+        {"do not fit the context", [](ml_run_args &a) { a.count = 0xFFFFFFFF; }},
+        {"room for", [](ml_run_args &a) { a.logits_floats--; }},
+        {"token -1", [](ml_run_args &a) { a.count = 2; }},
+        {"room for", [](ml_run_args &a) { a.all_logits = 1, a.logits_floats = 0; }},
+        {"no room", [](ml_run_args &a) { a.logits = nullptr; }},
+    };
+    for (const auto &[words, change] : wrong) {
+        ml_run_args args = good();
+        change(args);
+        CHECK(ml_session_run(session, &args) == ML_FAILED && std::strstr(ml_last_error(), words) != nullptr);
+        CHECK(ml_session_position(session, 0) + ml_session_position(session, 1) == 0);
+    }
+    CHECK(ml_session_fork(session, 0, 2) == ML_FAILED && ml_session_fork(session, 2, 0) == ML_FAILED);
+    CHECK(ml_session_reset_sequence(session, 2) == ML_FAILED && ml_session_position(session, 2) == 0);
+    ml_run_args args = good();
+    CHECK(ml_session_run(session, &args) == ML_OK);
+    args.sequences = nullptr; // all, in order
+    CHECK(ml_session_run(session, &args) == ML_OK && ml_session_position(session, 1) == 2);
 }
 
 // Threads that each have a session of their own share nothing but the model.
@@ -1156,6 +1316,8 @@ int main() {
     for (const Kernels *set : every_set()) {
         use_kernels(set->name);
         test_loop_arguments();
+        test_a_batch_equals_each_alone();
+        test_a_fork_goes_on_as_the_original();
         if (kThreadsOnly) continue;
         test_halves(*set);
         test_halves_saturate(*set);
@@ -1173,6 +1335,7 @@ int main() {
         test_artifacts();
         test_null_pointers();
         test_a_failed_run_leaves_the_position();
+        test_runs_that_are_refused();
     }
     test_threads();
     test_threads_that_cannot_be_started();
