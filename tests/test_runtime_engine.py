@@ -329,7 +329,7 @@ def test_the_file_is_safetensors_on_pages(engine_artifact):
         at = end
     assert 8 + header_size + at == len(data)
     info = json.loads(header["__metadata__"]["mobileloop"])
-    assert info["format_version"] == 1
+    assert info["format_version"] == 2
     assert info["source_sha256"] == "random"
     with safe_open(str(path), framework="np") as stored:
         assert np.array_equal(stored.get_tensor("blocks.1"), packed.block_record(1))
@@ -370,7 +370,7 @@ def rewritten(data, change_header):
 
 
 HOSTILE_HEADERS = {
-    "newer": lambda h, i: i.update(format_version=2),
+    "newer": lambda h, i: i.update(format_version=3),
     "no block": lambda h, i: h.pop("blocks.1"),
     "no embedding": lambda h, i: h.pop("embedding"),
     "no final norm": lambda h, i: h.pop("final_norm"),

@@ -41,6 +41,14 @@ def run(
         typer.Option("--samples", help="Answers to the prompt, decoded together; number k samples with seed + k - 1."),
     ] = 1,
     loops: Loops = None,
+    halt: Annotated[
+        str | None,
+        typer.Option(
+            "--halt",
+            help="When a token stops looping: RULE:THRESHOLD[:MIN_LOOPS] of latent_difference, cosine or exit_gate, or "
+            "none; the artifact's own rule when not given.",
+        ),
+    ] = None,
     threads: Threads = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print text and statistics as one JSON document.")] = False,
 ) -> None:
@@ -51,12 +59,14 @@ def run(
       mobileloop run smollm2.safetensors --prompt "What is the capital of France?"
       mobileloop run smollm2.pte --prompt "Write a haiku." --temperature 0.7 --top-p 0.9 --seed 3
       mobileloop run smollm2.safetensors --prompt "Name a fruit." --temperature 0.8 --samples 4
+      mobileloop run looped.safetensors --prompt "Why is the sky blue?" --halt latent_difference:0.03:2
       mobileloop run looped.onnx --no-chat --prompt "Once upon a time" --loops 2 --threads 1
     """
     from mobileloop.generate import Sampler, generate, generate_samples
     from mobileloop.runtimes import open_session
     from mobileloop.runtimes.base import MAX_SEQUENCES
     from mobileloop.runtimes.engine import EngineSession
+    from mobileloop.schedule import Halting
     from mobileloop.tokenizer import TextStream, Tokenizer
 
     check_range("max-tokens", max_tokens, 1, 1 << 20)
@@ -64,7 +74,8 @@ def run(
     check_range("top-p", top_p, 1e-6, 1)
     check_range("seed", seed, 0, 2**63 - 1)
     check_range("samples", samples, 1, MAX_SEQUENCES)
-    session = open_session(file, threads=threads, loops=loops, sequences=samples)
+    halting = None if halt is None else Halting.parse(halt)
+    session = open_session(file, threads=threads, loops=loops, sequences=samples, halting=halting)
     if session.info.tokenizer is None:
         raise MobileloopError(
             f"{file} carries no tokenizer, because its source had none; export a source with a "
@@ -149,11 +160,12 @@ def _facts(session: Session, result: Generation | Samples) -> dict[str, object]:
     middle = result.prompt_tokens + generated // len(result.lengths) // 2
     read = None
     if rate is not None and steps is not None:
-        read = session.info.unique_bytes() * steps + session.info.kv_bytes(middle, session.requested_loops) * rate
+        read = session.info.unique_bytes() * steps + _kv_bytes(session, middle) * rate
     return {
         "runtime": session.runtime,
         "details": session.details(),
         "loops": session.loops,
+        "applied_loops": _applied_loops(session),
         "threads": session.threads,
         "prompt_tokens": result.prompt_tokens,
         "generated_tokens": generated,
@@ -165,6 +177,28 @@ def _facts(session: Session, result: Generation | Samples) -> dict[str, object]:
     }
 
 
+def _kv_bytes(session: Session, position: int) -> float:
+    """KV bytes of a token at `position`, by the applications that tokens really had where the runtime counts them."""
+    from mobileloop.runtimes.engine import EngineSession
+
+    whole = session.info.kv_bytes(position, session.requested_loops)
+    mean = session.mean_applications if isinstance(session, EngineSession) else None
+    if mean is None:
+        return whole
+    return whole * mean / sum(1 for _ in session.info.schedule.applications(session.requested_loops))
+
+
+def _applied_loops(session: Session) -> dict[str, object] | None:
+    """Loops that tokens ran in the looped stages: mean and histogram; None where nothing loops or nobody counts."""
+    from mobileloop.runtimes.engine import EngineSession
+
+    if not isinstance(session, EngineSession) or not session.loop_counts.any():
+        return None
+    counts = {loops: int(count) for loops, count in enumerate(session.loop_counts) if count}
+    mean = sum(loops * count for loops, count in counts.items()) / sum(counts.values())
+    return {"mean": mean, "histogram": counts}
+
+
 def _line(facts: dict[str, object]) -> str:
     def figure(key: str, form: str, scale: float = 1.0) -> str:
         value = facts[key]
@@ -173,10 +207,16 @@ def _line(facts: dict[str, object]) -> str:
     def counted(what: str) -> str:
         return f"{facts[what + 's']} {what}{'' if facts[what + 's'] == 1 else 's'}"
 
+    applied = facts["applied_loops"]
+    halted = ""
+    if isinstance(applied, dict) and len(applied["histogram"]) > 1:  # all the same is what the loop count says
+        share = ", ".join(f"{loops}: {count}" for loops, count in applied["histogram"].items())
+        halted = f", {applied['mean']:.2f} loops applied on average ({share})"
     return (
         f"[{facts['runtime']}, {counted('loop')}, {counted('thread')}] "
         f"prefill {figure('prefill_tokens_per_s', '{:.1f}')} tokens/s, "
         f"decode {figure('decode_tokens_per_s', '{:.1f}')} tokens/s, "
         f"first token {figure('time_to_first_token_ms', '{:.0f}')} ms, "
         f"{figure('read_gbps', '{:.1f}')} GB/s, peak memory {figure('peak_memory_bytes', '{:.0f}', 1e-6)} MB"
+        f"{halted}"
     )

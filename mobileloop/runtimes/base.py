@@ -39,14 +39,17 @@ class Session(ABC):
     """A loaded artifact with its KV cache, for one sequence.
 
     Subclasses load the file in `__init__` and implement `_evaluate` and `_clear`. `loops` holds for the whole
-    sequence, since every loop has KV slots of its own: it changes at `reset`.
+    sequence, since every loop has KV slots of its own: it changes at `reset` (the engine also takes it call by call).
     """
 
     runtime: str
+    runs_halting = False  # whether a runtime carries out halting rules
 
     def __init__(self, path: Path, info: ArtifactInfo, threads: int, loops: int | None) -> None:
         check_threads(threads)
         info.schedule.check_loops(loops)
+        if not self.runs_halting:
+            info.schedule.check_halts_nowhere(self.runtime)
         self.path = path
         self.info = info
         self.threads = threads or available_threads()

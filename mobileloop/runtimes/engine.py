@@ -14,6 +14,7 @@ from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes import native
 from mobileloop.runtimes.base import F32, Session, check_sequences
+from mobileloop.schedule import Halting
 
 
 def read_info(path: Path) -> ArtifactInfo:
@@ -54,17 +55,35 @@ class EngineSession(Session):
         ...     session.fork(0, copy)  # the prompt ran once
         >>> session.run([0, 1, 2, 3], [[5], [6], [7], [8]])  # one decoded token each: [4, vocab]
 
-    A sequence gets the same bits in any company as alone.
+    A sequence gets the same bits in any company as alone. The loop count may also change from call to call (`loops` of
+    a call, None for the session's own), and a token may halt before it (docs/loop-operator.md).
+
+    Attributes:
+        sequences: how many the session holds.
+        applied: loops that each token of the last call ran, [stages, sequences, tokens] uint32.
+        loop_counts: how often a token ran n loops of a looped stage since the last reset, [max_loops + 1] int64.
     """
 
     runtime = "engine"
+    runs_halting = True
 
-    def __init__(self, path: Path, *, threads: int = 0, loops: int | None = None, sequences: int = 1) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 0,
+        loops: int | None = None,
+        sequences: int = 1,
+        halting: Halting | None = None,
+    ) -> None:
         """Map the artifact and allocate a KV cache per sequence (touched only as the sequence grows)."""
         self._session = ctypes.c_void_p()
         super().__init__(path, read_info(path), threads, loops)
         check_sequences(sequences)
         self.sequences = sequences
+        self._looped = [stage.looped for stage in self.info.schedule.stages]
+        self._blocks = np.array([len(stage.blocks) for stage in self.info.schedule.stages])
+        self._forget_counts()
         engine = native.library()
         self._kernels = native.kernels()
         model = ctypes.c_void_p()
@@ -74,6 +93,21 @@ class EngineSession(Session):
             native.check(engine.ml_session_create(model, self.threads, loops or 0, sequences, made))
         finally:
             engine.ml_model_close(model)  # the session keeps what it needs
+        if halting is not None:
+            self.set_halting(halting)
+
+    def set_halting(self, halting: Halting | None) -> None:
+        """Take a halting rule for the looped stages from here on; None is each stage's own.
+
+        Raises:
+            MobileloopError: where the rule is out of bounds, or needs what the artifact does not hold.
+        """
+        self.info.schedule.check_halting(halting, self.info.config.exit_gate)
+        args = None
+        if halting is not None:
+            numbers = (native.HALTING_RULES[halting.rule], halting.min_loops, halting.threshold)
+            args = ctypes.pointer(native.HaltingArgs(*numbers))
+        native.check(native.library().ml_session_set_halting(self._open(), args))
 
     @property
     def positions(self) -> list[int]:
@@ -81,21 +115,34 @@ class EngineSession(Session):
         engine = native.library()
         return [engine.ml_session_position(self._open(), s) for s in range(self.sequences)]
 
-    def run(self, sequences: Sequence[int], tokens: Sequence[Sequence[int]], all_logits: bool = False) -> F32:
+    @property
+    def mean_applications(self) -> float | None:
+        """Executions of a block per token since the last reset; None where nothing has run."""
+        return self._applications / self._tokens if self._tokens else None
+
+    def run(
+        self,
+        sequences: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        all_logits: bool = False,
+        loops: int | None = None,
+    ) -> F32:
         """Run tokens of several sequences in one pass over the weights, each behind what its sequence ran before.
 
         Args:
             sequences: which, all different.
             tokens: a row for each of them, all of one length.
             all_logits: of every token instead of the last ones.
+            loops: of the looped stages in this call; None is the session's count.
 
         Returns:
             [sequences, vocab], or with `all_logits` [sequences, tokens, vocab].
 
         Raises:
             MobileloopError: for a sequence out of bounds or named twice, rows of different lengths, a token outside the
-                vocabulary, or more tokens than the context holds; nothing has run then.
+                vocabulary, loops out of bounds, or more tokens than the context holds; nothing has run then.
         """
+        self.info.schedule.check_loops(loops)
         session = self._open()
         counts = {len(row) for row in tokens}
         if len(sequences) != len(tokens) or len(counts) != 1:
@@ -110,10 +157,24 @@ class EngineSession(Session):
         which, ids = np.asarray(sequences, dtype=np.uint32), np.asarray(tokens, dtype=np.int64)
         shape = (*ids.shape, self.info.config.vocab_size) if all_logits else (len(ids), self.info.config.vocab_size)
         logits = np.empty(shape, dtype=np.float32)
+        applied = np.empty((len(self._looped), *ids.shape), dtype=np.uint32)
         args = native.RunArgs(
-            which.ctypes.data, which.size, ids.ctypes.data, ids.shape[1], all_logits, logits.ctypes.data, logits.size
+            which.ctypes.data,
+            which.size,
+            ids.ctypes.data,
+            ids.shape[1],
+            all_logits,
+            logits.ctypes.data,
+            logits.size,
+            loops or 0,
+            applied.ctypes.data,
+            applied.size,
         )
         native.check(native.library().ml_session_run(session, ctypes.byref(args)))
+        self.applied = applied
+        self.loop_counts += np.bincount(applied[self._looped].ravel(), minlength=self.loop_counts.size)
+        self._applications += int(applied.sum(axis=(1, 2), dtype=np.int64) @ self._blocks)
+        self._tokens += ids.size
         self.position = self.positions[0]
         return logits
 
@@ -137,14 +198,18 @@ class EngineSession(Session):
         native.check(native.library().ml_session_reset_sequence(self._open(), sequence))
         self.position = self.positions[0]
 
-    def prefill(self, tokens: Sequence[int]) -> F32:
+    def prefill(self, tokens: Sequence[int], loops: int | None = None) -> F32:
         """Run `tokens` of sequence 0; logits [vocab] of the last one."""
-        logits: F32 = self.run([0], [tokens])[0]
+        logits: F32 = self.run([0], [tokens], loops=loops)[0]
         return logits
 
-    def logits(self, tokens: Sequence[int]) -> F32:
+    def decode(self, token: int, loops: int | None = None) -> F32:
+        """Run one token of sequence 0; logits [vocab]."""
+        return self.prefill([token], loops)
+
+    def logits(self, tokens: Sequence[int], loops: int | None = None) -> F32:
         """Run `tokens` of sequence 0; logits [tokens, vocab] of every one."""
-        logits: F32 = self.run([0], [tokens], all_logits=True)[0]
+        logits: F32 = self.run([0], [tokens], all_logits=True, loops=loops)[0]
         return logits
 
     def details(self) -> dict[str, str]:
@@ -174,7 +239,13 @@ class EngineSession(Session):
         logits: F32 = self.run([0], [tokens], all_logits).reshape(-1, self.info.config.vocab_size)
         return logits
 
+    def _forget_counts(self) -> None:
+        self.applied = np.zeros((len(self._looped), 0, 0), dtype=np.uint32)
+        self.loop_counts = np.zeros(self.info.schedule.max_loops + 1, dtype=np.int64)
+        self._applications = self._tokens = 0
+
     def _clear(self) -> None:
+        self._forget_counts()
         native.check(native.library().ml_session_reset(self._open(), self.requested_loops or 0))
 
     def __del__(self) -> None:

@@ -43,6 +43,27 @@ typedef struct ml_context ml_context;
 typedef struct ml_model ml_model;
 typedef struct ml_session ml_session;
 
+/* Whether a row stops before its loops are run, decided per row on its state s_t behind loop t (s_0 entered the
+ * stage), without the head:
+ *   latent difference  |s_t - s_(t-1)| / |s_t| < threshold (Huginn, arXiv 2502.05171)
+ *   cosine             1 - cos(s_t, s_(t-1)) < threshold; a zero state has no direction and stops nothing
+ *   exit gate          1 - prod(1 - sigmoid(gate . s_i + gate_bias), i = 1 .. t) >= threshold (Ouro, arXiv 2510.25741)
+ * What is not a number stops nothing. A row that stopped keeps its state. */
+typedef enum {
+    ML_HALT_NONE = 0,
+    ML_HALT_LATENT_DIFFERENCE = 1,
+    ML_HALT_COSINE = 2,
+    ML_HALT_EXIT_GATE = 3
+} ml_halting_rule;
+
+typedef struct {
+    ml_halting_rule rule;
+    uint32_t min_loops; /* at least 1, unless the rule is none */
+    double threshold;   /* at least 0; of the exit gate above 0 and at most 1 */
+    const float *gate;  /* [hidden] of the exit gate; NULL for the other rules */
+    float gate_bias;
+} ml_halting;
+
 /* One sequence of a loop call: its own KV caches, each [num_slots, kv_heads, capacity, head_dim], and the position of
  * its first token in this call. */
 typedef struct {
@@ -55,9 +76,11 @@ typedef struct {
 /* One call of the loop operator: a stage's blocks applied `loops` times to `tokens` rows of every sequence.
  *
  * For every loop: h <- h + damping * (f(h) - h), f being all blocks once, in order; then, where loop_end_norm is
- * given, h <- rms_norm(h). Application i of the call (loop * num_blocks + place) owns KV slot i of the caches, which
- * are updated in place at position .. position + tokens - 1. Sequences see nothing of each other: each gets the bits
- * that it would get alone. No two caches of a call may overlap.
+ * given, h <- rms_norm(h). Then rows may halt. Application i of the call (loop * num_blocks + place) owns KV slot i of
+ * the caches, which are updated in place at position .. position + tokens - 1. A row that ran fewer than filled_loops
+ * loops leaves the keys and values of its last loop in the slots of the others, so that later tokens may run more loops
+ * than it did. Sequences see nothing of each other: each gets the bits that it would get alone. No two caches of a call
+ * may overlap.
  */
 typedef struct {
     const ml_record *blocks;
@@ -77,6 +100,8 @@ typedef struct {
     uint32_t capacity;       /* tokens per slot */
     const ml_record *next;   /* hint: what is read after this stage; may be NULL */
     uint32_t num_next;       /* records in `next` */
+    ml_halting halting;      /* zeroed: none */
+    uint32_t filled_loops;   /* 0 is `loops`, and it is never less */
     uint32_t *applied_loops; /* out: [num_sequences, tokens] loops that each row ran; may be NULL */
 } ml_loop_args;
 
@@ -110,6 +135,7 @@ ML_API void ml_model_close(ml_model *model);
 ML_API uint32_t ml_model_vocab_size(const ml_model *model);
 ML_API uint32_t ml_model_context(const ml_model *model);
 ML_API uint32_t ml_model_max_loops(const ml_model *model);
+ML_API uint32_t ml_model_num_stages(const ml_model *model);
 
 /* A session keeps its model open; closing the model first is allowed. loops 0 takes the artifact's own count. Each of
  * its num_sequences (at most 1024) has a KV cache and a position of its own; memory is touched as they grow. */
@@ -128,9 +154,15 @@ typedef struct {
     float
         *logits; /* out: [num_sequences, vocab] of the last tokens, or with all_logits [num_sequences, count, vocab] */
     uint64_t logits_floats;
+    uint32_t loops;          /* of the looped stages in this run; 0 is the session's count */
+    uint32_t *applied_loops; /* out: [stages, num_sequences, count]; may be NULL */
+    uint64_t applied_size;   /* elements of applied_loops */
 } ml_run_args;
 
 ML_API ml_status ml_session_run(ml_session *session, const ml_run_args *args);
+/* The halting rule of the looped stages from here on; NULL is each stage's own. The exit gate is the artifact's: `gate`
+ * is NULL, and gate_bias is not read. */
+ML_API ml_status ml_session_set_halting(ml_session *session, const ml_halting *halting);
 /* Make `to` a copy of sequence `from`: a prompt that several sequences share runs once. */
 ML_API ml_status ml_session_fork(ml_session *session, uint32_t from, uint32_t to);
 /* Forget every sequence; loops 0 keeps the count. */

@@ -131,6 +131,9 @@ void ml_model_close(ml_model *model) { delete model; }
 uint32_t ml_model_vocab_size(const ml_model *model) { return model ? model->model->vocab_size : 0; }
 uint32_t ml_model_context(const ml_model *model) { return model ? model->model->context : 0; }
 uint32_t ml_model_max_loops(const ml_model *model) { return model ? model->model->max_loops : 0; }
+uint32_t ml_model_num_stages(const ml_model *model) {
+    return model ? static_cast<uint32_t>(model->model->stages.size()) : 0;
+}
 
 ml_status ml_session_create(ml_model *model, uint32_t threads, uint32_t loops, uint32_t num_sequences,
                             ml_session **out) {
@@ -144,6 +147,12 @@ ml_status ml_session_run(ml_session *session, const ml_run_args *args) {
     return guarded([&] {
         const Exclusive exclusive(given(session, "session").busy());
         session->run(given(args, "argument structure"));
+    });
+}
+ml_status ml_session_set_halting(ml_session *session, const ml_halting *halting) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").busy());
+        session->set_halting(halting);
     });
 }
 ml_status ml_session_fork(ml_session *session, uint32_t from, uint32_t to) {

@@ -61,7 +61,9 @@ struct ml_context {
 
 private:
     struct Stage;
+    struct Rows;
     class Application;
+    class Region;
     void reserve(const ml_loop_args &args, const ml::Block &block);
     void check(const ml_loop_args &args);
     void rotary_table(const ml_loop_args &args, const ml::Block &block);
@@ -73,6 +75,11 @@ private:
     // split and shared. private_[0] doubles as the shared one.
     std::vector<ml::ActivationScratch> private_;
     ml::Scratch<float> query_, key_, value_, attended_, gate_, up_, entered_, hidden_;
+    // Where rows may halt: which rows go on (two lists, read and written in turn), which of them are done, and survival
+    // as in halting.h by row of the call.
+    ml::Scratch<uint32_t> going_[2];
+    ml::Scratch<uint8_t> done_;
+    ml::Scratch<double> survival_;
     std::vector<ml::Scratch<float>> scores_;
     ml::Scratch<float> rotary_; // [sequences, tokens, head_dim]: cosines, then sines
     float rotary_theta_ = 0;

@@ -22,7 +22,7 @@ uint64_t bytes_of(std::initializer_list<uint64_t> factors) {
 
 } // namespace
 
-KvMemory::KvMemory(const Model &model, uint32_t num_sequences) {
+KvMemory::KvMemory(const Model &model, uint32_t num_sequences) : kv_heads_(model.kv_heads), context_(model.context) {
     slot_bytes_ = bytes_of({model.kv_heads, model.context, model.head_dim, model.kv_type == ML_KV_F16 ? 2u : 4u});
     cache_bytes_ = bytes_of({slot_bytes_, model.num_slots});
     total_bytes_ = bytes_of({cache_bytes_, 2, num_sequences});
@@ -35,6 +35,14 @@ KvMemory::KvMemory(const Model &model, uint32_t num_sequences) {
 
 KvMemory::~KvMemory() { munmap(data_, total_bytes_); }
 
+void KvMemory::copy(uint32_t from, uint32_t from_slot, uint32_t to, uint32_t to_slot, uint32_t tokens) const {
+    const uint64_t part = slot_bytes_ / kv_heads_, used = part / context_ * tokens; // of one KV head
+    for (uint64_t at = 0; at < slot_bytes_; at += part) {
+        std::memcpy(keys(to, to_slot) + at, keys(from, from_slot) + at, used);
+        std::memcpy(values(to, to_slot) + at, values(from, from_slot) + at, used);
+    }
+}
+
 namespace {
 
 uint32_t checked_sequences(uint32_t count) {
@@ -46,7 +54,7 @@ uint32_t checked_sequences(uint32_t count) {
 
 ml_session::ml_session(std::shared_ptr<const Model> model, uint32_t threads, uint32_t loops, uint32_t num_sequences)
     : model_(std::move(model)), context_(threads), kv_(*model_, checked_sequences(num_sequences)),
-      positions_(num_sequences), seen_(num_sequences) {
+      positions_(num_sequences), filled_(num_sequences * model_->stages.size()), seen_(num_sequences) {
     set_loops(loops);
     for (const StageSpec &stage : model_->stages) {
         records_.emplace_back();
@@ -54,15 +62,34 @@ ml_session::ml_session(std::shared_ptr<const Model> model, uint32_t threads, uin
     }
 }
 
-void ml_session::set_loops(uint32_t loops) {
+void ml_session::check_loops(uint32_t loops) const {
     require(loops <= model_->max_loops, "loops ", loops, " is outside 1-", model_->max_loops,
             ", the bound this artifact was exported for");
+}
+
+void ml_session::set_loops(uint32_t loops) {
+    check_loops(loops);
     loops_ = loops;
 }
 
 void ml_session::check_sequence(uint32_t sequence) const {
     require(sequence < positions_.size(), "sequence ", sequence, " is outside 0-", positions_.size() - 1,
             ", the sequences of this session");
+}
+
+void ml_session::set_halting(const ml_halting *halting) {
+    if (halting) {
+        require(!halting->gate, "a session's exit gate is the artifact's, and weights of another were given");
+        const ml_halting given = model_->with_gate(*halting);
+        for (const StageSpec &stage : model_->stages)
+            require(given.rule != ML_HALT_EXIT_GATE || stage.loop_end_norm || stage.max_loops == 1,
+                    "the halting rule 'exit_gate' reads the normed state, but a looped stage of this artifact has no "
+                    "norm at its loop ends");
+        require(given.rule == ML_HALT_NONE || given.min_loops <= model_->max_loops, "the least loops ", given.min_loops,
+                " of the halting rule are outside 1-", model_->max_loops, ", the bound this artifact was exported for");
+        halting_ = given;
+    }
+    own_halting_ = halting == nullptr;
 }
 
 void ml_session::reset(uint32_t loops) {
@@ -79,13 +106,13 @@ void ml_session::fork(uint32_t from, uint32_t to) {
     check_sequence(from);
     check_sequence(to);
     if (from == to) return;
-    const uint64_t part = kv_.slot_bytes() / model_->kv_heads; // [context, head_dim]
-    const uint64_t used = part / model_->context * positions_[from];
-    for (uint32_t slot = 0; slot < model_->num_slots; slot++)
-        for (uint64_t at = 0; at < kv_.slot_bytes(); at += part) {
-            std::memcpy(kv_.keys(to, slot) + at, kv_.keys(from, slot) + at, used);
-            std::memcpy(kv_.values(to, slot) + at, kv_.values(from, slot) + at, used);
-        }
+    const size_t stages = model_->stages.size();
+    for (size_t number = 0; number < stages; number++) {
+        const StageSpec &stage = model_->stages[number];
+        const uint32_t filled = filled_[to * stages + number] = filled_[from * stages + number];
+        for (uint32_t slot = 0; slot < filled * stage.blocks.size(); slot++)
+            kv_.copy(from, stage.first_slot + slot, to, stage.first_slot + slot, positions_[from]);
+    }
     positions_[to] = positions_[from];
 }
 
@@ -105,7 +132,10 @@ void ml_session::check(const ml_run_args &args) {
         const uint64_t length = uint64_t{positions_[sequence]} + args.count;
         require(length <= model_->context, length, " tokens do not fit the context of ", model_->context);
     }
+    check_loops(args.loops);
     const uint64_t rows = uint64_t{args.num_sequences} * args.count;
+    require(!args.applied_loops || args.applied_size >= rows * model_->stages.size(), "room for ", args.applied_size,
+            " applied loops was given where ", rows * model_->stages.size(), " are needed");
     const uint64_t needed = (args.all_logits ? rows : args.num_sequences) * model_->vocab_size;
     require(args.logits_floats >= needed, "room for ", args.logits_floats, " logits was given where ", needed,
             " are needed");
@@ -139,33 +169,60 @@ void ml_session::run_chunk(const ml_run_args &args, uint32_t done, uint32_t coun
         std::copy_n(args.tokens + uint64_t{i} * args.count + done, count, tokens + uint64_t{i} * count);
     float *hidden = hidden_.at_least(size_t{rows} * model_->hidden_size);
     context_.embed(parse_matrix(model_->embedding), tokens, rows, hidden);
-    for (size_t stage = 0; stage < model_->stages.size(); stage++) run_stage(stage, count, hidden);
+    for (size_t stage = 0; stage < model_->stages.size(); stage++) run_stage(args, stage, done, count, hidden);
     if (args.all_logits || done + count == args.count) run_head(args, done, count, hidden);
 }
 
-void ml_session::run_stage(size_t number, uint32_t count, float *hidden) {
+void ml_session::run_stage(const ml_run_args &run, size_t number, uint32_t done, uint32_t count, float *hidden) {
     const StageSpec &stage = model_->stages[number];
-    sequences_.clear();
-    for (const uint32_t sequence : running_)
-        sequences_.push_back({kv_.keys(sequence, stage.first_slot), kv_.values(sequence, stage.first_slot),
-                              kv_.slot_bytes() * stage.num_slots(), positions_[sequence]});
+    const uint32_t asked = run.loops ? run.loops : loops_;
     ml_loop_args args{};
     args.blocks = records_[number].data();
     args.num_blocks = static_cast<uint32_t>(records_[number].size());
-    // A stage bounded below the session's count runs as often as it may.
-    args.loops = std::min(loops_ && stage.max_loops > 1 ? loops_ : stage.loops, stage.max_loops);
+    // A stage bounded below the asked count runs as often as it may.
+    args.loops = std::min(asked && stage.max_loops > 1 ? asked : stage.loops, stage.max_loops);
+    args.filled_loops = fill_behind(number, args.loops);
+    if (stage.max_loops > 1) args.halting = own_halting_ ? stage.halting : halting_;
     args.damping = stage.damping;
     args.loop_end_norm = stage.loop_end_norm ? model_->final_norm : nullptr;
     args.loop_end_norm_eps = model_->eps;
     args.hidden_in = args.hidden_out = hidden;
     args.hidden_size = model_->hidden_size;
     args.tokens = count;
+    sequences_.clear();
+    for (const uint32_t sequence : running_)
+        sequences_.push_back({kv_.keys(sequence, stage.first_slot), kv_.values(sequence, stage.first_slot),
+                              kv_.slot_bytes() * stage.num_slots(), positions_[sequence]});
     args.sequences = sequences_.data();
     args.num_sequences = static_cast<uint32_t>(sequences_.size());
     args.kv_type = model_->kv_type;
     args.num_slots = stage.num_slots();
     args.capacity = model_->context;
+    args.applied_loops = run.applied_loops ? applied_.at_least(running_.size() * count) : nullptr;
     context_.loop(args);
+    for (size_t i = 0; args.applied_loops && i < running_.size(); i++)
+        std::copy_n(args.applied_loops + i * count, count,
+                    run.applied_loops + (number * running_.size() + i) * run.count + done);
+}
+
+// Makes the slots of `loops` loops of a stage hold every token that the running sequences have run: those that ran
+// fewer loops then left their last keys and values nowhere further. Returns the loops that new tokens have to fill, so
+// that this stays true of all of them.
+uint32_t ml_session::fill_behind(size_t number, uint32_t loops) {
+    const StageSpec &stage = model_->stages[number];
+    const size_t stages = model_->stages.size();
+    for (const uint32_t sequence : running_)
+        if (positions_[sequence] > 0) loops = std::max(loops, filled_[sequence * stages + number]);
+    for (const uint32_t sequence : running_) {
+        uint32_t &filled = filled_[sequence * stages + number];
+        for (uint32_t loop = filled; positions_[sequence] > 0 && loop < loops; loop++)
+            for (uint32_t place = 0; place < stage.blocks.size(); place++) {
+                const uint32_t first = stage.first_slot + place, size = static_cast<uint32_t>(stage.blocks.size());
+                kv_.copy(sequence, first + (filled - 1) * size, sequence, first + loop * size, positions_[sequence]);
+            }
+        filled = loops;
+    }
+    return loops;
 }
 
 void ml_session::run_head(const ml_run_args &args, uint32_t done, uint32_t count, const float *hidden) {

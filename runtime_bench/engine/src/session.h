@@ -19,12 +19,15 @@ public:
     KvMemory &operator=(const KvMemory &) = delete;
 
     uint64_t slot_bytes() const { return slot_bytes_; }
+    // Copies the first `tokens` tokens of a slot's keys and values.
+    void copy(uint32_t from, uint32_t from_slot, uint32_t to, uint32_t to_slot, uint32_t tokens) const;
     uint8_t *keys(uint32_t sequence, uint32_t slot) const {
         return data_ + 2 * cache_bytes_ * sequence + slot_bytes_ * slot;
     }
     uint8_t *values(uint32_t sequence, uint32_t slot) const { return keys(sequence, slot) + cache_bytes_; }
 
 private:
+    const uint32_t kv_heads_, context_;
     uint64_t slot_bytes_ = 0, cache_bytes_ = 0, total_bytes_ = 0; // of one slot, of one cache, of all caches
     uint8_t *data_ = nullptr;
 };
@@ -36,6 +39,7 @@ struct ml_session {
 
     void run(const ml_run_args &args);
     void fork(uint32_t from, uint32_t to);
+    void set_halting(const ml_halting *halting);
     void reset(uint32_t loops);
     void reset_sequence(uint32_t sequence);
     uint32_t position(uint32_t sequence) const { return sequence < positions_.size() ? positions_[sequence] : 0; }
@@ -45,15 +49,20 @@ private:
     void check(const ml_run_args &args);
     void check_sequence(uint32_t sequence) const;
     void run_chunk(const ml_run_args &args, uint32_t done, uint32_t count);
-    void run_stage(size_t stage, uint32_t count, float *hidden);
+    void run_stage(const ml_run_args &args, size_t stage, uint32_t done, uint32_t count, float *hidden);
+    uint32_t fill_behind(size_t stage, uint32_t loops);
     void run_head(const ml_run_args &args, uint32_t done, uint32_t count, const float *hidden);
+    void check_loops(uint32_t loops) const;
     void set_loops(uint32_t loops);
 
     std::shared_ptr<const ml::Model> model_;
     ml_context context_;
     ml::KvMemory kv_;
-    uint32_t loops_ = 0;                          // 0: each stage's own
-    std::vector<uint32_t> positions_;             // by sequence
+    uint32_t loops_ = 0;      // 0: each stage's own
+    bool own_halting_ = true; // each stage's own rule, and not the one that follows
+    ml_halting halting_{};
+    std::vector<uint32_t> positions_; // by sequence
+    std::vector<uint32_t> filled_;    // by sequence and stage: loops whose slots hold all tokens of the sequence
     std::vector<std::vector<ml_record>> records_; // by stage: its blocks
     // Of the run at hand; kept, so that a run allocates nothing once warm.
     std::vector<uint32_t> running_; // its sequences
@@ -61,4 +70,5 @@ private:
     std::vector<ml_sequence> sequences_;
     ml::Scratch<int64_t> tokens_;
     ml::Scratch<float> hidden_, last_hidden_;
+    ml::Scratch<uint32_t> applied_;
 };
