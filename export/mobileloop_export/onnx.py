@@ -50,6 +50,7 @@ def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progres
         MobileloopError: where the schedule cannot run yet, or the model is beyond 2 GB.
     """
     packed.schedule.check_runnable()
+    packed.schedule.check_halts_nowhere("ONNX")
     metadata = info.model_dump_json()
     size = packed.weight_bytes() + len(metadata.encode())
     if size + _GRAPH_ROOM > MAX_BYTES:
