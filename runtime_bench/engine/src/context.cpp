@@ -142,7 +142,7 @@ void ml_context::head(const Matrix &head, const float *norm, float eps, const fl
             zero_padding(a, t, head.cols);
         }
         if (head.integer()) kernels.quantize(a, own.begin, own.end);
-        pool.barrier();
+        pool.barrier(thread);
         const Range groups = share(head.row_groups, thread, pool.size());
         kernels.multiply(head, static_cast<uint32_t>(groups.begin), static_cast<uint32_t>(groups.end), a, rows, logits,
                          head.rows, false);
@@ -242,14 +242,14 @@ public:
         project(block_.query, a, query, false);
         project(block_.key, a, key, false);
         project(block_.value, a, value, false);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
         rotate_and_store(query, key, value);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
         attend(query, attended);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
         a = copied(attended, query_size_, block_.output.integer());
         project(block_.output, a, stage_.hidden, true);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
         feed_forward();
     }
 
@@ -265,7 +265,7 @@ private:
             zero_padding(a, t, size);
         }
         if (integer) kernels_.quantize(a, rows.begin, rows.end);
-        if (stage_.wide) context_.pool.barrier();
+        if (stage_.wide) context_.pool.barrier(thread_);
         return a;
     }
     Activations normed(const float *scale, bool integer) {
@@ -340,10 +340,10 @@ private:
         const size_t begin = groups.begin * kTileRows, end = std::min<size_t>(groups.end * kTileRows, size);
         for (size_t t = 0; t < rows_.count && begin < end; t++)
             kernels_.silu_multiply(gate + t * size + begin, up + t * size + begin, end - begin);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
         a = copied(gate, size, block_.down.integer());
         project(block_.down, a, stage_.hidden, true);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
     }
 
     ml_context &context_;
@@ -391,14 +391,14 @@ private:
         if (args_.damping != 1.0f) {
             for (size_t i = values.begin; i < values.end; i++)
                 hidden[i] = std::fma(args_.damping, hidden[i] - entered[i], entered[i]);
-            context_.pool.barrier();
+            context_.pool.barrier(thread_);
         }
         if (args_.loop_end_norm) {
             for (size_t row = rows.begin; row < rows.end; row++) {
                 float *x = hidden + row * hidden_size_;
                 context_.kernels.rms_norm(x, args_.loop_end_norm, args_.loop_end_norm_eps, hidden_size_, x);
             }
-            context_.pool.barrier();
+            context_.pool.barrier(thread_);
         }
     }
 
@@ -413,7 +413,7 @@ private:
                 halts(args_.halting, stage_.entered + at, stage_.hidden + at, hidden_size_, survival[rows_.of_call(i)]);
             done[i] = applied == args_.loops || (halted && applied >= args_.halting.min_loops);
         }
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
     }
 
     // Takes the rows that are done out of the state, and moves the others together. A thread moves its own columns of
@@ -439,7 +439,7 @@ private:
         if (kept == rows_.count) return; // all read the same flags, so all return
         rows_ = {kept, next};
         turns_++;
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
     }
 
     // A row's keys and values of its last loop stand in for those of the loops that it does not run. The threads take

@@ -505,10 +505,10 @@ void test_threads() {
                 counts[thread]++;
                 for (uint32_t phase = 0; phase < 5; phase++) {
                     if (phase % threads == thread) shared = region * 5 + phase;
-                    pool.barrier();
+                    pool.barrier(thread);
                     seen[thread] = shared;
                     if (seen[thread] != region * 5 + phase) wrong_inside++;
-                    pool.barrier();
+                    pool.barrier(thread);
                 }
             });
             for (const uint32_t count : counts) wrong += count != region + 1;
@@ -520,7 +520,7 @@ void test_threads() {
         ThreadPool pool(1 + static_cast<uint32_t>(round) % 4);
         if (round % 2) pool.run([](uint32_t) {});
         if (round == 7) std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        if (round % 3 == 0) pool.run([&](uint32_t) { pool.barrier(); });
+        if (round % 3 == 0) pool.run([&](uint32_t thread) { pool.barrier(thread); });
     }
 }
 
