@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import Loops, Threads, check_range
+from mobileloop.commands.options import Loops, OnnxKernel, Threads, check_range
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def run(
         ),
     ] = None,
     threads: Threads = 0,
+    onnx_kernel: OnnxKernel = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print text and statistics as one JSON document.")] = False,
 ) -> None:
     """Generate text, then say how fast: the text goes to stdout, one line of statistics to stderr.
@@ -75,7 +76,9 @@ def run(
     check_range("seed", seed, 0, 2**63 - 1)
     check_range("samples", samples, 1, MAX_SEQUENCES)
     halting = None if halt is None else Halting.parse(halt)
-    session = open_session(file, threads=threads, loops=loops, sequences=samples, halting=halting)
+    session = open_session(
+        file, threads=threads, loops=loops, sequences=samples, halting=halting, onnx_kernel=onnx_kernel
+    )
     if session.info.tokenizer is None:
         raise MobileloopError(
             f"{file} carries no tokenizer, because its source had none; export a source with a "
@@ -99,7 +102,7 @@ def run(
         samplers = [Sampler(temperature, top_p, seed + k) for k in range(samples)]
         answers = generate_samples(session, ids, most, samplers, tokenizer.is_end)
         texts = [_text(tokenizer, tokens) for tokens in answers.tokens]
-        _say_samples(texts, answers, _facts(session, answers), as_json)
+        _say_samples(texts, answers, session.title(), _facts(session, answers), as_json)
         return
     stream = TextStream(tokenizer)
     pieces: list[str] = []
@@ -118,7 +121,7 @@ def run(
         return
     sys.stdout.write("\n")
     sys.stdout.flush()
-    typer.echo(_line(facts), err=True)
+    typer.echo(_line(session.title(), facts), err=True)
 
 
 def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
@@ -128,7 +131,7 @@ def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
     return "".join(stream.push(token) for token in tokens)
 
 
-def _say_samples(texts: list[str], answers: Samples, facts: dict[str, object], as_json: bool) -> None:
+def _say_samples(texts: list[str], answers: Samples, title: str, facts: dict[str, object], as_json: bool) -> None:
     """All answers, each under its number; they grow at the same time, so none is shown before the last one ends."""
     if as_json:
         pairs = zip(texts, answers.tokens, strict=True)
@@ -136,7 +139,7 @@ def _say_samples(texts: list[str], answers: Samples, facts: dict[str, object], a
         return
     for number, text in enumerate(texts, start=1):
         typer.echo(f"--- sample {number} of {len(texts)} ---\n{text}")
-    typer.echo(_line(facts), err=True)
+    typer.echo(_line(title, facts), err=True)
 
 
 def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | None) -> list[int]:
@@ -199,7 +202,7 @@ def _applied_loops(session: Session) -> dict[str, object] | None:
     return {"mean": mean, "histogram": counts}
 
 
-def _line(facts: dict[str, object]) -> str:
+def _line(title: str, facts: dict[str, object]) -> str:
     def figure(key: str, form: str, scale: float = 1.0) -> str:
         value = facts[key]
         return "unknown" if value is None else form.format(float(value) * scale)  # type: ignore[arg-type]
@@ -213,7 +216,7 @@ def _line(facts: dict[str, object]) -> str:
         share = ", ".join(f"{loops}: {count}" for loops, count in applied["histogram"].items())
         halted = f", {applied['mean']:.2f} loops applied on average ({share})"
     return (
-        f"[{facts['runtime']}, {counted('loop')}, {counted('thread')}] "
+        f"[{title}, {counted('loop')}, {counted('thread')}] "
         f"prefill {figure('prefill_tokens_per_s', '{:.1f}')} tokens/s, "
         f"decode {figure('decode_tokens_per_s', '{:.1f}')} tokens/s, "
         f"first token {figure('time_to_first_token_ms', '{:.0f}')} ms, "

@@ -17,6 +17,7 @@ def open_session(
     loops: int | None = None,
     sequences: int = 1,
     halting: Halting | None = None,
+    onnx_kernel: str = "auto",
 ) -> Session:
     """Open an artifact with the runtime that its suffix names.
 
@@ -26,6 +27,7 @@ def open_session(
         loops: of the looped stages; None is the artifact's own.
         sequences: that run together over the same weights; above 1 on the engine only.
         halting: rule of the looped stages; None is each stage's own. On the engine only.
+        onnx_kernel: of an `.onnx` artifact: "engine", "stock", or "auto" for the engine's where they were built.
 
     Raises:
         MobileloopError: where the file, the loop count or the runtime's package is not there or not right.
@@ -51,4 +53,4 @@ def open_session(
         return ExecutorchSession(Path(path), threads=threads, loops=loops)
     from mobileloop.runtimes.onnx import OnnxSession
 
-    return OnnxSession(Path(path), threads=threads, loops=loops)
+    return OnnxSession(Path(path), threads=threads, loops=loops, kernel=onnx_kernel)

@@ -87,6 +87,11 @@ class Session(ABC):
         self.position = 0
         self._clear()
 
+    def title(self) -> str:
+        """The runtime, and which of its paths computes where it has several."""
+        path = self.details().get("path")
+        return f"{self.runtime}, {path}" if path else self.runtime
+
     def details(self) -> dict[str, str]:
         """What a report should know of this runtime: versions, kernels, providers."""
         return {}
