@@ -155,9 +155,14 @@ float *output(OrtKernelContext *context, size_t index, const std::vector<int64_t
     return tensor_of(value, "an output").as<float>();
 }
 
+void named(const char *name, OrtStatus *status) {
+    if (status) ort->ReleaseStatus(status);
+    require(!status, "the attribute ", name, " is missing or of another type");
+}
+
 int64_t attribute(const OrtKernelInfo *info, const char *name, int64_t low, int64_t high) {
     int64_t value = 0;
-    ran(ort->KernelInfoGetAttribute_int64(info, name, &value));
+    named(name, ort->KernelInfoGetAttribute_int64(info, name, &value));
     require(value >= low && value <= high, "the attribute ", name, " is ", value, ", outside ", low, " to ", high);
     return value;
 }
@@ -168,16 +173,15 @@ uint32_t size_attribute(const OrtKernelInfo *info, const char *name, int64_t hig
 
 float number_attribute(const OrtKernelInfo *info, const char *name) {
     float value = 0;
-    ran(ort->KernelInfoGetAttribute_float(info, name, &value));
+    named(name, ort->KernelInfoGetAttribute_float(info, name, &value));
     return value;
 }
 
 bool interleaved_attribute(const OrtKernelInfo *info) {
     char text[16] = {};
     size_t size = sizeof text;
-    OrtStatus *status = ort->KernelInfoGetAttribute_string(info, "rope_pairing", text, &size);
-    if (status) ort->ReleaseStatus(status);
-    const std::string pairing = status ? "" : std::string(text, strnlen(text, sizeof text));
+    named("rope_pairing", ort->KernelInfoGetAttribute_string(info, "rope_pairing", text, &size));
+    const std::string pairing(text, strnlen(text, sizeof text));
     require(pairing == "half" || pairing == "interleaved",
             "the attribute rope_pairing is neither half nor interleaved");
     return pairing == "interleaved";
@@ -335,6 +339,8 @@ public:
         damping_ = number_attribute(info, "damping");
         max_loops_ = attribute(info, "max_loops", 1, kMaxSlots);
         slot_base_ = attribute(info, "slot_base", 0, kMaxSlots);
+        require(blocks * max_loops_ <= kMaxSlots, "a stage of ", blocks, " blocks and ", max_loops_,
+                " loops needs more than ", kMaxSlots, " KV slots");
         Constants constants(info, kInputs);
         for (uint32_t block = 0; block < blocks; block++) records_.push_back(block_record(constants));
         for (const Record &record : records_) blocks_.push_back(record.view());
