@@ -57,8 +57,8 @@ void pack_floats(const Stored &m, uint8_t *tiles) {
     }
 }
 
-// Zeros in pages of their own. What lies on whole huge pages gets them, where the system has them: the same bytes on
-// small pages cost a decode 6% (docs/lab-log.md).
+// Zeros in pages of their own. What lies on whole huge pages gets them, where the system has them: a decode took 33%
+// longer from small pages (docs/lab-log.md).
 uint8_t *map_aligned(size_t size) {
     const size_t reserved = size + kHugePage;
     void *mapped = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
