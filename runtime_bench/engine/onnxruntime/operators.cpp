@@ -4,6 +4,8 @@
 // instead of the functions' bodies. A kernel packs the weights, constant inputs of its node, into records when it is
 // made. KV rows of the new tokens are written into the caches at `position`, where the body reads nothing, and given
 // out as the body does.
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -155,6 +157,7 @@ float *output(OrtKernelContext *context, size_t index, const std::vector<int64_t
     return tensor_of(value, "an output").as<float>();
 }
 
+// What reading an attribute gave.
 void named(const char *name, OrtStatus *status) {
     if (status) ort->ReleaseStatus(status);
     require(!status, "the attribute ", name, " is missing or of another type");
