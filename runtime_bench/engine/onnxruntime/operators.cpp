@@ -425,13 +425,13 @@ private:
         args.kv_type = keys.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? ML_KV_F32 : ML_KV_F16;
         args.num_slots = static_cast<uint32_t>(blocks_.size() * static_cast<size_t>(max_loops_));
         args.capacity = static_cast<uint32_t>(keys.shape[2]);
-        args.key_cache = first_slot(keys);
-        args.value_cache = first_slot(values);
-        args.cache_bytes = slot_bytes(keys) * args.num_slots;
+        ml_sequence sequence{first_slot(keys), first_slot(values), slot_bytes(keys) * args.num_slots, position};
+        args.sequences = &sequence;
+        args.num_sequences = 1;
         const std::lock_guard<std::mutex> lock(pool_->mutex);
         for (uint32_t done = 0; done < tokens; done += args.tokens) {
             args.tokens = std::min(kTokensPerCall, tokens - done);
-            args.position = position + done;
+            sequence.position = position + done;
             args.hidden_in = hidden.as<float>() + size_t{done} * shape_.hidden;
             args.hidden_out = hidden_out + size_t{done} * shape_.hidden;
             ran(ml_loop(pool_->context, &args));
