@@ -20,7 +20,7 @@ class HaltingArgs(ctypes.Structure):
     """`ml_halting` of mobileloop.h, field by field."""
 
     _fields_ = (
-        ("rule", ctypes.c_int),
+        ("rule", ctypes.c_uint32),
         ("min_loops", ctypes.c_uint32),
         ("threshold", ctypes.c_double),
         ("gate", ctypes.c_void_p),

@@ -57,7 +57,7 @@ typedef enum {
 } ml_halting_rule;
 
 typedef struct {
-    ml_halting_rule rule;
+    uint32_t rule;      /* an ml_halting_rule */
     uint32_t min_loops; /* at least 1, unless the rule is none */
     double threshold;   /* at least 0; of the exit gate above 0 and at most 1 */
     const float *gate;  /* [hidden] of the exit gate; NULL for the other rules */

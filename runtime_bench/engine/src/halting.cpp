@@ -26,7 +26,7 @@ void check_halting(const ml_halting &halting) {
     const bool gate = halting.rule == ML_HALT_EXIT_GATE;
     require(halting.rule == ML_HALT_NONE || halting.rule == ML_HALT_LATENT_DIFFERENCE ||
                 halting.rule == ML_HALT_COSINE || gate,
-            "the halting rule ", static_cast<int64_t>(halting.rule), " is unknown");
+            "the halting rule ", halting.rule, " is unknown");
     if (halting.rule == ML_HALT_NONE) return;
     require(halting.min_loops >= 1, "a halting rule's least loops are 0, and a stage runs at least once");
     require(std::isfinite(halting.threshold) && halting.threshold >= 0, "the halting threshold ", halting.threshold,

@@ -872,8 +872,8 @@ void test_loop_arguments() {
         [](ml_loop_args &a) { a.filled_loops = 1; },
         [](ml_loop_args &a) { a.filled_loops = 3; },
         [](ml_loop_args &a) { a.filled_loops = 0xFFFFFFFF; },
-        [](ml_loop_args &a) { a.halting = {static_cast<ml_halting_rule>(4), 1, 0.5, nullptr, 0}; },
-        [](ml_loop_args &a) { a.halting = {static_cast<ml_halting_rule>(-1), 1, 0.5, nullptr, 0}; },
+        [](ml_loop_args &a) { a.halting = {4u, 1, 0.5, nullptr, 0}; },
+        [](ml_loop_args &a) { a.halting = {0xFFFFFFFFu, 1, 0.5, nullptr, 0}; },
         [](ml_loop_args &a) { a.halting = {ML_HALT_COSINE, 0, 0.5, nullptr, 0}; },
         [](ml_loop_args &a) { a.halting = {ML_HALT_COSINE, 1, -0.5, nullptr, 0}; },
         [](ml_loop_args &a) { a.halting = {ML_HALT_COSINE, 1, NAN, nullptr, 0}; },
@@ -1521,7 +1521,7 @@ void test_runs_that_are_refused() {
     }
     const float gate[kHidden] = {};
     const std::pair<const char *, ml_halting> wrong_rules[] = {
-        {"is unknown", {static_cast<ml_halting_rule>(9), 1, 0.5, nullptr, 0}},
+        {"is unknown", {9u, 1, 0.5, nullptr, 0}},
         {"least loops", {ML_HALT_COSINE, 0, 0.5, nullptr, 0}},
         {"outside 1-3", {ML_HALT_COSINE, 4, 0.5, nullptr, 0}},
         {"threshold", {ML_HALT_COSINE, 1, NAN, nullptr, 0}},
