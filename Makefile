@@ -59,6 +59,7 @@ $(VENV)/.executorch: $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.ready: pyproject.toml $(ENGINE_SOURCES) | $(VENV)/.executorch
+	@$(BIN)/python runtime_bench/engine/onnxruntime/fetch_headers.py || true # it says what is left out then
 	@echo "building the engine and installing mobileloop ..."
 	@CXX="$(CXX)" $(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -e ".[torch,executorch,onnx,bench,dev]"
 	@touch $@

@@ -20,7 +20,7 @@ from mobileloop.model import Checkpoint, TokenizerSpec
 from mobileloop.quant.packed import PackedModel
 from mobileloop.schedule import Schedule
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RUNTIME_OF_SUFFIX = {".safetensors": "engine", ".pte": "executorch", ".onnx": "onnx"}
 
 
@@ -104,6 +104,7 @@ class ArtifactInfo(BaseModel):
         info = validated(cls, data, f"the metadata of {where}")
         info.schedule.check_runnable()
         info.schedule.check_blocks(info.config.num_blocks)
+        info.schedule.check_halting(None, info.config.exit_gate)
         return info
 
     # -- bytes per decoded token (mobileloop.costs has the formulas) -------------------------------

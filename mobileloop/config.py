@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class ModelConfig(BaseModel):
     """Dimensions of a decoder of Llama blocks; names follow the Hugging Face configs.
 
-    `num_blocks` counts physical blocks; how often each is applied is the schedule's business.
+    `num_blocks` counts physical blocks; how often each is applied is the schedule's business. `exit_gate` says that the
+    model has the weights of an early-exit gate (Ouro, arXiv 2510.25741).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,7 @@ class ModelConfig(BaseModel):
     rope_pairing: Literal["half", "interleaved"] = "half"
     max_position: int = Field(default=2048, gt=0)
     tie_embeddings: bool = True
+    exit_gate: bool = False
     random_weights: bool = False
 
     @model_validator(mode="after")
@@ -68,7 +70,9 @@ class ModelConfig(BaseModel):
         }
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor of the model: `blocks.<i>.<name>`, `embedding`, `head`, `final_norm`."""
+        """Name and shape of every tensor of the model: `blocks.<i>.<name>`, `embedding`, `final_norm`, and where the
+        model has them `head`, `exit_gate.weight` and `exit_gate.bias`.
+        """
         shapes: dict[str, tuple[int, ...]] = {"embedding": (self.vocab_size, self.hidden_size)}
         for block in range(self.num_blocks):
             for name, shape in self.block_tensors().items():
@@ -76,6 +80,9 @@ class ModelConfig(BaseModel):
         shapes["final_norm"] = (self.hidden_size,)
         if not self.tie_embeddings:
             shapes["head"] = (self.vocab_size, self.hidden_size)
+        if self.exit_gate:
+            shapes["exit_gate.weight"] = (self.hidden_size,)
+            shapes["exit_gate.bias"] = (1,)
         return shapes
 
     def num_parameters(self) -> int:

@@ -26,15 +26,50 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from mobileloop.errors import MobileloopError, validated
 
 MAX_LOOPS = 1024
+RUNNABLE_RULES = ("none", "latent_difference", "cosine", "exit_gate")
 
 
 class Halting(BaseModel):
-    """When a stage stops before its loop count: `threshold` is compared with the rule's own quantity."""
+    """When a token stops before its loop count, decided on its state s_t behind loop t (s_0 entered the stage).
+
+    Attributes:
+        rule: `none` runs every loop; `latent_difference` stops where |s_t - s_(t-1)| / |s_t| < threshold, and `cosine`
+            where 1 - cos(s_t, s_(t-1)) < threshold (the two of Huginn, arXiv 2502.05171, that need no head; its
+            defaults are 0.03 and 0.001); `exit_gate` stops where 1 - prod(1 - sigmoid(w . s_i + b), i <= t) reaches
+            the threshold (Ouro, arXiv 2510.25741), s being normed at every loop end. `halt_logit` and `router` run
+            nowhere yet.
+        threshold: what the rule compares with. What is not a number, as the cosine with a zero state, stops nothing.
+        min_loops: no token stops before these.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: Literal["none", "latent_difference", "cosine", "exit_gate", "halt_logit", "router"] = "none"
-    threshold: float = 0.0
+    threshold: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    min_loops: int = Field(default=1, ge=1, le=MAX_LOOPS)
+
+    @model_validator(mode="after")
+    def _threshold_fits(self) -> Halting:
+        if self.rule == "exit_gate" and not 0 < self.threshold <= 1:
+            raise ValueError(f"the exit gate's threshold {self.threshold:g} is outside (0, 1]")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Halting:
+        """Read `none`, `RULE:THRESHOLD` or `RULE:THRESHOLD:MIN_LOOPS`.
+
+        Raises:
+            MobileloopError: where `text` is none of these, or names a rule that does not run yet.
+        """
+        if text == "none":
+            return cls()
+        rule, *numbers = text.split(":")
+        fields: dict[str, object] = {"rule": rule}
+        fields.update(zip(("threshold", "min_loops"), numbers, strict=False))
+        if rule not in RUNNABLE_RULES or rule == "none" or not 1 <= len(numbers) <= 2:
+            known = ", ".join(f"{name}:THRESHOLD[:MIN_LOOPS]" for name in RUNNABLE_RULES if name != "none")
+            raise MobileloopError(f"the halting rule '{text}' is not known: write none, {known}.")
+        return validated(cls, fields, f"the halting rule '{text}'")
 
 
 class KvPolicy(BaseModel):
@@ -92,7 +127,16 @@ class Stage(BaseModel):
             raise ValueError(f"block numbers start at 0, but the stage names {list(self.blocks)}")
         if self.loops > self.max_loops:
             raise ValueError(f"loops {self.loops} is beyond max_loops {self.max_loops}")
+        if self.halting.min_loops > self.max_loops:
+            raise ValueError(f"halting min_loops {self.halting.min_loops} is beyond max_loops {self.max_loops}")
+        if self.halting.rule == "exit_gate" and not self.loop_end_norm:
+            raise ValueError("the exit gate reads the normed state, so the stage needs loop_end_norm")
         return self
+
+    @property
+    def looped(self) -> bool:
+        """Whether loops and halting are run-time arguments of this stage."""
+        return self.max_loops > 1
 
     @property
     def num_slots(self) -> int:
@@ -105,7 +149,7 @@ class Stage(BaseModel):
 
         A stage bounded below the request runs as often as it may: more would reach into the next stage's slots.
         """
-        return self.loops if requested is None or self.max_loops == 1 else min(requested, self.max_loops)
+        return self.loops if requested is None or not self.looped else min(requested, self.max_loops)
 
 
 @dataclass(frozen=True)
@@ -241,6 +285,44 @@ class Schedule(BaseModel):
                 "ask for less or export again with a larger --loops."
             )
 
+    @property
+    def halts(self) -> bool:
+        """Whether a stage has a halting rule of its own."""
+        return any(stage.halting.rule != "none" for stage in self.stages)
+
+    def check_halting(self, halting: Halting | None, has_gate: bool) -> None:
+        """Raise MobileloopError where a rule (None: the stages' own) cannot run in this schedule.
+
+        Args:
+            halting: of all looped stages, in place of their own.
+            has_gate: whether the model has the weights of an exit gate.
+        """
+        if halting is not None:
+            if halting.min_loops > self.max_loops:
+                raise MobileloopError(
+                    f"the least loops {halting.min_loops} of the halting rule are outside 1-{self.max_loops}, the "
+                    "bound of this schedule; ask for less."
+                )
+            if halting.rule == "exit_gate" and not all(s.loop_end_norm for s in self.stages if s.looped):
+                raise MobileloopError(
+                    "the halting rule exit_gate reads the normed state, but a looped stage of this schedule has no "
+                    "norm at its loop ends; choose latent_difference or cosine."
+                )
+        rules = [stage.halting.rule for stage in self.stages] if halting is None else [halting.rule]
+        if "exit_gate" in rules and not has_gate:
+            raise MobileloopError(
+                "the halting rule exit_gate needs the weights of an exit gate, which this model does not have; choose "
+                "latent_difference or cosine."
+            )
+
+    def check_halts_nowhere(self, runtime: str) -> None:
+        """Raise MobileloopError where a stage halts, for a runtime that runs every loop."""
+        if self.halts:
+            raise MobileloopError(
+                f"the schedule {self.name} has a halting rule, which {runtime} does not run; export it to the engine, "
+                "or take the rule out."
+            )
+
     def not_runnable(self) -> str | None:
         """The first thing this schedule asks for that no runtime here does yet, by name; None where all run."""
         for number, stage in enumerate(self.stages):
@@ -291,7 +373,7 @@ def _not_runnable(stage: Stage) -> str | None:
         (stage.injection != "none" or bool(stage.inject), f"the injection '{stage.injection}', which is not built yet"),
         (stage.start not in ("carry", "embedding"), f"the start state '{stage.start}', which is not built yet"),
         (stage.state != "h", f"a second hidden state '{stage.state}', which is not built yet"),
-        (stage.halting.rule != "none", f"the halting rule '{stage.halting.rule}', which is not built yet"),
+        (stage.halting.rule not in RUNNABLE_RULES, f"the halting rule '{stage.halting.rule}', which is not built yet"),
         (stage.kv_policy.kind != "own", f"the KV policy '{stage.kv_policy.kind}', which is not built yet"),
         (not stage.causal, "full (non-causal) attention, which is not built yet"),
         (stage.noise, "a noise input, which is not built yet"),

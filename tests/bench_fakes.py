@@ -80,7 +80,9 @@ class FakeSession(Session):
 def open_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that opens as a FakeSession."""
     monkeypatch.setattr(
-        runtimes, "open_session", lambda path, *, threads=0, loops=None: FakeSession(path, threads, loops)
+        runtimes,
+        "open_session",
+        lambda path, *, threads=0, loops=None, onnx_kernel="auto": FakeSession(path, threads, loops),
     )
     monkeypatch.setattr(FakeSession, "log", [])
     monkeypatch.setattr(FakeSession, "stop_at", None)

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from bench_fakes import made_up_document, open_fakes, plan_of  # noqa: F401
+from bench_fakes import FakeSession, made_up_document, open_fakes, plan_of  # noqa: F401
 from typer.testing import CliRunner
 
 from mobileloop.commands.report import report as report_command
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.card import notes as card_notes
 from mobileloop_bench.machine import Machine
 from mobileloop_bench.report import page, report
 from mobileloop_bench.verdict import verdict
@@ -36,6 +37,13 @@ def test_the_page_is_self_contained_and_says_its_verdict_first(fake_artifact: Pa
     assert "mobileloop bench tiny.safetensors" in html
     for needed in ("prefers-color-scheme: dark", "@media print", 'name="viewport"', 'lang="en"'):
         assert needed in html
+
+
+def test_the_path_that_computed_is_told(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeSession, "details", lambda self: {"path": "engine kernels"})
+    plan = plan_of(fake_artifact)
+    assert "tiny.safetensors runs on engine kernels." in card_notes(plan.artifacts, Machine())
+    assert page([made_up_document(plan)]).count("tiny.safetensors ran on engine kernels.") == 1
 
 
 def test_ids_are_unique_and_colours_follow_the_page(fake_artifact: Path) -> None:

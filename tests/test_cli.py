@@ -143,7 +143,8 @@ def test_run(world, target, tmp_path):
     assert result.stdout.endswith("\n")
     *_, line = result.stderr.splitlines()
     assert len(result.stderr.splitlines()) == 1
-    assert line.startswith(f"[{target}, 2 loops, 1 thread] prefill ")
+    title = "onnx, (engine kernels|portable function body)" if target == "onnx" else target
+    assert re.match(rf"\[{title}, 2 loops, 1 thread\] prefill ", line)
     for words in ("tokens/s, decode", "first token", "GB/s, peak memory"):
         assert words in line
 
@@ -157,6 +158,39 @@ def test_run_as_json_and_seeded(world, tmp_path):
     assert runs[0]["generated_tokens"] == len(runs[0]["tokens"]) == 8
     for key in ("prefill_tokens_per_s", "time_to_first_token_ms", "read_gbps", "peak_memory_bytes"):
         assert runs[0][key] > 0
+
+
+def test_samples_are_the_runs_of_their_seeds(world, tmp_path):
+    options = ["--prompt", "hello", "--max-tokens", 12, "--temperature", 1.5, "--json"]
+    together = json.loads(passed(cli("run", world.engine, *options, "--seed", 5, "--samples", 3, cwd=tmp_path)).stdout)
+    for number, sample in enumerate(together["samples"]):
+        alone = json.loads(passed(cli("run", world.engine, *options, "--seed", 5 + number, cwd=tmp_path)).stdout)
+        assert sample == {key: alone[key] for key in ("text", "tokens")}
+    assert together["generated_tokens"] == sum(len(sample["tokens"]) for sample in together["samples"])
+    assert together["prompt_tokens"] == alone["prompt_tokens"]
+
+
+def test_samples_are_labelled(world, tmp_path):
+    options = ["--prompt", "hello", "--max-tokens", 3, "--samples", 2]
+    result = passed(cli("run", world.engine, *options, cwd=tmp_path))
+    assert re.fullmatch(r"--- sample 1 of 2 ---\n.*--- sample 2 of 2 ---\n.*\n", result.stdout, re.DOTALL)
+    assert result.stderr.splitlines()[-1].startswith("[engine, 3 loops, ")
+
+
+def test_run_says_how_often_tokens_looped(world, tmp_path):
+    options = ["--prompt", "hello", "--max-tokens", 8]
+    plain = json.loads(passed(cli("run", world.engine, *options, "--json", cwd=tmp_path)).stdout)
+    stages = CONFIG.num_blocks
+    assert plain["applied_loops"] == {"mean": 3.0, "histogram": {"3": 12 * stages}}
+    never = json.loads(passed(cli("run", world.engine, *options, "--json", "--halt", "cosine:0", cwd=tmp_path)).stdout)
+    assert never["text"] == plain["text"]
+    halted = passed(cli("run", world.engine, *options, "--json", "--halt", "cosine:3:2", cwd=tmp_path)).stdout
+    twice = passed(cli("run", world.engine, *options, "--json", "--loops", 2, cwd=tmp_path)).stdout
+    assert json.loads(halted)["tokens"] == json.loads(twice)["tokens"]
+    assert json.loads(halted)["applied_loops"]["mean"] == 2
+    assert json.loads(passed(cli("run", world.onnx, *options, "--json", cwd=tmp_path)).stdout)["applied_loops"] is None
+    result = passed(cli("run", world.engine, *options, "--halt", "latent_difference:0.5", cwd=tmp_path))
+    assert re.search(r", [123]\.\d\d loops applied on average \([123]: \d+, [23]: \d+", result.stderr)
 
 
 def test_run_stops_where_the_context_is_full(world, tmp_path):
@@ -342,6 +376,21 @@ REFUSED_ARTIFACTS = {
     "no template": (lambda w, f: ["run", w.engine, *prompt("--chat")], "no chat template"),
     "no tokens": (lambda w, f: ["run", w.engine, *prompt("--max-tokens", 0)], "max-tokens 0 is outside"),
     "temperature": (lambda w, f: ["run", w.engine, *prompt("--temperature", "nan")], "temperature nan is outside"),
+    "halt, what": (
+        lambda w, f: ["run", w.engine, *prompt("--halt", "mood:1")],
+        "rule 'mood:1' is not known",
+    ),
+    "halt, not yet": (lambda w, f: ["run", w.engine, *prompt("--halt", "router:1")], "'router:1' is not known"),
+    "halt, beyond": (lambda w, f: ["run", w.engine, *prompt("--halt", "cosine:1:4")], "outside 1-3"),
+    "halt, no gate": (lambda w, f: ["run", w.engine, *prompt("--halt", "exit_gate:1")], "no norm at its loop ends"),
+    "halt, onnx": (lambda w, f: ["run", w.onnx, *prompt("--halt", "cosine:1")], "runs on onnx, which runs every loop"),
+    "halt, pte": (
+        lambda w, f: ["run", w.executorch, *prompt("--halt", "cosine:1")],
+        "needs an engine artifact",
+    ),
+    "no samples": (lambda w, f: ["run", w.engine, *prompt("--samples", 0)], "samples 0 is outside 1-1024"),
+    "samples, onnx": (lambda w, f: ["run", w.onnx, *prompt("--samples", 2)], "runs on onnx, which holds one sequence"),
+    "samples, pte": (lambda w, f: ["run", w.executorch, *prompt("--samples", 2)], "runs on executorch, which holds"),
     "threads": (lambda w, f: ["run", w.engine, *prompt("--threads", -1)], "threads -1 is outside 0-256"),
     "other source": (
         lambda w, f: ["verify", w.engine, "--against", other_source(f)],
@@ -375,14 +424,14 @@ def test_a_newer_format_version(world, target, tmp_path):
     if target == "onnx":
         model = onnx.load(world.onnx)
         held = model.metadata_props[0]
-        held.value = held.value.replace('"format_version":1', '"format_version":2')
+        held.value = held.value.replace('"format_version":2', '"format_version":3')
         onnx.save(model, path)
     else:  # the metadata lie in the file as JSON text: of the same length, nothing else need change
         data = getattr(world, target).read_bytes()
-        changed = re.sub(rb'(\\?"format_version\\?":)1', rb"\g<1>2", data)
+        changed = re.sub(rb'(\\?"format_version\\?":)2', rb"\g<1>3", data)
         assert changed != data
         path.write_bytes(changed)
-    refused(cli("info", path, cwd=tmp_path), "has format version 2")
+    refused(cli("info", path, cwd=tmp_path), "has format version 3")
 
 
 def full_disk():

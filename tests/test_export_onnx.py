@@ -67,6 +67,11 @@ def reference(packed: PackedModel, tokens: list[int], loops: int | None = None) 
     return logits
 
 
+def stock(path: Path, loops: int | None = None) -> OnnxSession:
+    """A session of the portable body, whether or not our kernels were built."""
+    return OnnxSession(path, threads=1, loops=loops, kernel="stock")
+
+
 def chunked(session: OnnxSession, tokens: list[int], sizes: list[int]) -> F32:
     session.reset()
     bounds = np.cumsum([0, *sizes])
@@ -112,7 +117,7 @@ def test_golden_prefill_and_cached_decode(name: str, cached: str, tmp_path: Path
     checkpoint = load_checkpoint(str(DATA / name / "model"))
     golden = load_file(DATA / name / "io.safetensors")
     packed = PackedModel.from_checkpoint(checkpoint, "none")
-    session = OnnxSession(export(checkpoint, packed, tmp_path / "model.onnx"), threads=1)
+    session = stock(export(checkpoint, packed, tmp_path / "model.onnx"))
     for batch, row in enumerate(golden["input_ids"]):
         tokens = row.tolist()
         session.reset()
@@ -128,7 +133,7 @@ def test_golden_prefill_and_cached_decode(name: str, cached: str, tmp_path: Path
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_matches_reference(schedule: str, quantization: str, tmp_path: Path) -> None:
     checkpoint, packed = pack(SCHEDULES[schedule], quantization)
-    session = OnnxSession(export(checkpoint, packed, tmp_path / "model.onnx"), threads=1)
+    session = stock(export(checkpoint, packed, tmp_path / "model.onnx"))
     expected = reference(packed, TOKENS)
     whole = session.logits(TOKENS)
     np.testing.assert_allclose(whole, expected, atol=TOLERANCE[quantization])
@@ -144,7 +149,7 @@ def test_weights_lose_nothing(quantization: str, tmp_path: Path) -> None:
     checkpoint, packed = pack(SCHEDULES["all"], quantization)
     path = in_float(export(checkpoint, packed, tmp_path / "model.onnx", kv_bits=32))
     expected = reference(packed, TOKENS)
-    np.testing.assert_allclose(chunked(OnnxSession(path, threads=1), TOKENS, [6, 1, 3]), expected, atol=1e-4)
+    np.testing.assert_allclose(chunked(stock(path), TOKENS, [6, 1, 3]), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("outer", ["int4", "int4-symmetric", "none"])
@@ -165,16 +170,16 @@ def test_schemes_may_differ_between_tensors(outer: str, tmp_path: Path) -> None:
         tensors[name] = SCHEMES[scheme].quantize(weight)
     mixed = PackedModel(config, packed.schedule, "int4", tensors)
     path = export(checkpoint, mixed, tmp_path / "model.onnx", kv_bits=32)
-    assert len(onnx.load(path).functions) == 3
+    assert [function.name for function in onnx.load(path).functions] == ["loop"] * 3 + ["head"]
     expected = reference(mixed, TOKENS)
-    np.testing.assert_allclose(OnnxSession(path, threads=1).logits(TOKENS), expected, atol=0.2)
-    np.testing.assert_allclose(OnnxSession(in_float(path), threads=1).logits(TOKENS), expected, atol=1e-4)
+    np.testing.assert_allclose(stock(path).logits(TOKENS), expected, atol=0.2)
+    np.testing.assert_allclose(stock(in_float(path)).logits(TOKENS), expected, atol=1e-4)
 
 
 def test_interleaved_rope(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rope_pairing": "interleaved", "rope_theta": 500.0, "num_kv_heads": 4})
     checkpoint, packed = pack(SCHEDULES["all"], "none", config)
-    session = OnnxSession(export(checkpoint, packed, tmp_path / "model.onnx"), threads=1)
+    session = stock(export(checkpoint, packed, tmp_path / "model.onnx"))
     np.testing.assert_allclose(chunked(session, TOKENS, [7, 1, 1, 1]), reference(packed, TOKENS), atol=1e-4)
 
 
@@ -182,7 +187,7 @@ def test_interleaved_rope(tmp_path: Path) -> None:
 def test_loops_at_run_time(make: type[Schedule], tmp_path: Path) -> None:
     checkpoint, packed = pack(make(3, 3), "none")
     path = export(checkpoint, packed, tmp_path / "model.onnx")
-    session = OnnxSession(path, threads=1, loops=3)
+    session = stock(path, loops=3)
     for loops in (3, 1, 2):
         session.reset(loops)
         first, rest = session.logits(TOKENS[:6]), [session.logits([token]) for token in TOKENS[6:]]
@@ -190,13 +195,13 @@ def test_loops_at_run_time(make: type[Schedule], tmp_path: Path) -> None:
     with pytest.raises(MobileloopError, match="loops 4 is outside 1-3"):
         session.reset(4)
     with pytest.raises(MobileloopError, match="loops 0 is outside 1-3"):
-        OnnxSession(path, threads=1, loops=0)
+        stock(path, loops=0)
 
 
 def test_only_looped_stages_take_the_loop_count(tmp_path: Path) -> None:
     stages = (Stage(blocks=(2, 0)), Stage(blocks=(1,), loops=2, max_loops=4, loop_end_norm=True), Stage(blocks=(0,)))
     checkpoint, packed = pack(Schedule(name="mixed", stages=stages), "none")
-    session = OnnxSession(export(checkpoint, packed, tmp_path / "model.onnx"), threads=1)
+    session = stock(export(checkpoint, packed, tmp_path / "model.onnx"))
     for loops in (2, 4):
         session.reset(loops)
         np.testing.assert_allclose(session.logits(TOKENS), reference(packed, TOKENS, loops), atol=1e-4)
@@ -204,7 +209,7 @@ def test_only_looped_stages_take_the_loop_count(tmp_path: Path) -> None:
 
 def test_context_is_filled_and_then_refused(tmp_path: Path) -> None:
     checkpoint, packed = pack(SCHEDULES["plain"], "none")
-    session = OnnxSession(export(checkpoint, packed, tmp_path / "model.onnx"), threads=1)
+    session = stock(export(checkpoint, packed, tmp_path / "model.onnx"))
     tokens = [7, 70] * 16
     np.testing.assert_allclose(chunked(session, tokens, [31, 1]), reference(packed, tokens), atol=1e-4)
     with pytest.raises(MobileloopError, match="context of 32"):
@@ -221,12 +226,13 @@ def test_structure(schedule: str, tmp_path: Path) -> None:
     onnx.checker.check_model(model)
     stages = packed.schedule.stages
     forms = {(len(stage.blocks), stage.damping, stage.loop_end_norm) for stage in stages}
-    assert len(model.functions) == len(forms)
+    assert len(model.functions) == len(forms) + 1
     assert "mobileloop" in {opset.domain for opset in model.opset_import}
     for function in model.functions:
-        assert (function.domain, function.name) == ("mobileloop", "loop")
-        assert [node.op_type for node in function.node].count("Loop") == 1
-    calls = [node for node in model.graph.node if node.domain == "mobileloop"]
+        assert (function.domain, function.name) in {("mobileloop", "loop"), ("mobileloop", "head")}
+        assert [node.op_type for node in function.node].count("Loop") == (function.name == "loop")
+    *calls, head = [node for node in model.graph.node if node.domain == "mobileloop"]
+    assert head.op_type == "head"
     assert len(calls) == len(stages)
     for call, stage, base in zip(calls, stages, packed.schedule.slot_bases(), strict=True):
         held = {attribute.name: helper.get_attribute_value(attribute) for attribute in call.attribute}
@@ -234,7 +240,7 @@ def test_structure(schedule: str, tmp_path: Path) -> None:
         assert held["slot_base"] == base
         assert held["damping"] == pytest.approx(stage.damping)
     bodies = [graph for function in model.functions for graph in subgraphs(list(function.node))]
-    assert len(bodies) == len(model.functions)
+    assert len(bodies) == len(forms)
     assert not any(graph.initializer or any(n.op_type == "Constant" for n in graph.node) for graph in bodies)
     names = [initializer.name for initializer in model.graph.initializer]
     assert len(names) == len(set(names))
@@ -299,13 +305,13 @@ def test_truncated(artifact: Path, share: float) -> None:
     data = artifact.read_bytes()
     artifact.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(MobileloopError):
-        OnnxSession(artifact, threads=1)
+        stock(artifact)
 
 
 def test_garbage(artifact: Path) -> None:
     artifact.write_bytes(np.random.default_rng(0).bytes(4096))
     with pytest.raises(MobileloopError, match="could not be loaded"):
-        OnnxSession(artifact, threads=1)
+        stock(artifact)
 
 
 def test_metadata_missing_or_wrong(artifact: Path) -> None:
@@ -318,7 +324,7 @@ def test_metadata_missing_or_wrong(artifact: Path) -> None:
             model.metadata_props.add(key="mobileloop", value=value)
         onnx.save(model, artifact)
         with pytest.raises(MobileloopError, match=message):
-            OnnxSession(artifact, threads=1)
+            stock(artifact)
 
     refused(None, "no mobileloop metadata")
     refused("{", "not JSON")
@@ -331,7 +337,7 @@ def test_metadata_missing_or_wrong(artifact: Path) -> None:
 def test_metadata_is_not_utf8(artifact: Path) -> None:
     artifact.write_bytes(artifact.read_bytes().replace(b'{"format_version"', b'{"format_v\xff\xfesion"'))
     with pytest.raises(MobileloopError, match="not UTF-8"):
-        OnnxSession(artifact, threads=1)
+        stock(artifact)
 
 
 def test_graph_is_no_artifact(artifact: Path) -> None:
@@ -343,26 +349,26 @@ def test_graph_is_no_artifact(artifact: Path) -> None:
     small.metadata_props.extend(model.metadata_props)
     onnx.save(small, artifact)
     with pytest.raises(MobileloopError, match="other inputs or outputs"):
-        OnnxSession(artifact, threads=1)
+        stock(artifact)
 
 
 def test_session_says_what_it_is(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = OnnxSession(artifact, threads=1)
+    session = stock(artifact)
     assert session.runtime == "onnx"
     assert session.details()["path"] == "portable function body"
     session.close()
     with pytest.raises(MobileloopError, match="closed"):
         session.decode(1)
     with pytest.raises(MobileloopError, match="threads -1"):
-        OnnxSession(artifact, threads=-1)
+        OnnxSession(artifact, threads=-1, kernel="stock")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MobileloopError, match=r"\.\[onnx\]"):
-        OnnxSession(artifact, threads=1)
+        stock(artifact)
 
 
 def test_the_example_in_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, packed = pack(SCHEDULES["immediate"], "int4")
-    session = OnnxSession(export(checkpoint, packed, tmp_path / "model.onnx"), threads=1)
+    session = stock(export(checkpoint, packed, tmp_path / "model.onnx"))
     text = (Path(__file__).parents[1] / "docs" / "onnx.md").read_text(encoding="utf-8")
     code = text.split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mobileloop.generate import Generation, Sampler, generate
+from mobileloop.generate import Generation, Sampler, generate, generate_samples
 
 
 class Counting:
@@ -93,3 +93,51 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
 def test_huge_logits_do_not_overflow():
     sampler = Sampler(temperature=0.01)
     assert sampler.pick(np.array([3e38, -3e38, 0], np.float32)) == 0
+
+
+class Rows(Counting):
+    """Sequences that each count on their own; sequence k takes steps of k + 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.ran, self.forked, self.batches = {}, [], []
+
+    def prefill(self, tokens):
+        self.ran[0] = list(tokens)
+        return self.row(0)
+
+    def fork(self, source, target):
+        self.forked.append((source, target))
+        self.ran[target] = list(self.ran[source])
+
+    def run(self, sequences, tokens):
+        self.batches.append(list(sequences))
+        for sequence, (token,) in zip(sequences, tokens, strict=True):
+            self.ran[sequence].append(token)
+        return np.stack([self.row(sequence) for sequence in sequences])
+
+    def row(self, sequence):
+        logits = np.zeros(self.vocab, np.float32)
+        logits[(self.ran[sequence][-1] + (sequence + 1 if len(self.ran[sequence]) > 2 else 1)) % self.vocab] = 5
+        return logits
+
+
+def test_samples_share_the_prompt_and_leave_the_batch_when_they_end():
+    session = Rows()
+    result = generate_samples(session, [1, 2], 5, [Sampler()] * 3, lambda token: token == 7)
+    assert session.forked == [(0, 1), (0, 2)]
+    assert result.tokens == [[3, 4, 5, 6], [3, 5], [3, 6, 9, 2, 5]]
+    assert session.batches == [[0, 1, 2], [0, 1, 2], [0, 2], [0, 2]]
+    assert result.step_rows == [3, 3, 2, 2]
+    assert result.lengths == [4, 2, 5]
+    assert result.decode_tokens_per_s == pytest.approx(10 * 1e3 / sum(result.decode_ms))
+    assert result.steps_per_s == pytest.approx(4 * 1e3 / sum(result.decode_ms))
+
+
+def test_samples_of_one_token_need_no_decode():
+    session = Rows()
+    result = generate_samples(session, [1, 2], 1, [Sampler()] * 2, lambda token: False)
+    assert result.tokens == [[3], [3]]
+    assert session.batches == []
+    assert result.decode_tokens_per_s is None
+    assert result.steps_per_s is None

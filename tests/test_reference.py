@@ -126,17 +126,16 @@ def test_damping_and_loop_end_norm_against_a_hand_written_loop(damping, norm):
     looped = ReferenceModel.from_checkpoint(checkpoint, Schedule(stages=(stage, Stage(blocks=(2,)))))
     once = ReferenceModel.from_checkpoint(checkpoint, Schedule.plain(3))
     tokens = tokens_of(6)
-    plain = list(once.schedule.applications())
-    cos, sin = once._rotary(0, 6)
+    going = torch.ones(2, 6, dtype=torch.bool)
     h = torch.nn.functional.embedding(tokens, once.tensors["embedding"])
     for _ in range(3):
         f = h
         for block in (0, 1):
-            f = once._apply(plain[block], f, cos, sin, KvCache())
+            f, _ = once._apply(block, block, f, KvCache(), going, ())
         h = h + damping * (f - h)
         if norm:
             h = h / torch.sqrt((h * h).mean(-1, keepdim=True) + TINY.rms_norm_eps) * once.tensors["final_norm"]
-    h = once._apply(plain[2], h, cos, sin, KvCache())
+    h, _ = once._apply(2, 2, h, KvCache(), going, ())
     h = rms_norm(h, once.tensors["final_norm"], TINY.rms_norm_eps)
     assert close(looped.forward(tokens), h @ once.tensors["embedding"].T, 1e-5)
 

@@ -219,6 +219,73 @@ def test_bounds(engine_artifact):
         session._evaluate([1], False)
 
 
+# -- several sequences -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantization", ["none", "int4"])
+def test_a_batch_equals_each_sequence_alone(engine_artifact, quantization):
+    path, packed = engine_artifact(mixed_schedule(), quantization, kv_bits=16)
+    batch, alone = EngineSession(path, threads=2, sequences=3), EngineSession(path, threads=1)
+    rows = {2: TOKENS[:4], 0: TOKENS[3:7], 1: TOKENS[7:]}
+    more = {1: [5, 9], 2: [6, 1]}
+    found = {}
+    for tokens in (rows, more):
+        together = batch.run(list(tokens), list(tokens.values()), all_logits=True)
+        found.update({(sequence, tokens is more): row for sequence, row in zip(tokens, together, strict=True)})
+    assert batch.positions == [4, 6, 6]
+    for sequence, tokens in rows.items():
+        alone.reset()
+        assert same_bits(alone.logits(tokens), found[sequence, False])
+        if sequence in more:
+            assert same_bits(alone.logits(more[sequence]), found[sequence, True])
+        assert np.abs(found[sequence, False] - reference(packed, tokens)).max() < 2e-2
+    batch.reset()
+    assert batch.positions == [0, 0, 0]
+
+
+def test_a_prompt_is_shared_by_its_forks(engine_artifact):
+    path, _ = engine_artifact(Schedule.immediate(3, 2), "int4", kv_bits=16)
+    session = EngineSession(path, threads=1, sequences=3)
+    session.prefill(TOKENS)
+    for target in (1, 2):
+        session.fork(0, target)
+    assert session.position == len(TOKENS)
+    found = session.run([0, 1, 2], [[1], [2], [3]])
+    for token, row in zip((1, 2, 3), found, strict=True):
+        assert same_bits(run(path, [*TOKENS, token])[-1], row)
+    session.reset_sequence(0)
+    assert session.positions == [0, 12, 12]
+    assert session.position == 0
+    assert same_bits(session.logits(TOKENS), run(path))
+
+
+def test_batches_that_are_refused(engine_artifact):
+    path, _ = engine_artifact(context=12)
+    for count in (0, -1, 1025):
+        with pytest.raises(MobileloopError, match="outside 1-1024"):
+            EngineSession(path, sequences=count)
+    session = EngineSession(path, threads=1, sequences=2)
+    for sequences, tokens, words in (
+        ([0, 2], [[1], [1]], "sequence 2 is outside 0-1"),
+        ([-1], [[1]], "sequence -1 is outside"),
+        ([1, 1], [[1], [1]], "listed twice"),
+        ([0, 1], [[1]], "same length"),
+        ([0, 1], [[1], [1, 2]], "same length"),
+        ([], [], "same length"),
+        ([0, 1], [[1], [67]], "token 67 is outside the vocabulary"),
+        ([0, 1], [[1] * 13] * 2, "13 tokens do not fit the context of 12"),
+    ):
+        with pytest.raises(MobileloopError, match=words):
+            session.run(sequences, tokens)
+    for call in (lambda: session.fork(0, 2), lambda: session.fork(-1, 0), lambda: session.reset_sequence(2)):
+        with pytest.raises(MobileloopError, match="outside 0-1"):
+            call()
+    assert session.positions == [0, 0]
+    session.close()
+    with pytest.raises(MobileloopError, match="was closed"):
+        session.fork(0, 1)
+
+
 def test_two_sessions_in_two_threads(engine_artifact):
     path, _ = engine_artifact(Schedule.immediate(3, 2), "int8")
     expected, found = run(path), {}
@@ -262,7 +329,7 @@ def test_the_file_is_safetensors_on_pages(engine_artifact):
         at = end
     assert 8 + header_size + at == len(data)
     info = json.loads(header["__metadata__"]["mobileloop"])
-    assert info["format_version"] == 1
+    assert info["format_version"] == 2
     assert info["source_sha256"] == "random"
     with safe_open(str(path), framework="np") as stored:
         assert np.array_equal(stored.get_tensor("blocks.1"), packed.block_record(1))
@@ -303,7 +370,7 @@ def rewritten(data, change_header):
 
 
 HOSTILE_HEADERS = {
-    "newer": lambda h, i: i.update(format_version=2),
+    "newer": lambda h, i: i.update(format_version=3),
     "no block": lambda h, i: h.pop("blocks.1"),
     "no embedding": lambda h, i: h.pop("embedding"),
     "no final norm": lambda h, i: h.pop("final_norm"),

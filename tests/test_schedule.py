@@ -4,6 +4,7 @@ import pytest
 from builders import mixed_schedule, schedules
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.schedule import Halting, KvPolicy, Schedule, Stage
@@ -218,7 +219,6 @@ SYSTEMS = [
     (gram, (2 * 6 + 2) * 3, "stage 0 needs nested stages"),
     (loop_mdm, 1 + 2 * 8 + 1, "stage 0 needs full (non-causal) attention"),
     (loop_wm, 2 * 8, "stage 0 needs the injection 'lti'"),
-    (ouro, 2 * 4, "stage 0 needs the halting rule 'exit_gate'"),
     (mixture_of_recursions, 1 + 2 * 2 + 1, "stage 1 needs the halting rule 'router'"),
     (relaxed, 1 + 2 * 2 + 1, "stage 1 needs per-application low-rank deltas"),
 ]
@@ -235,8 +235,51 @@ def test_every_system_can_be_said_and_is_refused_by_name(make, slots, reason):
         schedule.check_runnable()
 
 
+def test_halting_rules_as_text():
+    assert Halting.parse("none") == Halting()
+    assert Halting.parse("latent_difference:0.03") == Halting(rule="latent_difference", threshold=0.03)
+    assert Halting.parse("exit_gate:0.9:2") == Halting(rule="exit_gate", threshold=0.9, min_loops=2)
+    assert Halting.parse("cosine:1e-3:1024") == Halting(rule="cosine", threshold=1e-3, min_loops=1024)
+    for text in ("", "cosine", "cosine:", "cosine:x", "cosine:-1", "cosine:nan", "cosine:inf", "cosine:1:0",
+                 "cosine:1:2:3", "cosine:1:1.5", "cosine:1:1025", "none:1", "router:0.5", "halt_logit:0", "mood:1",
+                 "exit_gate:0", "exit_gate:1.1", "COSINE:1"):  # fmt: skip
+        with pytest.raises(MobileloopError, match="the halting rule '"):
+            Halting.parse(text)
+
+
+def test_halting_that_does_not_fit_its_stage():
+    for fields, words in (
+        ({"halting": {"rule": "cosine", "min_loops": 3}}, "min_loops 3 is beyond max_loops 2"),
+        ({"halting": {"rule": "cosine", "threshold": float("nan")}}, "threshold"),
+        ({"halting": {"rule": "cosine", "threshold": -1}}, "threshold"),
+        ({"halting": {"rule": "exit_gate", "threshold": 0.5}}, "needs loop_end_norm"),
+        ({"halting": {"rule": "exit_gate", "threshold": 0}, "loop_end_norm": True}, "outside"),
+    ):
+        with pytest.raises(ValidationError, match=words):
+            Stage.model_validate({"blocks": [0], "loops": 2, "max_loops": 2, **fields})
+
+
+def test_halting_that_does_not_fit_its_schedule():
+    gated, plain = ouro(), Schedule.immediate(2, 3)
+    gated.check_halting(None, has_gate=True)
+    gated.check_halting(Halting(rule="exit_gate", threshold=0.5, min_loops=4), has_gate=True)
+    plain.check_halting(Halting(rule="cosine", threshold=0.5), has_gate=False)
+    for schedule, halting, has_gate, words in (
+        (gated, None, False, "needs the weights of an exit gate"),
+        (gated, Halting(rule="exit_gate", threshold=1), False, "needs the weights of an exit gate"),
+        (plain, Halting(rule="exit_gate", threshold=1), True, "has no norm at its loop ends"),
+        (plain, Halting(rule="cosine", min_loops=4), True, "least loops 4 of the halting rule are outside 1-3"),
+    ):
+        with pytest.raises(MobileloopError, match=words):
+            schedule.check_halting(halting, has_gate)
+    plain.check_halts_nowhere("ONNX")
+    with pytest.raises(MobileloopError, match="the schedule ouro has a halting rule, which ONNX does not run"):
+        gated.check_halts_nowhere("ONNX")
+
+
 def test_the_systems_that_run_now():
     runnable = [
+        ouro(),
         Schedule.plain(4),
         Schedule.immediate(4, 2),
         Schedule.repeat_all_over(4, 2, loop_end_norm=True),

@@ -28,7 +28,8 @@ def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progres
         for done, (name, record) in enumerate(_records(packed)):
             progress(f"writing {name}", done / (len(sizes) + 1))
             stream.write(record.tobytes())
-        stream.write(np.ascontiguousarray(packed.vector("final_norm"), dtype="<f4").tobytes())
+        for name in _vectors(packed):
+            stream.write(np.ascontiguousarray(packed.vector(name), dtype="<f4").tobytes())
         stream.flush()
 
 
@@ -41,18 +42,20 @@ def _records(packed: PackedModel) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         yield "head", packed.matrix_record("head")
 
 
+def _vectors(packed: PackedModel) -> list[str]:
+    return ["final_norm", *(["exit_gate.weight", "exit_gate.bias"] if packed.config.exit_gate else [])]
+
+
 def _header(packed: PackedModel, info: ArtifactInfo, sizes: dict[str, int]) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"mobileloop": info.model_dump_json(), "format": "mobileloop"}}
     offset = 0
     for name, size in sizes.items():
         entries[name] = {"dtype": "U8", "shape": [size], "data_offsets": [offset, offset + size]}
         offset += size
-    norm_bytes = 4 * packed.config.hidden_size
-    entries["final_norm"] = {
-        "dtype": "F32",
-        "shape": [packed.config.hidden_size],
-        "data_offsets": [offset, offset + norm_bytes],
-    }
+    for name in _vectors(packed):
+        size = packed.vector(name).size
+        entries[name] = {"dtype": "F32", "shape": [size], "data_offsets": [offset, offset + 4 * size]}
+        offset += 4 * size
     text = json.dumps(entries, separators=(",", ":")).encode("utf-8")
     padded = -(-(8 + len(text)) // PAGE) * PAGE - 8
     return padded.to_bytes(8, "little") + text.ljust(padded, b" ")

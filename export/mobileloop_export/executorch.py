@@ -152,7 +152,12 @@ class _Metadata(torch.nn.Module):
 
 
 def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progress) -> None:
-    """Export the three methods and write the program."""
+    """Export the three methods and write the program.
+
+    Raises:
+        MobileloopError: where a stage halts, which this operator does not do.
+    """
+    packed.schedule.check_halts_nowhere("ExecuTorch")
     progress("packing blocks", 0.0)
     program = _Program(packed, info).eval()
     with quiet_imports():

@@ -1,8 +1,8 @@
 """The ONNX exporter: one file that stock onnxruntime runs, loops and KV slots included (docs/onnx.md).
 
-Every stage of the schedule is one call of a model-local function whose body is one `Loop` (onnx_stage.py); the
-loop count is a graph input, so the file does not grow with it. Weights are initializers of the outer graph, each
-stored once, scales and minimums as the float16 of the source.
+Every stage of the schedule is one call of a model-local function whose body is one `Loop` (onnx_stage.py), and the
+head is a call too; the loop count is a graph input, so the file does not grow with it. Weights are initializers of
+the outer graph, each stored once, scales and minimums as the float16 of the source.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from mobileloop.errors import MobileloopError
 from mobileloop.quant.packed import PackedModel
 from mobileloop.schedule import Stage
 from mobileloop_export import Progress
-from mobileloop_export.onnx_nodes import Matrix, Multiplier, Nodes, look_up, project, stored, tensor
+from mobileloop_export.onnx_nodes import Matrix, Nodes, look_up, stored, tensor
 from mobileloop_export.onnx_stage import (
     DOMAIN,
+    HEAD,
     NORMS,
     OP,
     OPSETS,
     Shape,
     StageForm,
-    rms_norm,
+    head_attributes,
+    head_function,
     stage_function,
     stored_block,
 )
@@ -50,6 +52,7 @@ def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progres
         MobileloopError: where the schedule cannot run yet, or the model is beyond 2 GB.
     """
     packed.schedule.check_runnable()
+    packed.schedule.check_halts_nowhere("ONNX")
     metadata = info.model_dump_json()
     size = packed.weight_bytes() + len(metadata.encode())
     if size + _GRAPH_ROOM > MAX_BYTES:
@@ -72,7 +75,7 @@ def _model(packed: PackedModel, info: ArtifactInfo, progress: Progress) -> Model
     hidden = look_up(nodes, embedding, "tokens")
     _once_for_all(nodes, config)
     functions, hidden, rows = _stages(packed, nodes, hidden)
-    _logits(packed, nodes, head, hidden)
+    functions.append(_logits(packed, nodes, head, hidden))
     kv_type = TensorProto.FLOAT16 if info.kv_bits == 16 else TensorProto.FLOAT
     for name, parts in rows.items():
         nodes.add("Cast", nodes.add("Concat", *parts, axis=0), to=kv_type, out=name)
@@ -147,14 +150,15 @@ def _loops_of(nodes: Nodes, stage: Stage, counts: dict[tuple[int, int], str]) ->
     return counts[key]
 
 
-def _logits(packed: PackedModel, nodes: Nodes, head: Matrix, hidden: str) -> None:
+def _logits(packed: PackedModel, nodes: Nodes, head: Matrix, hidden: str) -> FunctionProto:
     """`logits` [tokens - logits_from, vocab]; the head is a fifth of the weights, so a prefill asks for one row."""
     start = nodes.add("Unsqueeze", "logits_from", nodes.ints([0]))
     hidden = nodes.add("Slice", hidden, start, nodes.ints([np.iinfo(np.int64).max]), nodes.ints([0]))
-    if not packed.schedule.stages[-1].loop_end_norm:  # else it was the last thing the stage did
-        hidden = rms_norm(nodes, packed.config, hidden, "final_norm")
-    logits = project(nodes, hidden, [Multiplier.prepare(nodes, head)])
-    nodes.add("Identity", logits, out="logits")
+    normed = not packed.schedule.stages[-1].loop_end_norm  # else it was the last thing the stage did
+    inputs = [hidden, *(["final_norm"] if normed else []), *head.inputs]
+    attributes = head_attributes(packed.config, normed)
+    nodes.protos.append(helper.make_node(HEAD, inputs, ["logits"], domain=DOMAIN, name=HEAD, **attributes))
+    return head_function(packed.config, head.scheme, normed, list(attributes))
 
 
 def _interface(packed: PackedModel, kv_type: int) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:

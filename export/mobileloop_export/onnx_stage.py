@@ -1,4 +1,4 @@
-"""One stage of the schedule as an ONNX function: the loop operator, written down in standard operators.
+"""One stage of the schedule, and the head, as ONNX functions: our operators, written down in standard ones.
 
 A function's body is the operator's executable definition: stock onnxruntime inlines it and runs one `Loop`; a
 session that knows a kernel named `mobileloop::loop` runs that for the same node. Every weight is an input of the
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnx import AttributeProto, FunctionProto, TensorProto, helper
+from onnx import AttributeProto, FunctionProto, OperatorSetIdProto, TensorProto, helper
 
 from mobileloop.config import ModelConfig
 from mobileloop.quant.packed import PackedModel
@@ -21,7 +21,7 @@ from mobileloop.schedule import Stage
 from mobileloop_export.onnx_nodes import CONTRIB, Matrix, Multiplier, Nodes, project, stored
 
 DOMAIN = "mobileloop"
-OP = "loop"
+OP, HEAD = "loop", "head"
 OPSETS = {"": 23, CONTRIB: 1, DOMAIN: 1}  # 23 brought Attention, RotaryEmbedding and RMSNormalization
 
 # Matrices that read the same input. Where they share a scheme their rows are stored as one matrix: one product and
@@ -161,11 +161,48 @@ def stage_function(config: ModelConfig, form: StageForm, attributes: Sequence[st
         form.inputs(config, prefixes),
         list(FIXED_OUTPUTS),
         glue.protos,
-        [helper.make_opsetid(domain, version) for domain, version in OPSETS.items() if domain != DOMAIN],
+        _imports(),
         list(attributes),
         overload=overload,
         doc_string="Applies the blocks of a stage in order, `loops` times; docs/onnx.md.",
     )
+
+
+def head_attributes(config: ModelConfig, normed: bool) -> dict[str, Any]:
+    """What a kernel for the head must know; the body itself reads none of it."""
+    return {
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "rms_norm_eps": config.rms_norm_eps,
+        "normed": int(normed),
+    }
+
+
+def head_function(config: ModelConfig, scheme: str, normed: bool, attributes: Sequence[str]) -> FunctionProto:
+    """The function of the head.
+
+    Inputs: hidden [rows, hidden] float32; the final norm, where `normed`; the parts of the matrix [vocab, hidden].
+    Output: logits [rows, vocab] float32.
+    """
+    nodes = Nodes()
+    matrix = Matrix("matrix", scheme, config.vocab_size, config.hidden_size)
+    hidden = rms_norm(nodes, config, "hidden", "final_norm") if normed else "hidden"
+    nodes.add("Identity", project(nodes, hidden, [Multiplier.prepare(nodes, matrix)]), out="logits")
+    return helper.make_function(
+        DOMAIN,
+        HEAD,
+        ["hidden", *(["final_norm"] if normed else []), *matrix.inputs],
+        ["logits"],
+        nodes.protos,
+        _imports(),
+        list(attributes),
+        doc_string="The final norm and the logits; docs/onnx.md.",
+    )
+
+
+def _imports() -> list[OperatorSetIdProto]:
+    """The operator sets that a function's body uses."""
+    return [helper.make_opsetid(domain, version) for domain, version in OPSETS.items() if domain != DOMAIN]
 
 
 def _loop_body(config: ModelConfig, form: StageForm, glue: Nodes, blocks: list[_Block], base: str) -> Any:

@@ -17,7 +17,8 @@ def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, NDArray[np.f
     tensors: dict[str, NDArray[np.float32]] = {}
     for name, shape in config.tensor_shapes().items():
         values = generator.standard_normal(shape, dtype=np.float32)
-        tensors[name] = 1 + 0.1 * values if len(shape) == 1 else values / np.float32(np.sqrt(shape[-1]))
+        norm = name.endswith("norm")
+        tensors[name] = 1 + 0.1 * values if norm else values / np.float32(np.sqrt(shape[-1]))
     return tensors
 
 

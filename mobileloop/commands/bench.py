@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mobileloop.commands.options import OnnxKernel
+
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from rich.console import Console
 
@@ -31,6 +33,7 @@ def bench(
     decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded behind it, one by one.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")] = 5,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the JSON here.")] = None,
+    onnx_kernel: OnnxKernel = "auto",
 ) -> None:
     """Measure load, prefill, decode and memory of artifacts.
 
@@ -46,7 +49,7 @@ def bench(
       mobileloop bench model.safetensors --threads 1,2 --loops 1,2,4 --json bench.json
       mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
     """
-    document = measure_and_show(files, threads, loops, prompt_tokens, decode_tokens, repetitions, json_out)
+    document = measure_and_show(files, threads, loops, prompt_tokens, decode_tokens, repetitions, json_out, onnx_kernel)
     typer.echo(document.to_json())
     if document.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -60,6 +63,7 @@ def measure_and_show(
     decode_tokens: int,
     repetitions: int,
     json_out: Path | None,
+    onnx_kernel: str = "auto",
 ) -> Document:
     """The command but for its last line: card, measurement, table and the file."""
     from rich.console import Console
@@ -70,7 +74,7 @@ def measure_and_show(
     if json_out is not None:
         check_output(json_out)  # before the measurement, not after it
     console = Console(width=None if sys.stdout.isatty() else 160)
-    plan = _plan(files, threads, loops, prompt_tokens, decode_tokens, repetitions)
+    plan = _plan(files, threads, loops, prompt_tokens, decode_tokens, repetitions, onnx_kernel)
     document = _run(console, plan)
     print_results(console, document)
     if json_out is not None:
@@ -79,7 +83,13 @@ def measure_and_show(
 
 
 def _plan(
-    files: list[Path], threads: str | None, loops: str | None, prompt_tokens: int, decode_tokens: int, repetitions: int
+    files: list[Path],
+    threads: str | None,
+    loops: str | None,
+    prompt_tokens: int,
+    decode_tokens: int,
+    repetitions: int,
+    onnx_kernel: str,
 ) -> Plan:
     from mobileloop.runtimes.base import available_threads
     from mobileloop_bench.plan import Settings, make_plan, numbers, open_artifacts
@@ -91,7 +101,7 @@ def _plan(
         decode_tokens=decode_tokens,
         repetitions=repetitions,
     )
-    return make_plan(open_artifacts(files), settings)
+    return make_plan(open_artifacts(files, onnx_kernel), settings)
 
 
 def _run(console: Console, plan: Plan) -> Document:

@@ -16,6 +16,15 @@ Loops = Annotated[
 ]
 Threads = Annotated[int, typer.Option("--threads", help="Threads; 0 takes every core this process may use.")]
 
+OnnxKernel = Annotated[
+    str,
+    typer.Option(
+        "--onnx-kernel",
+        metavar="auto|engine|stock",
+        help="What computes an .onnx artifact: our kernels, or onnxruntime alone; auto takes ours if they were built.",
+    ),
+]
+
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:

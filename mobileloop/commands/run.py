@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import Loops, Threads, check_range
+from mobileloop.commands.options import Loops, OnnxKernel, Threads, check_range
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
-    from mobileloop.generate import Generation
+    from collections.abc import Sequence
+
+    from mobileloop.generate import Generation, Samples
     from mobileloop.runtimes.base import Session
     from mobileloop.tokenizer import Tokenizer
 
@@ -34,8 +36,21 @@ def run(
         float, typer.Option("--top-p", help="Sample from the likeliest tokens of this total probability.")
     ] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the sampling.")] = 0,
+    samples: Annotated[
+        int,
+        typer.Option("--samples", help="Answers to the prompt, decoded together; number k samples with seed + k - 1."),
+    ] = 1,
     loops: Loops = None,
+    halt: Annotated[
+        str | None,
+        typer.Option(
+            "--halt",
+            help="When a token stops looping: RULE:THRESHOLD[:MIN_LOOPS] of latent_difference, cosine or exit_gate, or "
+            "none; the artifact's own rule when not given.",
+        ),
+    ] = None,
     threads: Threads = 0,
+    onnx_kernel: OnnxKernel = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print text and statistics as one JSON document.")] = False,
 ) -> None:
     """Generate text, then say how fast: the text goes to stdout, one line of statistics to stderr.
@@ -44,17 +59,26 @@ def run(
     Examples:
       mobileloop run smollm2.safetensors --prompt "What is the capital of France?"
       mobileloop run smollm2.pte --prompt "Write a haiku." --temperature 0.7 --top-p 0.9 --seed 3
+      mobileloop run smollm2.safetensors --prompt "Name a fruit." --temperature 0.8 --samples 4
+      mobileloop run looped.safetensors --prompt "Why is the sky blue?" --halt latent_difference:0.03:2
       mobileloop run looped.onnx --no-chat --prompt "Once upon a time" --loops 2 --threads 1
     """
-    from mobileloop.generate import Sampler, generate
+    from mobileloop.generate import Sampler, generate, generate_samples
     from mobileloop.runtimes import open_session
+    from mobileloop.runtimes.base import MAX_SEQUENCES
+    from mobileloop.runtimes.engine import EngineSession
+    from mobileloop.schedule import Halting
     from mobileloop.tokenizer import TextStream, Tokenizer
 
     check_range("max-tokens", max_tokens, 1, 1 << 20)
     check_range("temperature", temperature, 0, 100)
     check_range("top-p", top_p, 1e-6, 1)
     check_range("seed", seed, 0, 2**63 - 1)
-    session = open_session(file, threads=threads, loops=loops)
+    check_range("samples", samples, 1, MAX_SEQUENCES)
+    halting = None if halt is None else Halting.parse(halt)
+    session = open_session(
+        file, threads=threads, loops=loops, sequences=samples, halting=halting, onnx_kernel=onnx_kernel
+    )
     if session.info.tokenizer is None:
         raise MobileloopError(
             f"{file} carries no tokenizer, because its source had none; export a source with a "
@@ -72,6 +96,14 @@ def run(
         )
     if session.info.config.random_weights:
         typer.echo("note: this artifact has random weights, so the text means nothing.", err=True)
+    most = min(max_tokens, room)
+    if samples > 1:
+        assert isinstance(session, EngineSession)  # open_session refuses the others
+        samplers = [Sampler(temperature, top_p, seed + k) for k in range(samples)]
+        answers = generate_samples(session, ids, most, samplers, tokenizer.is_end)
+        texts = [_text(tokenizer, tokens) for tokens in answers.tokens]
+        _say_samples(texts, answers, session.title(), _facts(session, answers), as_json)
+        return
     stream = TextStream(tokenizer)
     pieces: list[str] = []
 
@@ -82,14 +114,32 @@ def run(
             sys.stdout.write(piece)
             sys.stdout.flush()
 
-    result = generate(session, ids, min(max_tokens, room), Sampler(temperature, top_p, seed), tokenizer.is_end, show)
+    result = generate(session, ids, most, Sampler(temperature, top_p, seed), tokenizer.is_end, show)
     facts = _facts(session, result)
     if as_json:
         typer.echo(json.dumps({"text": "".join(pieces), "tokens": result.tokens, **facts}))
         return
     sys.stdout.write("\n")
     sys.stdout.flush()
-    typer.echo(_line(facts), err=True)
+    typer.echo(_line(session.title(), facts), err=True)
+
+
+def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+    from mobileloop.tokenizer import TextStream
+
+    stream = TextStream(tokenizer)
+    return "".join(stream.push(token) for token in tokens)
+
+
+def _say_samples(texts: list[str], answers: Samples, title: str, facts: dict[str, object], as_json: bool) -> None:
+    """All answers, each under its number; they grow at the same time, so none is shown before the last one ends."""
+    if as_json:
+        pairs = zip(texts, answers.tokens, strict=True)
+        typer.echo(json.dumps({**facts, "samples": [{"text": text, "tokens": tokens} for text, tokens in pairs]}))
+        return
+    for number, text in enumerate(texts, start=1):
+        typer.echo(f"--- sample {number} of {len(texts)} ---\n{text}")
+    typer.echo(_line(title, facts), err=True)
 
 
 def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | None) -> list[int]:
@@ -104,29 +154,55 @@ def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | 
     return ids
 
 
-def _facts(session: Session, result: Generation) -> dict[str, object]:
+def _facts(session: Session, result: Generation | Samples) -> dict[str, object]:
     """Statistics of a run; an unknown figure is None."""
     from mobileloop.process import memory_status
 
-    rate = result.decode_tokens_per_s
-    middle = result.prompt_tokens + len(result.tokens) // 2
-    per_token = session.info.unique_bytes() + session.info.kv_bytes(middle, session.requested_loops)
+    rate, steps = result.decode_tokens_per_s, result.steps_per_s
+    generated = sum(result.lengths)
+    middle = result.prompt_tokens + generated // len(result.lengths) // 2
+    read = None
+    if rate is not None and steps is not None:
+        read = session.info.unique_bytes() * steps + _kv_bytes(session, middle) * rate
     return {
         "runtime": session.runtime,
         "details": session.details(),
         "loops": session.loops,
+        "applied_loops": _applied_loops(session),
         "threads": session.threads,
         "prompt_tokens": result.prompt_tokens,
-        "generated_tokens": len(result.tokens),
+        "generated_tokens": generated,
         "prefill_tokens_per_s": result.prefill_tokens_per_s,
         "decode_tokens_per_s": rate,
         "time_to_first_token_ms": result.prefill_ms,
-        "read_gbps": per_token * rate / 1e9 if rate else None,
+        "read_gbps": None if read is None else read / 1e9,
         "peak_memory_bytes": memory_status().get("VmHWM"),
     }
 
 
-def _line(facts: dict[str, object]) -> str:
+def _kv_bytes(session: Session, position: int) -> float:
+    """KV bytes of a token at `position`, by the applications that tokens really had where the runtime counts them."""
+    from mobileloop.runtimes.engine import EngineSession
+
+    whole = session.info.kv_bytes(position, session.requested_loops)
+    mean = session.mean_applications if isinstance(session, EngineSession) else None
+    if mean is None:
+        return whole
+    return whole * mean / sum(1 for _ in session.info.schedule.applications(session.requested_loops))
+
+
+def _applied_loops(session: Session) -> dict[str, object] | None:
+    """Loops that tokens ran in the looped stages: mean and histogram; None where nothing loops or nobody counts."""
+    from mobileloop.runtimes.engine import EngineSession
+
+    if not isinstance(session, EngineSession) or not session.loop_counts.any():
+        return None
+    counts = {loops: int(count) for loops, count in enumerate(session.loop_counts) if count}
+    mean = sum(loops * count for loops, count in counts.items()) / sum(counts.values())
+    return {"mean": mean, "histogram": counts}
+
+
+def _line(title: str, facts: dict[str, object]) -> str:
     def figure(key: str, form: str, scale: float = 1.0) -> str:
         value = facts[key]
         return "unknown" if value is None else form.format(float(value) * scale)  # type: ignore[arg-type]
@@ -134,10 +210,16 @@ def _line(facts: dict[str, object]) -> str:
     def counted(what: str) -> str:
         return f"{facts[what + 's']} {what}{'' if facts[what + 's'] == 1 else 's'}"
 
+    applied = facts["applied_loops"]
+    halted = ""
+    if isinstance(applied, dict) and len(applied["histogram"]) > 1:  # all the same is what the loop count says
+        share = ", ".join(f"{loops}: {count}" for loops, count in applied["histogram"].items())
+        halted = f", {applied['mean']:.2f} loops applied on average ({share})"
     return (
-        f"[{facts['runtime']}, {counted('loop')}, {counted('thread')}] "
+        f"[{title}, {counted('loop')}, {counted('thread')}] "
         f"prefill {figure('prefill_tokens_per_s', '{:.1f}')} tokens/s, "
         f"decode {figure('decode_tokens_per_s', '{:.1f}')} tokens/s, "
         f"first token {figure('time_to_first_token_ms', '{:.0f}')} ms, "
         f"{figure('read_gbps', '{:.1f}')} GB/s, peak memory {figure('peak_memory_bytes', '{:.0f}', 1e-6)} MB"
+        f"{halted}"
     )

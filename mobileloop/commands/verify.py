@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mobileloop.commands.options import Loops, Threads, check_range, progress_bar
+from mobileloop.commands.options import Loops, OnnxKernel, Threads, check_range, progress_bar
 from mobileloop.errors import MobileloopError
 
 
@@ -21,6 +21,7 @@ def verify(
     min_top1: Annotated[float | None, typer.Option("--min-top1", help="Limit of the top-1 agreement, 0 to 1.")] = None,
     loops: Loops = None,
     threads: Threads = 0,
+    onnx_kernel: OnnxKernel = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
 ) -> None:
@@ -55,7 +56,7 @@ def verify(
         verification_tokens,
     )
 
-    session = open_session(file, threads=threads, loops=loops)
+    session = open_session(file, threads=threads, loops=loops, onnx_kernel=onnx_kernel)
     with progress_bar("verify") as progress:
         progress("reading the source", 0.0)
         checkpoint = load_checkpoint(against, seed)
@@ -65,11 +66,16 @@ def verify(
     limits = Limits(base.mean_kl if max_kl is None else max_kl, base.top1_agreement if min_top1 is None else min_top1)
     passed = result.within(limits)
     if as_json:
-        facts = {"artifact": str(file), "runtime": session.runtime, "loops": session.loops, "passed": passed}
-        typer.echo(json.dumps({**facts, **asdict(result), "limits": asdict(limits)}))
+        facts = {
+            "artifact": str(file),
+            "runtime": session.runtime,
+            "details": session.details(),
+            "loops": session.loops,
+        }
+        typer.echo(json.dumps({**facts, "passed": passed, **asdict(result), "limits": asdict(limits)}))
     else:
         typer.echo(
-            f"{'pass' if passed else 'FAIL'}: {file} ({session.runtime}, {session.loops} loops) "
+            f"{'pass' if passed else 'FAIL'}: {file} ({session.title()}, {session.loops} loops) "
             f"over {result.tokens} tokens: "
             f"mean KL {result.mean_kl:.2e} (limit {limits.mean_kl:g}), top-1 {result.top1_agreement:.2%} "
             f"(limit {limits.top1_agreement:.0%}), largest logit difference {result.max_abs_logit_difference:.3g}, "

@@ -62,6 +62,7 @@ class PackedModel:
         block_scheme, outer_scheme = QUANTIZATIONS[quantization]
         chosen = schedule or checkpoint.schedule
         chosen.check_blocks(checkpoint.config.num_blocks)
+        chosen.check_halting(None, checkpoint.config.exit_gate)
         shapes = checkpoint.config.tensor_shapes()
         tensors: dict[str, Tensor] = {}
         kept = 0
@@ -89,7 +90,7 @@ class PackedModel:
         return tensor
 
     def vector(self, name: str) -> NDArray[np.float32]:
-        """A norm's scales, [hidden] float32."""
+        """A norm's scales [hidden], or a vector of the exit gate; float32."""
         tensor = self.tensors[name]
         assert not isinstance(tensor, QuantTensor)
         return tensor

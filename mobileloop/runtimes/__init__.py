@@ -5,16 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from mobileloop.artifact import runtime_of
+from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import Session
+from mobileloop.schedule import Halting
 
 
-def open_session(path: str | Path, *, threads: int = 0, loops: int | None = None) -> Session:
+def open_session(
+    path: str | Path,
+    *,
+    threads: int = 0,
+    loops: int | None = None,
+    sequences: int = 1,
+    halting: Halting | None = None,
+    onnx_kernel: str = "auto",
+) -> Session:
     """Open an artifact with the runtime that its suffix names.
 
     Args:
         path: `.safetensors` (engine), `.pte` (ExecuTorch) or `.onnx`.
         threads: 0 takes the cores this process may run on.
         loops: of the looped stages; None is the artifact's own.
+        sequences: that run together over the same weights; above 1 on the engine only.
+        halting: rule of the looped stages; None is each stage's own. On the engine only.
+        onnx_kernel: of an `.onnx` artifact: "engine", "stock", or "auto" for the engine's where they were built.
 
     Raises:
         MobileloopError: where the file, the loop count or the runtime's package is not there or not right.
@@ -23,11 +36,21 @@ def open_session(path: str | Path, *, threads: int = 0, loops: int | None = None
     if runtime == "engine":
         from mobileloop.runtimes.engine import EngineSession
 
-        return EngineSession(Path(path), threads=threads, loops=loops)
+        return EngineSession(Path(path), threads=threads, loops=loops, sequences=sequences, halting=halting)
+    if sequences != 1:
+        raise MobileloopError(
+            f"{path} runs on {runtime}, which holds one sequence; several at once need an engine artifact: export "
+            "with --to engine."
+        )
+    if halting is not None and halting.rule != "none":
+        raise MobileloopError(
+            f"{path} runs on {runtime}, which runs every loop; halting needs an engine artifact: export with "
+            "--to engine."
+        )
     if runtime == "executorch":
         from mobileloop.runtimes.executorch import ExecutorchSession
 
         return ExecutorchSession(Path(path), threads=threads, loops=loops)
     from mobileloop.runtimes.onnx import OnnxSession
 
-    return OnnxSession(Path(path), threads=threads, loops=loops)
+    return OnnxSession(Path(path), threads=threads, loops=loops, kernel=onnx_kernel)

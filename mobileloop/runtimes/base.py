@@ -15,6 +15,7 @@ from mobileloop.errors import MobileloopError
 
 F32 = NDArray[np.float32]
 MAX_THREADS = 256  # the engine's bound
+MAX_SEQUENCES = 1024  # the engine's bound
 
 
 def available_threads() -> int:
@@ -28,18 +29,27 @@ def check_threads(threads: int) -> None:
         raise MobileloopError(f"threads {threads} is outside 0-{MAX_THREADS}; use 0 for all cores.")
 
 
+def check_sequences(sequences: int) -> None:
+    """Raise MobileloopError where no session would hold this number of sequences."""
+    if not 1 <= sequences <= MAX_SEQUENCES:
+        raise MobileloopError(f"{sequences} sequences are outside 1-{MAX_SEQUENCES}; choose a count in that range.")
+
+
 class Session(ABC):
     """A loaded artifact with its KV cache, for one sequence.
 
     Subclasses load the file in `__init__` and implement `_evaluate` and `_clear`. `loops` holds for the whole
-    sequence, since every loop has KV slots of its own: it changes at `reset`.
+    sequence, since every loop has KV slots of its own: it changes at `reset` (the engine also takes it call by call).
     """
 
     runtime: str
+    runs_halting = False  # whether a runtime carries out halting rules
 
     def __init__(self, path: Path, info: ArtifactInfo, threads: int, loops: int | None) -> None:
         check_threads(threads)
         info.schedule.check_loops(loops)
+        if not self.runs_halting:
+            info.schedule.check_halts_nowhere(self.runtime)
         self.path = path
         self.info = info
         self.threads = threads or available_threads()
@@ -49,7 +59,7 @@ class Session(ABC):
 
     def prefill(self, tokens: Sequence[int]) -> F32:
         """Run `tokens` behind what was run before; logits [vocab] of the last one."""
-        self._check(tokens)
+        self._check(tokens, self.position)
         logits: F32 = self._evaluate(tokens, all_logits=False)[-1]
         self.position += len(tokens)
         return logits
@@ -60,7 +70,7 @@ class Session(ABC):
 
     def logits(self, tokens: Sequence[int]) -> F32:
         """Run `tokens`; logits [tokens, vocab] of every one."""
-        self._check(tokens)
+        self._check(tokens, self.position)
         logits = self._evaluate(tokens, all_logits=True)
         self.position += len(tokens)
         return logits
@@ -77,6 +87,11 @@ class Session(ABC):
         self.position = 0
         self._clear()
 
+    def title(self) -> str:
+        """The runtime, and which of its paths computes where it has several."""
+        path = self.details().get("path")
+        return f"{self.runtime}, {path}" if path else self.runtime
+
     def details(self) -> dict[str, str]:
         """What a report should know of this runtime: versions, kernels, providers."""
         return {}
@@ -84,8 +99,8 @@ class Session(ABC):
     def close(self) -> None:  # noqa: B027  (optional for a subclass)
         """Give memory and threads back."""
 
-    def _check(self, tokens: Sequence[int]) -> None:
-        check_tokens(self.info, self.position, len(tokens))
+    def _check(self, tokens: Sequence[int], position: int) -> None:
+        check_tokens(self.info, position, len(tokens))
         for token in tokens:
             if not 0 <= token < self.info.config.vocab_size:
                 raise MobileloopError(

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes import native
-from mobileloop.runtimes.base import Session
+from mobileloop.runtimes.base import F32, Session, check_sequences
+from mobileloop.schedule import Halting
 
 
 def read_info(path: Path) -> ArtifactInfo:
@@ -45,22 +45,172 @@ def preload() -> None:
 
 
 class EngineSession(Session):
-    """One sequence on the engine; weights stay clean file pages."""
+    """One sequence on the engine, or several over the same weights; weights stay clean file pages.
+
+    The methods of `Session` speak of sequence 0. The others, and several at once, go through `run` and `fork`:
+
+        >>> session = EngineSession(path, sequences=4)  # doctest: +SKIP
+        >>> logits = session.prefill(prompt)  # sequence 0
+        >>> for copy in (1, 2, 3):
+        ...     session.fork(0, copy)  # the prompt ran once
+        >>> session.run([0, 1, 2, 3], [[5], [6], [7], [8]])  # one decoded token each: [4, vocab]
+
+    A sequence gets the same bits in any company as alone. The loop count may also change from call to call (`loops` of
+    a call, None for the session's own), and a token may halt before it (docs/loop-operator.md).
+
+    Attributes:
+        sequences: how many the session holds.
+        applied: loops that each token of the last call ran, [stages, sequences, tokens] uint32.
+        loop_counts: how often a token ran n loops of a looped stage since the last reset, [max_loops + 1] int64.
+    """
 
     runtime = "engine"
+    runs_halting = True
 
-    def __init__(self, path: Path, *, threads: int = 0, loops: int | None = None) -> None:
-        """Map the artifact and allocate its KV cache (touched only as the sequence grows)."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 0,
+        loops: int | None = None,
+        sequences: int = 1,
+        halting: Halting | None = None,
+    ) -> None:
+        """Map the artifact and allocate a KV cache per sequence (touched only as the sequence grows)."""
+        self._session = ctypes.c_void_p()
         super().__init__(path, read_info(path), threads, loops)
+        check_sequences(sequences)
+        self.sequences = sequences
+        self._looped = [stage.looped for stage in self.info.schedule.stages]
+        self._blocks = np.array([len(stage.blocks) for stage in self.info.schedule.stages])
+        self._forget_counts()
         engine = native.library()
         self._kernels = native.kernels()
         model = ctypes.c_void_p()
         native.check(engine.ml_model_open(str(path).encode(), ctypes.byref(model)))
-        self._session = ctypes.c_void_p()
+        made = ctypes.byref(self._session)
         try:
-            native.check(engine.ml_session_create(model, self.threads, loops or 0, ctypes.byref(self._session)))
+            native.check(engine.ml_session_create(model, self.threads, loops or 0, sequences, made))
         finally:
             engine.ml_model_close(model)  # the session keeps what it needs
+        if halting is not None:
+            self.set_halting(halting)
+
+    def set_halting(self, halting: Halting | None) -> None:
+        """Take a halting rule for the looped stages from here on; None is each stage's own.
+
+        Raises:
+            MobileloopError: where the rule is out of bounds, or needs what the artifact does not hold.
+        """
+        self.info.schedule.check_halting(halting, self.info.config.exit_gate)
+        args = None
+        if halting is not None:
+            numbers = (native.HALTING_RULES[halting.rule], halting.min_loops, halting.threshold)
+            args = ctypes.pointer(native.HaltingArgs(*numbers))
+        native.check(native.library().ml_session_set_halting(self._open(), args))
+
+    @property
+    def positions(self) -> list[int]:
+        """Tokens that each sequence has run."""
+        engine = native.library()
+        return [engine.ml_session_position(self._open(), s) for s in range(self.sequences)]
+
+    @property
+    def mean_applications(self) -> float | None:
+        """Executions of a block per token since the last reset; None where nothing has run."""
+        return self._applications / self._tokens if self._tokens else None
+
+    def run(
+        self,
+        sequences: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        all_logits: bool = False,
+        loops: int | None = None,
+    ) -> F32:
+        """Run tokens of several sequences in one pass over the weights, each behind what its sequence ran before.
+
+        Args:
+            sequences: which, all different.
+            tokens: a row for each of them, all of one length.
+            all_logits: of every token instead of the last ones.
+            loops: of the looped stages in this call; None is the session's count.
+
+        Returns:
+            [sequences, vocab], or with `all_logits` [sequences, tokens, vocab].
+
+        Raises:
+            MobileloopError: for a sequence out of bounds or named twice, rows of different lengths, a token outside the
+                vocabulary, loops out of bounds, or more tokens than the context holds; nothing has run then.
+        """
+        self.info.schedule.check_loops(loops)
+        session = self._open()
+        counts = {len(row) for row in tokens}
+        if len(sequences) != len(tokens) or len(counts) != 1:
+            raise MobileloopError(
+                f"{len(sequences)} sequences came with {len(tokens)} rows of {sorted(counts)} tokens; give every "
+                "sequence one row, all of the same length."
+            )
+        self._check_sequences(sequences)
+        before = self.positions
+        for sequence, row in zip(sequences, tokens, strict=True):
+            self._check(row, before[sequence])
+        which, ids = np.asarray(sequences, dtype=np.uint32), np.asarray(tokens, dtype=np.int64)
+        shape = (*ids.shape, self.info.config.vocab_size) if all_logits else (len(ids), self.info.config.vocab_size)
+        logits = np.empty(shape, dtype=np.float32)
+        applied = np.empty((len(self._looped), *ids.shape), dtype=np.uint32)
+        args = native.RunArgs(
+            which.ctypes.data,
+            which.size,
+            ids.ctypes.data,
+            ids.shape[1],
+            all_logits,
+            logits.ctypes.data,
+            logits.size,
+            loops or 0,
+            applied.ctypes.data,
+            applied.size,
+        )
+        native.check(native.library().ml_session_run(session, ctypes.byref(args)))
+        self.applied = applied
+        self.loop_counts += np.bincount(applied[self._looped].ravel(), minlength=self.loop_counts.size)
+        self._applications += int(applied.sum(axis=(1, 2), dtype=np.int64) @ self._blocks)
+        self._tokens += ids.size
+        self.position = self.positions[0]
+        return logits
+
+    def fork(self, source: int, target: int) -> None:
+        """Make `target` a copy of sequence `source`, its KV cache included.
+
+        Raises:
+            MobileloopError: for a sequence out of bounds.
+        """
+        self._check_sequences((source, target))
+        native.check(native.library().ml_session_fork(self._open(), source, target))
+        self.position = self.positions[0]
+
+    def reset_sequence(self, sequence: int) -> None:
+        """Forget one sequence; `reset` forgets all.
+
+        Raises:
+            MobileloopError: for a sequence out of bounds.
+        """
+        self._check_sequences((sequence,))
+        native.check(native.library().ml_session_reset_sequence(self._open(), sequence))
+        self.position = self.positions[0]
+
+    def prefill(self, tokens: Sequence[int], loops: int | None = None) -> F32:
+        """Run `tokens` of sequence 0; logits [vocab] of the last one."""
+        logits: F32 = self.run([0], [tokens], loops=loops)[0]
+        return logits
+
+    def decode(self, token: int, loops: int | None = None) -> F32:
+        """Run one token of sequence 0; logits [vocab]."""
+        return self.prefill([token], loops)
+
+    def logits(self, tokens: Sequence[int], loops: int | None = None) -> F32:
+        """Run `tokens` of sequence 0; logits [tokens, vocab] of every one."""
+        logits: F32 = self.run([0], [tokens], all_logits=True, loops=loops)[0]
+        return logits
 
     def details(self) -> dict[str, str]:
         """The kernel set that runs."""
@@ -72,20 +222,31 @@ class EngineSession(Session):
             native.library().ml_session_destroy(self._session)
             self._session = ctypes.c_void_p()
 
-    def _evaluate(self, tokens: Sequence[int], all_logits: bool) -> NDArray[np.float32]:
+    def _open(self) -> ctypes.c_void_p:
         if not self._session:
             raise MobileloopError("this session was closed; open the artifact again.")
-        ids = np.asarray(tokens, dtype=np.int64)
-        logits = np.empty((len(ids) if all_logits else 1, self.info.config.vocab_size), dtype=np.float32)
-        native.check(
-            native.library().ml_session_run(
-                self._session, ids.ctypes.data, ids.size, int(all_logits), logits.ctypes.data, logits.size
-            )
-        )
+        return self._session
+
+    def _check_sequences(self, sequences: Sequence[int]) -> None:
+        for sequence in sequences:
+            if not 0 <= sequence < self.sequences:
+                raise MobileloopError(
+                    f"sequence {sequence} is outside 0-{self.sequences - 1}, the sequences of this session; open it "
+                    "with more of them."
+                )
+
+    def _evaluate(self, tokens: Sequence[int], all_logits: bool) -> F32:
+        logits: F32 = self.run([0], [tokens], all_logits).reshape(-1, self.info.config.vocab_size)
         return logits
 
+    def _forget_counts(self) -> None:
+        self.applied = np.zeros((len(self._looped), 0, 0), dtype=np.uint32)
+        self.loop_counts = np.zeros(self.info.schedule.max_loops + 1, dtype=np.int64)
+        self._applications = self._tokens = 0
+
     def _clear(self) -> None:
-        native.check(native.library().ml_session_reset(self._session, self.requested_loops or 0))
+        self._forget_counts()
+        native.check(native.library().ml_session_reset(self._open(), self.requested_loops or 0))
 
     def __del__(self) -> None:
         if getattr(self, "_session", None):

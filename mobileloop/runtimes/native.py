@@ -9,8 +9,40 @@ from pathlib import Path
 
 from mobileloop.errors import MobileloopError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 LIBRARY = "libmobileloop_engine.so"
+
+
+HALTING_RULES = {"none": 0, "latent_difference": 1, "cosine": 2, "exit_gate": 3}  # ml_halting_rule
+
+
+class HaltingArgs(ctypes.Structure):
+    """`ml_halting` of mobileloop.h, field by field."""
+
+    _fields_ = (
+        ("rule", ctypes.c_uint32),
+        ("min_loops", ctypes.c_uint32),
+        ("threshold", ctypes.c_double),
+        ("gate", ctypes.c_void_p),
+        ("gate_bias", ctypes.c_float),
+    )
+
+
+class RunArgs(ctypes.Structure):
+    """`ml_run_args` of mobileloop.h, field by field."""
+
+    _fields_ = (
+        ("sequences", ctypes.c_void_p),
+        ("num_sequences", ctypes.c_uint32),
+        ("tokens", ctypes.c_void_p),
+        ("count", ctypes.c_uint32),
+        ("all_logits", ctypes.c_int),
+        ("logits", ctypes.c_void_p),
+        ("logits_floats", ctypes.c_uint64),
+        ("loops", ctypes.c_uint32),
+        ("applied_loops", ctypes.c_void_p),
+        ("applied_size", ctypes.c_uint64),
+    )
 
 
 def library_folder() -> Path:
@@ -63,17 +95,16 @@ def library() -> ctypes.CDLL:
         ctypes.c_void_p,
         ctypes.c_uint32,
         ctypes.c_uint32,
+        ctypes.c_uint32,
         ctypes.POINTER(ctypes.c_void_p),
     ]
-    engine.ml_session_run.argtypes = [
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_uint32,
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_uint64,
-    ]
+    engine.ml_session_run.argtypes = [ctypes.c_void_p, ctypes.POINTER(RunArgs)]
+    engine.ml_session_set_halting.argtypes = [ctypes.c_void_p, ctypes.POINTER(HaltingArgs)]
+    engine.ml_session_fork.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32]
     engine.ml_session_reset.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    engine.ml_session_reset_sequence.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    engine.ml_session_position.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    engine.ml_session_position.restype = ctypes.c_uint32
     engine.ml_read_bandwidth.argtypes = [
         ctypes.c_uint32,
         ctypes.c_uint64,

@@ -1,9 +1,16 @@
-"""The ONNX runtime: stock onnxruntime over the portable body of every stage (docs/onnx.md)."""
+"""The ONNX runtime: onnxruntime over the portable body of every function, or with our kernels in its place.
+
+docs/onnx.md tells how the kernels take a file over.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
+import mmap
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +19,7 @@ from numpy.typing import NDArray
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
+from mobileloop.runtimes import native
 from mobileloop.runtimes.base import F32, Session, available_threads, check_threads
 
 if TYPE_CHECKING:
@@ -20,6 +28,9 @@ if TYPE_CHECKING:
 METADATA_KEY = "mobileloop"
 INPUTS = {"tokens", "position", "loops", "logits_from", "keys", "values"}
 OUTPUTS = ("logits", "new_keys", "new_values")
+KERNELS = ("auto", "engine", "stock")  # the engine's where they were built, always, never
+OPERATORS = "libmobileloop_onnxruntime.so"
+ENGINE_PATH, STOCK_PATH = "engine kernels", "portable function body"
 
 
 def preload() -> None:
@@ -29,6 +40,29 @@ def preload() -> None:
         MobileloopError: where onnxruntime is missing.
     """
     _onnxruntime()
+    _operators()
+
+
+@cache
+def _operators() -> tuple[Path, ctypes.CDLL] | None:
+    """The library of our kernels, or None where it was not built.
+
+    Raises:
+        MobileloopError: where it is there and does not load.
+    """
+    try:
+        path = native.library_folder() / OPERATORS
+    except MobileloopError:
+        return None  # no engine at all: the file runs without
+    if not path.is_file():
+        return None
+    native.library()
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise MobileloopError(f"the ONNX kernels cannot be loaded ({error}); reinstall mobileloop.") from None
+    library.mobileloop_onnxruntime_kernels_made.restype = ctypes.c_uint64
+    return path, library
 
 
 class OnnxSession(Session):
@@ -36,20 +70,33 @@ class OnnxSession(Session):
 
     The KV cache is two buffers [slots, kv_heads, context, head_dim] that the graph reads in place and never returns:
     a step gives back only the new tokens' rows, which are written behind the old ones here. Pages of the buffers
-    that no token has reached are never touched.
+    that no token has reached are never touched. Our kernels write the rows there themselves and give them back too,
+    so that both paths are fed alike.
     """
 
     runtime = "onnx"
 
-    def __init__(self, path: Path, threads: int = 0, loops: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int = 0, loops: int | None = None, kernel: str = "auto") -> None:
         """Load the file.
 
+        Args:
+            path: of the artifact.
+            threads: 0 takes the cores this process may run on.
+            loops: of the looped stages; None is the artifact's own.
+            kernel: "engine" runs the stages and the head on the engine's kernels, "stock" runs the file as any
+                onnxruntime does, "auto" takes the engine's where they were built.
+
         Raises:
-            MobileloopError: where onnxruntime is missing, the file is no artifact, or an argument is out of bounds.
+            MobileloopError: where onnxruntime is missing, the file is no artifact, an argument is out of bounds, or
+                `kernel` is "engine" and the kernels were not built or do not take the file over.
         """
         check_threads(threads)
-        model = _load(path, threads or available_threads())
+        operators = _wanted_operators(kernel)
+        made_before = _kernels_made(operators)
+        model = _load(path, threads or available_threads(), operators[0] if operators else None)
+        kernels_made = _kernels_made(operators) - made_before
         super().__init__(path, _info(model, path), threads, loops)
+        self._path = self._computed_by(kernel, kernels_made)
         self._model: InferenceSession | None = model
         self._providers = ", ".join(model.get_providers())
         config = self.info.config
@@ -57,8 +104,8 @@ class OnnxSession(Session):
         dtype = np.float16 if self.info.kv_bits == 16 else np.float32
         _check_interface(model, path, shape, dtype)
         try:
-            self._keys, self._values = np.zeros(shape, dtype), np.zeros(shape, dtype)
-        except (MemoryError, ValueError):
+            self._keys, self._values = _untouched(shape, dtype), _untouched(shape, dtype)
+        except (OSError, OverflowError, ValueError):
             raise MobileloopError(
                 f"the KV cache of {path} needs {self.info.kv_capacity_bytes()} bytes, which this machine does not "
                 "give; export again with a smaller --context."
@@ -69,11 +116,18 @@ class OnnxSession(Session):
         """The version of onnxruntime, its providers, and which path computes a stage."""
         import onnxruntime
 
-        return {
-            "onnxruntime": onnxruntime.__version__,
-            "providers": self._providers,
-            "path": "portable function body",
-        }
+        facts = {"onnxruntime": onnxruntime.__version__, "providers": self._providers, "path": self._path}
+        return facts if self._path == STOCK_PATH else {**facts, "kernels": native.kernels()}
+
+    def _computed_by(self, kernel: str, kernels_made: int) -> str:
+        """The path that computes the calls of our functions: one per stage, and the head."""
+        calls = len(self.info.schedule.stages) + 1
+        if kernels_made == 0 and kernel == "engine":
+            raise MobileloopError(f"{self.path} has no node that the ONNX kernels take over; export it again.")
+        if kernels_made == 0:
+            return STOCK_PATH
+        # A file of an older version calls no function for its head.
+        return ENGINE_PATH if kernels_made == calls else f"{ENGINE_PATH} for {kernels_made} of {calls} calls"
 
     def close(self) -> None:
         """Give the weights and the KV cache back."""
@@ -109,6 +163,16 @@ class OnnxSession(Session):
         return result
 
 
+def _untouched(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """Zeros whose pages cost nothing until they are written.
+
+    Not np.zeros: numpy asks for huge pages, of which the first few tokens of every head would touch all.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype).reshape(shape)
+
+
 def _onnxruntime() -> Any:
     try:
         import onnxruntime
@@ -119,11 +183,34 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _load(path: Path, threads: int) -> InferenceSession:
+def _wanted_operators(kernel: str) -> tuple[Path, ctypes.CDLL] | None:
+    if kernel not in KERNELS:
+        raise MobileloopError(f"the ONNX kernel '{kernel}' is not known; choose one of {', '.join(KERNELS)}.")
+    if kernel == "stock":
+        return None
+    operators = _operators()
+    if operators is None and kernel == "engine":
+        raise MobileloopError(
+            "mobileloop was built without its ONNX kernels, because the headers of ONNX Runtime were not there; fetch "
+            "them with runtime_bench/engine/onnxruntime/fetch_headers.py of the source and reinstall."
+        )
+    return operators
+
+
+def _kernels_made(operators: tuple[Path, ctypes.CDLL] | None) -> int:
+    """Kernels made on this thread so far; a session makes its own on the thread that opens it."""
+    return int(operators[1].mobileloop_onnxruntime_kernels_made()) if operators else 0
+
+
+def _load(path: Path, threads: int, operators: Path | None) -> InferenceSession:
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if operators is not None:
+        options.add_session_config_entry("mobileloop.threads", str(threads))
+        options.register_custom_ops_library(str(operators))
+        options.intra_op_num_threads = 1  # what is left beside our kernels is small, and idle threads would spin
     options.log_severity_level = 4  # errors come as exceptions; the log would print them once more
     try:
         # Without enable_fallback=0 a damaged file is read a second time, and onnxruntime prints that it does so.

@@ -42,6 +42,7 @@ def notes(artifacts: Sequence[Artifact], machine: Machine) -> list[str]:
     random = [artifact.label for artifact in artifacts if artifact.info.config.random_weights]
     if random:
         said.append(f"Random weights: {', '.join(random)}. Timings are meaningful, the text is not.")
+    said += [f"{a.label} runs on {a.details['path']}." for a in artifacts if "path" in a.details]
     cache = machine.last_level_cache_bytes() or 0
     fits = [artifact.label for artifact in artifacts if artifact.info.unique_bytes() < cache]
     if fits:

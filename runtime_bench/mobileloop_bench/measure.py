@@ -123,8 +123,8 @@ class _Sessions:
 
 def open_configuration(configuration: Configuration) -> Session:
     """A new session of a configuration."""
-    path, threads, loops = configuration.artifact.path, configuration.threads, configuration.requested_loops
-    return runtimes.open_session(path, threads=threads, loops=loops)
+    artifact, threads, loops = configuration.artifact, configuration.threads, configuration.requested_loops
+    return runtimes.open_session(artifact.path, threads=threads, loops=loops, onnx_kernel=artifact.onnx_kernel)
 
 
 def _first_tokens(session: Session) -> None:

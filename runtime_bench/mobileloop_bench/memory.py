@@ -51,6 +51,7 @@ class Request(BaseModel):
 
     path: str
     runtime: str
+    onnx_kernel: str = "auto"
     threads: int
     loops: int | None
     prompt_tokens: int
@@ -74,6 +75,7 @@ def _in_child(artifact: Artifact, loops: int | None, threads: Sequence[int], pro
     request = Request(
         path=str(artifact.path.resolve()),
         runtime=artifact.runtime,
+        onnx_kernel=artifact.onnx_kernel,
         threads=max(threads),
         loops=loops,
         prompt_tokens=min(prompt_tokens, artifact.info.context - DECODED_TOKENS),
@@ -104,7 +106,9 @@ def use_of(request: Request) -> Memory:
     # The runtime itself is shared by everything a process runs; only what the artifact adds is counted.
     importlib.import_module(f"mobileloop.runtimes.{request.runtime}").preload()
     before = memory_status()
-    session = runtimes.open_session(request.path, threads=request.threads, loops=request.loops)
+    session = runtimes.open_session(
+        request.path, threads=request.threads, loops=request.loops, onnx_kernel=request.onnx_kernel
+    )
     session.prefill(prompt_of(session.info.config.vocab_size, request.prompt_tokens, seed=0))
     for token in range(DECODED_TOKENS):
         session.decode(token % session.info.config.vocab_size)

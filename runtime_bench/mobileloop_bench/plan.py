@@ -31,7 +31,10 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Artifact:
-    """One file under test: `label` is its name, or its path where two names are the same."""
+    """One file under test: `label` is its name, or its path where two names are the same.
+
+    `onnx_kernel` is what sessions are asked for; `details` say what they use.
+    """
 
     label: str
     path: Path
@@ -39,6 +42,7 @@ class Artifact:
     info: ArtifactInfo
     details: dict[str, str]
     size_on_disk_bytes: int
+    onnx_kernel: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def numbers(text: str, option: str) -> list[int]:
     return list(found)
 
 
-def open_artifacts(paths: Sequence[Path]) -> list[Artifact]:
+def open_artifacts(paths: Sequence[Path], onnx_kernel: str = "auto") -> list[Artifact]:
     """Open every file once and close it again, to know what it is.
 
     That first opening also loads the runtime's library, so that the load phase times the artifact alone.
@@ -106,13 +110,13 @@ def open_artifacts(paths: Sequence[Path]) -> list[Artifact]:
     artifacts = []
     for path in unique:
         runtime = runtime_of(path)
-        session = runtimes.open_session(path, threads=1)
+        session = runtimes.open_session(path, threads=1, onnx_kernel=onnx_kernel)
         try:
             info, details = session.info, session.details()
         finally:
             session.close()
         label = path.name if names.count(path.name) == 1 else str(path)
-        artifacts.append(Artifact(label, path, runtime, info, details, _size_on_disk(path)))
+        artifacts.append(Artifact(label, path, runtime, info, details, _size_on_disk(path), onnx_kernel))
     return artifacts
 
 

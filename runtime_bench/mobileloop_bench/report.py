@@ -64,6 +64,7 @@ def notes(documents: Sequence[Document]) -> list[str]:
     random = sorted({row.artifact for row in rows if row.random_weights})
     if random:
         said.append(f"Random weights: {', '.join(random)}. Timings are meaningful, the text is not.")
+    said += dict.fromkeys(f"{row.artifact} ran on {row.details['path']}." for row in rows if "path" in row.details)
     skipped = list(dict.fromkeys(f"{row.artifact} with {counted(row.loops, 'loop')}" for row in rows if row.skipped))
     if skipped:
         said.append(f"Skipped: {', '.join(skipped)}. The table gives the reason.")

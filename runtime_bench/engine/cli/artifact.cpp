@@ -74,6 +74,7 @@ void ArtifactInfo::read(const Json &info) {
     rms_norm_eps = config.at("rms_norm_eps").number("rms_norm_eps");
     rope_theta = config.at("rope_theta").number("rope_theta");
     tie_embeddings = config.at("tie_embeddings").boolean("tie_embeddings");
+    exit_gate = config.has("exit_gate") && config.at("exit_gate").boolean("exit_gate");
     random_weights = config.at("random_weights").boolean("random_weights");
     read_stages(info.at("schedule"));
     for (const Json &bytes : costs.at("block_bytes").array("block_bytes"))
@@ -95,6 +96,10 @@ void ArtifactInfo::read_stages(const Json &schedule) {
         one.loops = static_cast<uint32_t>(stage.at("loops").whole("loops", 1, one.max_loops));
         one.damping = stage.at("damping").number("damping");
         one.loop_end_norm = stage.at("loop_end_norm").boolean("loop_end_norm");
+        const Json &halting = stage.at("halting");
+        one.halting_rule = halting.at("rule").string("halting rule");
+        one.halting_threshold = halting.at("threshold").number("halting threshold");
+        if (halting.has("min_loops")) one.halting_min_loops = halting.at("min_loops").whole("min_loops", 1, 1024);
         stages.push_back(std::move(one));
     }
     require(!stages.empty(), "the schedule has no stages");
@@ -127,7 +132,8 @@ uint64_t ArtifactInfo::applications(uint32_t loops) const {
 uint64_t ArtifactInfo::num_parameters() const {
     const uint64_t query = num_heads * head_dim, kv = num_kv_heads * head_dim;
     const uint64_t block = hidden_size * (2 * query + 2 * kv + 3 * intermediate_size + 2);
-    return num_blocks * block + (tie_embeddings ? 1 : 2) * vocab_size * hidden_size + hidden_size;
+    return num_blocks * block + (tie_embeddings ? 1 : 2) * vocab_size * hidden_size + hidden_size +
+           (exit_gate ? hidden_size + 1 : 0);
 }
 
 uint64_t ArtifactInfo::unique_bytes() const {

@@ -14,6 +14,9 @@ struct StageInfo {
     uint32_t loops = 1, max_loops = 1;
     double damping = 1;
     bool loop_end_norm = false;
+    std::string halting_rule;
+    double halting_threshold = 0;
+    uint64_t halting_min_loops = 1;
     // Loops it runs when a session asks for `requested` (0: its own count).
     uint32_t loops_for(uint32_t requested) const;
 };
@@ -29,7 +32,7 @@ struct ArtifactInfo {
     uint64_t num_heads = 0, num_kv_heads = 0, head_dim = 0, max_position = 0, context = 0, kv_bits = 16;
     double rms_norm_eps = 0, rope_theta = 0;
     std::string rope_pairing;
-    bool tie_embeddings = false, random_weights = false;
+    bool tie_embeddings = false, exit_gate = false, random_weights = false;
     std::vector<StageInfo> stages;
     std::vector<uint64_t> block_bytes;
     uint64_t head_bytes = 0, embedding_row_bytes = 0, weight_bytes = 0;

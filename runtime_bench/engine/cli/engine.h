@@ -23,15 +23,20 @@ public:
         checked(ml_model_open(path.c_str(), &model));
         const std::unique_ptr<ml_model, void (*)(ml_model *)> opened(model, ml_model_close);
         ml_session *session = nullptr;
-        checked(ml_session_create(model, threads, loops, &session));
+        checked(ml_session_create(model, threads, loops, 1, &session));
         session_.reset(session);
         logits_.resize(ml_model_vocab_size(model));
     }
 
     // Logits of the last token; valid until the next call.
     const std::vector<float> &run(const std::vector<int64_t> &tokens) {
-        checked(ml_session_run(session_.get(), tokens.data(), static_cast<uint32_t>(tokens.size()), 0, logits_.data(),
-                               logits_.size()));
+        ml_run_args args{};
+        args.num_sequences = 1;
+        args.tokens = tokens.data();
+        args.count = static_cast<uint32_t>(tokens.size());
+        args.logits = logits_.data();
+        args.logits_floats = logits_.size();
+        checked(ml_session_run(session_.get(), &args));
         return logits_;
     }
     void reset() { checked(ml_session_reset(session_.get(), 0)); }

@@ -30,6 +30,8 @@ std::string manner(const StageInfo &stage) {
     if (stage.max_loops > 1) line += text(", up to ", stage.max_loops, " at run time");
     if (stage.damping != 1) line += text(", damped by ", json_number(stage.damping));
     if (stage.loop_end_norm) line += ", norm at every loop end";
+    if (stage.halting_rule != "none")
+        line += text(", halts by ", stage.halting_rule, " ", json_number(stage.halting_threshold));
     return line;
 }
 
@@ -41,7 +43,11 @@ std::string json(const ArtifactInfo &about) {
                              .add("loops", stage.loops)
                              .add("max_loops", stage.max_loops)
                              .add("damping", stage.damping)
-                             .add("loop_end_norm", stage.loop_end_norm));
+                             .add("loop_end_norm", stage.loop_end_norm)
+                             .add("halting", JsonObject()
+                                                 .add("rule", stage.halting_rule)
+                                                 .add("threshold", stage.halting_threshold)
+                                                 .add("min_loops", stage.halting_min_loops)));
     const JsonObject config = JsonObject()
                                   .add("family", about.family)
                                   .add("name", about.name)
@@ -57,6 +63,7 @@ std::string json(const ArtifactInfo &about) {
                                   .add("rope_pairing", about.rope_pairing)
                                   .add("max_position", about.max_position)
                                   .add("tie_embeddings", about.tie_embeddings)
+                                  .add("exit_gate", about.exit_gate)
                                   .add("random_weights", about.random_weights);
     const JsonObject costs = JsonObject()
                                  .add("block_bytes", about.block_bytes)
@@ -98,7 +105,8 @@ std::string stage_lines(const ArtifactInfo &about) {
             return first.blocks.size() == 1 && other.blocks.size() == 1 &&
                    other.blocks[0] == first.blocks[0] + (end - i) && other.loops == first.loops &&
                    other.max_loops == first.max_loops && other.damping == first.damping &&
-                   other.loop_end_norm == first.loop_end_norm;
+                   other.loop_end_norm == first.loop_end_norm && other.halting_rule == first.halting_rule &&
+                   other.halting_threshold == first.halting_threshold;
         };
         while (end < about.stages.size() && alike(about.stages[end])) end++;
         const std::string last = text(first.blocks[0] + (end - i) - 1);

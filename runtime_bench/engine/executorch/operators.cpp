@@ -211,7 +211,8 @@ void loop_out(Span<EValue *> stack) {
            "loops is outside the bound this program was exported for");
     Tensor applied = tensor_at(stack, 10, ScalarType::Long, "the applied loops are not one int64");
     expect(applied.numel() == 1, "the applied loops are not one int64");
-    uint32_t applied_loops = 0;
+    const ml_sequence sequence{keys.mutable_data_ptr(), values.mutable_data_ptr(), keys.nbytes(),
+                               static_cast<uint32_t>(position)};
     ml_loop_args args{};
     args.blocks = blocks.data();
     args.num_blocks = static_cast<uint32_t>(blocks.size());
@@ -223,17 +224,14 @@ void loop_out(Span<EValue *> stack) {
     args.hidden_out = output_at(stack, 9, hidden.size(1), hidden.size(2));
     args.hidden_size = static_cast<uint32_t>(hidden.size(2));
     args.tokens = static_cast<uint32_t>(hidden.size(1));
-    args.position = static_cast<uint32_t>(position);
-    args.key_cache = keys.mutable_data_ptr();
-    args.value_cache = values.mutable_data_ptr();
-    args.cache_bytes = keys.nbytes();
+    args.sequences = &sequence;
+    args.num_sequences = 1;
     args.kv_type = keys.scalar_type() == ScalarType::Float ? ML_KV_F32 : ML_KV_F16;
     args.num_slots = static_cast<uint32_t>(keys.size(0));
     args.capacity = static_cast<uint32_t>(keys.size(2));
-    args.applied_loops = &applied_loops;
     const std::lock_guard<std::mutex> lock(mutex);
     ran(ml_loop(locked_context(), &args));
-    *applied.mutable_data_ptr<int64_t>() = applied_loops;
+    *applied.mutable_data_ptr<int64_t>() = loops; // without a halting rule, all of them
 }
 
 // head.out(Tensor hidden, Tensor table, Tensor? norm, float eps, int vocab, bool last_only, *, Tensor(a!) out)

@@ -13,27 +13,37 @@ using fuzz::must;
 
 namespace {
 
+// Tokens of sequence 0; logits [vocab] of the last one.
+ml_status run_tokens(ml_session *session, const int64_t *tokens, size_t count, std::vector<float> &logits) {
+    ml_run_args args{};
+    args.num_sequences = 1;
+    args.tokens = tokens;
+    args.count = static_cast<uint32_t>(count);
+    args.logits = logits.data();
+    args.logits_floats = logits.size();
+    return ml_session_run(session, &args);
+}
+
 void run(ml_model *model) {
     const uint32_t vocab = ml_model_vocab_size(model), context = ml_model_context(model);
     must(vocab > 0 && context > 0 && ml_model_max_loops(model) > 0, "an open model has no size");
     for (const uint32_t loops : {0u, 1u, ml_model_max_loops(model)}) {
         if (loops > 4) continue; // 1024 loops of many blocks take too long
         ml_session *session = nullptr;
-        if (ml_session_create(model, 1, loops, &session) != ML_OK) {
+        if (ml_session_create(model, 1, loops, 1, &session) != ML_OK) {
             must(session == nullptr && *ml_last_error(), "a refused session without a reason");
             continue;
         }
         std::vector<int64_t> tokens{0, int64_t{vocab} - 1, int64_t{vocab} / 2};
         tokens.resize(std::min<size_t>(tokens.size(), context));
         std::vector<float> logits(vocab);
-        if (ml_session_run(session, tokens.data(), static_cast<uint32_t>(tokens.size()), 0, logits.data(), vocab) ==
-            ML_OK) {
-            must(ml_session_position(session) == tokens.size(), "a run that did not move the position");
+        if (run_tokens(session, tokens.data(), tokens.size(), logits) == ML_OK) {
+            must(ml_session_position(session, 0) == tokens.size(), "a run that did not move the position");
         } else {
-            must(*ml_last_error() != 0 && ml_session_position(session) == 0, "a failed run left something behind");
+            must(*ml_last_error() != 0 && ml_session_position(session, 0) == 0, "a failed run left something behind");
         }
         const int64_t outside = vocab;
-        must(ml_session_run(session, &outside, 1, 0, logits.data(), vocab) == ML_FAILED, "a token beyond all ran");
+        must(run_tokens(session, &outside, 1, logits) == ML_FAILED, "a token beyond all ran");
         ml_session_destroy(session);
     }
 }

@@ -1,6 +1,6 @@
 // One call of the loop operator: every number of the call comes from the input, the buffers are as large as it says.
 // The caller's promise is that sizes are true; everything else may be wrong.
-#include <cmath>
+#include <algorithm>
 #include <vector>
 
 #include "input.h"
@@ -36,38 +36,53 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     args.loop_end_norm_eps = fraction(input);
     const bool norm = input.byte() % 2 != 0, in_place = input.byte() % 2 != 0;
     args.tokens = number(input);
-    args.position = number(input);
+    args.num_sequences = input.byte() % 4;
+    const uint32_t position = number(input);
     args.num_slots = number(input);
     args.capacity = number(input);
     args.kv_type = input.byte() % 4 == 3 ? input.byte() : input.byte() % 2 ? 16u : 32u;
-    args.cache_bytes = input.value<uint32_t>() % kMaxCacheBytes;
+    const uint64_t cache_bytes = input.value<uint32_t>() % kMaxCacheBytes;
+    args.halting.rule = number(input);
+    args.halting.min_loops = number(input);
+    args.halting.threshold = static_cast<double>(fraction(input));
+    args.halting.gate_bias = fraction(input);
+    args.filled_loops = number(input);
+    const bool gate = input.byte() % 2 != 0;
     const bool other_size = input.byte() == 0;
     const fuzz::Record copy(input.data(), input.left());
     const std::vector<ml_record> blocks(copies, copy.get());
     args.hidden_size = other_size ? 7 : fuzz::header_field(input.data(), input.left(), 24);
-    const uint64_t floats = uint64_t{args.tokens} * args.hidden_size;
-    if (floats > kMaxFloats || uint64_t{args.loops} * copies > 64 || args.hidden_size > kMaxFloats) return 0;
+    const uint64_t rows = uint64_t{args.tokens} * args.num_sequences;
+    const uint64_t floats = rows * args.hidden_size;
+    if (rows > kMaxFloats || floats > kMaxFloats || uint64_t{args.loops} * copies > 64 || args.hidden_size > kMaxFloats)
+        return 0;
     const std::vector<float> scale(args.hidden_size, 1.0f);
     std::vector<float> in(floats, 0.5f), out(floats);
-    std::vector<uint32_t> keys(args.cache_bytes / 4 + 1), values(args.cache_bytes / 4 + 1);
+    std::vector<std::vector<uint32_t>> caches(size_t{2} * args.num_sequences,
+                                              std::vector<uint32_t>(cache_bytes / 4 + 1));
+    std::vector<ml_sequence> sequences(args.num_sequences);
+    for (uint32_t i = 0; i < args.num_sequences; i++)
+        sequences[i] = {caches[2 * i].data(), caches[2 * i + 1].data(), cache_bytes, position + i % 2};
+    args.sequences = sequences.data();
+    args.halting.gate = gate ? scale.data() : nullptr;
     args.blocks = blocks.data();
     args.next = blocks.data();
     args.num_next = copies;
     args.loop_end_norm = norm ? scale.data() : nullptr;
     args.hidden_in = in.data();
     args.hidden_out = in_place ? in.data() : out.data();
-    args.key_cache = keys.data();
-    args.value_cache = values.data();
-    uint32_t applied = 0;
-    args.applied_loops = &applied;
+    std::vector<uint32_t> applied(rows);
+    args.applied_loops = applied.data();
     static ml_context *context = [] {
         ml_context *made = nullptr;
         must(ml_context_create(2, &made) == ML_OK, "no context");
         return made;
     }();
     if (ml_loop(context, &args) == ML_OK) {
-        must(applied == args.loops, "a call that ran other loops than it was told");
-        must(uint64_t{args.position} + args.tokens <= args.capacity && applied * copies <= args.num_slots,
+        for (const uint32_t loops : applied)
+            must(loops >= 1 && loops <= args.loops && (args.halting.rule || loops == args.loops), "other loops ran");
+        must(uint64_t{position} + args.tokens <= args.capacity &&
+                 uint64_t{std::max(args.loops, args.filled_loops)} * copies <= args.num_slots,
              "a call ran beyond its cache");
     } else {
         must(*ml_last_error() != 0, "a refused call without a reason");

@@ -94,9 +94,11 @@ def models_and_records() -> None:
         if scheme != "none":  # the largest
             put("record", f"block-{scheme}", block)
         put("record", f"matrix-{scheme}", matrix)
-        # blocks, loops, damping, eps, norm, in place, tokens, position, slots, capacity, KV type, cache bytes, size
-        for name, tokens, damping in (("decode", 1, 0xEF), ("prefill", 3, 0x80)):
-            call = bytes([2, 2, damping, 1, 1, 0, tokens, 2, 4, 8, 1]) + struct.pack("<I", 1 << 15) + b"\1"
+        # blocks, loops, damping, eps, norm, in place, tokens, sequences, position, slots, capacity, KV type, cache
+        # bytes, halting rule, least loops, threshold, bias, filled loops, gate, hidden size
+        for name, tokens, damping, rule in (("decode", 1, 0xEF, 0), ("prefill", 3, 0x80, 1), ("batch", 2, 0xEF, 3)):
+            call = bytes([2, 2, damping, 1, 1, 0, tokens, 2, 2, 6, 8, 1, 1]) + struct.pack("<I", 1 << 15)
+            call += bytes([rule, rule > 0, 0x40, 0x10, 3, rule == 3, 1])
             if scheme in ("int4", "int8"):
                 put("loop", f"{name}-{scheme}", call + block)
     for name, schedule in SCHEDULES.items():

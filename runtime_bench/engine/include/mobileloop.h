@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-#define ML_ABI_VERSION 1u
+#define ML_ABI_VERSION 2u
 
 typedef enum { ML_OK = 0, ML_FAILED = 1 } ml_status;
 
@@ -39,15 +39,48 @@ typedef struct {
 /* Threads and scratch memory. One call at a time per context; a second one is refused, not raced. */
 typedef struct ml_context ml_context;
 
-/* A memory-mapped artifact (read-only, may be shared by sessions) and one sequence over it. */
+/* A memory-mapped artifact (read-only, may be shared by sessions), and sequences that run over it together. */
 typedef struct ml_model ml_model;
 typedef struct ml_session ml_session;
 
-/* One call of the loop operator: a stage's blocks applied `loops` times to `tokens` rows.
+/* Whether a row stops before its loops are run, decided per row on its state s_t behind loop t (s_0 entered the
+ * stage), without the head:
+ *   latent difference  |s_t - s_(t-1)| / |s_t| < threshold (Huginn, arXiv 2502.05171)
+ *   cosine             1 - cos(s_t, s_(t-1)) < threshold; a zero state has no direction and stops nothing
+ *   exit gate          1 - prod(1 - sigmoid(gate . s_i + gate_bias), i = 1 .. t) >= threshold (Ouro, arXiv 2510.25741)
+ * What is not a number stops nothing. A row that stopped keeps its state. */
+typedef enum {
+    ML_HALT_NONE = 0,
+    ML_HALT_LATENT_DIFFERENCE = 1,
+    ML_HALT_COSINE = 2,
+    ML_HALT_EXIT_GATE = 3
+} ml_halting_rule;
+
+typedef struct {
+    uint32_t rule;      /* an ml_halting_rule */
+    uint32_t min_loops; /* at least 1, unless the rule is none */
+    double threshold;   /* at least 0; of the exit gate above 0 and at most 1 */
+    const float *gate;  /* [hidden] of the exit gate; NULL for the other rules */
+    float gate_bias;
+} ml_halting;
+
+/* One sequence of a loop call: its own KV caches, each [num_slots, kv_heads, capacity, head_dim], and the position of
+ * its first token in this call. */
+typedef struct {
+    void *key_cache;
+    void *value_cache;
+    uint64_t cache_bytes; /* of each of the two */
+    uint32_t position;
+} ml_sequence;
+
+/* One call of the loop operator: a stage's blocks applied `loops` times to `tokens` rows of every sequence.
  *
  * For every loop: h <- h + damping * (f(h) - h), f being all blocks once, in order; then, where loop_end_norm is
- * given, h <- rms_norm(h). Application i of the call (loop * num_blocks + place) owns KV slot i of the caches,
- * each [num_slots, kv_heads, capacity, head_dim], updated in place at position .. position + tokens - 1.
+ * given, h <- rms_norm(h). Then rows may halt. Application i of the call (loop * num_blocks + place) owns KV slot i of
+ * the caches, which are updated in place at position .. position + tokens - 1. A row that ran fewer than filled_loops
+ * loops leaves the keys and values of its last loop in the slots of the others, so that later tokens may run more loops
+ * than it did. Sequences see nothing of each other: each gets the bits that it would get alone. No two caches of a call
+ * may overlap.
  */
 typedef struct {
     const ml_record *blocks;
@@ -56,20 +89,20 @@ typedef struct {
     float damping;              /* 1 is the plain loop */
     const float *loop_end_norm; /* [hidden] or NULL */
     float loop_end_norm_eps;
-    const float *hidden_in; /* [tokens, hidden] */
-    float *hidden_out;      /* [tokens, hidden]; may equal hidden_in */
+    const float *hidden_in; /* [num_sequences, tokens, hidden] */
+    float *hidden_out;      /* the same shape; may equal hidden_in */
     uint32_t hidden_size;
-    uint32_t tokens;
-    uint32_t position; /* of the first token */
-    void *key_cache;
-    void *value_cache;
-    uint64_t cache_bytes; /* of each of the two */
-    uint32_t kv_type;     /* an ml_kv_type; no enum here, since any number may arrive */
+    uint32_t tokens; /* per sequence */
+    const ml_sequence *sequences;
+    uint32_t num_sequences;
+    uint32_t kv_type; /* an ml_kv_type; no enum here, since any number may arrive */
     uint32_t num_slots;
     uint32_t capacity;       /* tokens per slot */
     const ml_record *next;   /* hint: what is read after this stage; may be NULL */
     uint32_t num_next;       /* records in `next` */
-    uint32_t *applied_loops; /* out: loops that ran; may be NULL */
+    ml_halting halting;      /* zeroed: none */
+    uint32_t filled_loops;   /* 0 is `loops`, and it is never less */
+    uint32_t *applied_loops; /* out: [num_sequences, tokens] loops that each row ran; may be NULL */
 } ml_loop_args;
 
 ML_API uint32_t ml_abi_version(void);
@@ -102,16 +135,41 @@ ML_API void ml_model_close(ml_model *model);
 ML_API uint32_t ml_model_vocab_size(const ml_model *model);
 ML_API uint32_t ml_model_context(const ml_model *model);
 ML_API uint32_t ml_model_max_loops(const ml_model *model);
+ML_API uint32_t ml_model_num_stages(const ml_model *model);
 
-/* A session keeps its model open; closing the model first is allowed. loops 0 takes the artifact's own count. */
-ML_API ml_status ml_session_create(ml_model *model, uint32_t threads, uint32_t loops, ml_session **out);
+/* A session keeps its model open; closing the model first is allowed. loops 0 takes the artifact's own count. Each of
+ * its num_sequences (at most 1024) has a KV cache and a position of its own; memory is touched as they grow. */
+ML_API ml_status ml_session_create(ml_model *model, uint32_t threads, uint32_t loops, uint32_t num_sequences,
+                                   ml_session **out);
 ML_API void ml_session_destroy(ml_session *session);
-/* Run tokens behind what ran before; logits is [vocab] of the last token, or [count, vocab] with all_logits. */
-ML_API ml_status ml_session_run(ml_session *session, const int64_t *tokens, uint32_t count, int all_logits,
-                                float *logits, uint64_t logits_floats);
-/* Forget the sequence; loops 0 keeps the count. */
+
+/* One run: `count` tokens of every listed sequence, each behind what its sequence ran before, in one pass over the
+ * weights. After a failure no sequence has moved. */
+typedef struct {
+    const uint32_t *sequences; /* [num_sequences], all different; NULL is 0 .. num_sequences - 1 */
+    uint32_t num_sequences;
+    const int64_t *tokens; /* [num_sequences, count] */
+    uint32_t count;
+    int all_logits;
+    float
+        *logits; /* out: [num_sequences, vocab] of the last tokens, or with all_logits [num_sequences, count, vocab] */
+    uint64_t logits_floats;
+    uint32_t loops;          /* of the looped stages in this run; 0 is the session's count */
+    uint32_t *applied_loops; /* out: [stages, num_sequences, count]; may be NULL */
+    uint64_t applied_size;   /* elements of applied_loops */
+} ml_run_args;
+
+ML_API ml_status ml_session_run(ml_session *session, const ml_run_args *args);
+/* The halting rule of the looped stages from here on; NULL is each stage's own. The exit gate is the artifact's: `gate`
+ * is NULL, and gate_bias is not read. */
+ML_API ml_status ml_session_set_halting(ml_session *session, const ml_halting *halting);
+/* Make `to` a copy of sequence `from`: a prompt that several sequences share runs once. */
+ML_API ml_status ml_session_fork(ml_session *session, uint32_t from, uint32_t to);
+/* Forget every sequence; loops 0 keeps the count. */
 ML_API ml_status ml_session_reset(ml_session *session, uint32_t loops);
-ML_API uint32_t ml_session_position(const ml_session *session);
+ML_API ml_status ml_session_reset_sequence(ml_session *session, uint32_t sequence);
+/* Tokens that a sequence has run; 0 for a sequence that the session lacks. */
+ML_API uint32_t ml_session_position(const ml_session *session, uint32_t sequence);
 
 /* Median read bandwidth in GB/s (10^9 bytes) of `threads` threads over one shared buffer of size_bytes, each
  * reading its own part again and again for about `seconds`. */

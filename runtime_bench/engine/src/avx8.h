@@ -15,6 +15,11 @@ struct Avx8 {
     static Avx8 load(const float *x) { return {_mm256_loadu_ps(x)}; }
     static Avx8 load_half(const void *x) { return {_mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i *>(x)))}; }
     void store(float *out) const { _mm256_storeu_ps(out, v); }
+    void store_codes(int8_t *out) const { // whole numbers within -127..127
+        const __m256i wide = _mm256_cvtps_epi32(v);
+        const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+        _mm_storel_epi64(reinterpret_cast<__m128i *>(out), _mm_packs_epi16(words, words));
+    }
     static Avx8 add(Avx8 a, Avx8 b) { return {_mm256_add_ps(a.v, b.v)}; }
     static Avx8 mul(Avx8 a, Avx8 b) { return {_mm256_mul_ps(a.v, b.v)}; }
     static Avx8 div(Avx8 a, Avx8 b) { return {_mm256_div_ps(a.v, b.v)}; }
@@ -38,6 +43,8 @@ struct Avx8 {
         return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
     }
 };
+
+inline __m256i load32(const uint8_t *x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(x)); }
 
 inline __m256i broadcast4(const int8_t *x) {
     int32_t four;

@@ -144,19 +144,34 @@ void ml_model_close(ml_model *model) { delete model; }
 uint32_t ml_model_vocab_size(const ml_model *model) { return model ? model->model->vocab_size : 0; }
 uint32_t ml_model_context(const ml_model *model) { return model ? model->model->context : 0; }
 uint32_t ml_model_max_loops(const ml_model *model) { return model ? model->model->max_loops : 0; }
+uint32_t ml_model_num_stages(const ml_model *model) {
+    return model ? static_cast<uint32_t>(model->model->stages.size()) : 0;
+}
 
-ml_status ml_session_create(ml_model *model, uint32_t threads, uint32_t loops, ml_session **out) {
+ml_status ml_session_create(ml_model *model, uint32_t threads, uint32_t loops, uint32_t num_sequences,
+                            ml_session **out) {
     return guarded([&] {
         given(out, "place for the session") = nullptr;
-        *out = new ml_session(given(model, "model").model, checked_threads(threads), loops);
+        *out = new ml_session(given(model, "model").model, checked_threads(threads), loops, num_sequences);
     });
 }
 void ml_session_destroy(ml_session *session) { delete session; }
-ml_status ml_session_run(ml_session *session, const int64_t *tokens, uint32_t count, int all_logits, float *logits,
-                         uint64_t logits_floats) {
+ml_status ml_session_run(ml_session *session, const ml_run_args *args) {
     return guarded([&] {
         const Exclusive exclusive(given(session, "session").busy());
-        session->run(tokens, count, all_logits != 0, logits, logits_floats);
+        session->run(given(args, "argument structure"));
+    });
+}
+ml_status ml_session_set_halting(ml_session *session, const ml_halting *halting) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").busy());
+        session->set_halting(halting);
+    });
+}
+ml_status ml_session_fork(ml_session *session, uint32_t from, uint32_t to) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").busy());
+        session->fork(from, to);
     });
 }
 ml_status ml_session_reset(ml_session *session, uint32_t loops) {
@@ -165,7 +180,15 @@ ml_status ml_session_reset(ml_session *session, uint32_t loops) {
         session->reset(loops);
     });
 }
-uint32_t ml_session_position(const ml_session *session) { return session ? session->position : 0; }
+ml_status ml_session_reset_sequence(ml_session *session, uint32_t sequence) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").busy());
+        session->reset_sequence(sequence);
+    });
+}
+uint32_t ml_session_position(const ml_session *session, uint32_t sequence) {
+    return session ? session->position(sequence) : 0;
+}
 
 ml_status ml_read_bandwidth(uint32_t threads, uint64_t size_bytes, double seconds, double *gbps) {
     return guarded([&] {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "error.h"
+#include "halting.h"
 
 namespace ml {
 
@@ -15,7 +16,8 @@ Activations ActivationScratch::rows(size_t tokens, size_t size) {
     a.high = high.at_least(tokens * a.stride);
     a.low = low.at_least(tokens * a.stride);
     a.scales = scales.at_least(tokens * a.stride / kGroup);
-    a.sums = sums.at_least(tokens * a.stride / kGroup);
+    a.offsets = offsets.at_least(tokens * a.stride / kGroup);
+    a.eights = eights.at_least(tokens * a.stride / kGroup);
     return a;
 }
 
@@ -44,6 +46,12 @@ void rotate(float *head, const float *cosines, const float *sines, uint32_t head
     }
 }
 
+constexpr uint32_t kMaxSequences = 1024;
+
+bool may_halt(const ml_loop_args &args) {
+    return args.halting.rule != ML_HALT_NONE && args.halting.min_loops < args.loops;
+}
+
 uint64_t product(std::initializer_list<uint64_t> factors) {
     uint64_t result = 1;
     for (const uint64_t factor : factors)
@@ -59,10 +67,29 @@ using namespace ml;
 // What all applications of one call share.
 struct ml_context::Stage {
     const ml_loop_args &args;
-    float *hidden; // [tokens, hidden]
-    size_t tokens;
-    bool wide;        // more than one token
-    uint32_t threads; // of the pool
+    float *hidden;                 // [rows, hidden]: the state; rows that halt leave it
+    float *entered;                // the state before the loop at hand, where it is needed
+    size_t rows;                   // tokens of all sequences
+    bool wide;                     // more than one row
+    bool halting;                  // rows may halt
+    uint32_t threads;              // of the pool
+    size_t kv_heads, kv_row_bytes; // a KV row is one token's part of one KV head
+
+    // One KV head's part, [capacity, head_dim], of a slot in a cache.
+    uint8_t *part_of(void *cache, size_t slot, size_t kv_head) const {
+        return static_cast<uint8_t *>(cache) + (slot * kv_heads + kv_head) * args.capacity * kv_row_bytes;
+    }
+    const ml_sequence &sequence_of(size_t row) const { return args.sequences[row / args.tokens]; }
+    uint32_t position_of(size_t row) const {
+        return sequence_of(row).position + static_cast<uint32_t>(row % args.tokens);
+    }
+};
+
+// The rows that still loop. They lie together: row i of the state is row of_call(i) of the call.
+struct ml_context::Rows {
+    size_t count;
+    const uint32_t *list; // null: every row of the call
+    size_t of_call(size_t i) const { return list ? list[i] : i; }
 };
 
 ml_context::ml_context(uint32_t threads)
@@ -115,77 +142,96 @@ void ml_context::head(const Matrix &head, const float *norm, float eps, const fl
             zero_padding(a, t, head.cols);
         }
         if (head.integer()) kernels.quantize(a, own.begin, own.end);
-        pool.barrier();
+        pool.barrier(thread);
         const Range groups = share(head.row_groups, thread, pool.size());
         kernels.multiply(head, static_cast<uint32_t>(groups.begin), static_cast<uint32_t>(groups.end), a, rows, logits,
                          head.rows, false);
     });
 }
 
-void ml_context::rotary_table(const Block &block, uint32_t position, uint32_t tokens) {
-    if (rotary_theta_ == block.theta && rotary_dim_ == block.head_dim && rotary_position_ == position &&
-        rotary_tokens_ == tokens)
+void ml_context::rotary_table(const ml_loop_args &args, const Block &block) {
+    const auto same_position = [](const ml_sequence &sequence, uint32_t position) {
+        return sequence.position == position;
+    };
+    if (rotary_theta_ == block.theta && rotary_dim_ == block.head_dim && rotary_tokens_ == args.tokens &&
+        std::equal(args.sequences, args.sequences + args.num_sequences, rotary_positions_.begin(),
+                   rotary_positions_.end(), same_position))
         return;
     const uint32_t half = block.head_dim / 2;
     rotary_tokens_ = 0; // what follows may fail, and the table is lost then
-    float *table = rotary_.at_least(size_t{tokens} * block.head_dim);
+    const size_t rows = size_t{args.num_sequences} * args.tokens;
+    float *table = rotary_.at_least(rows * block.head_dim);
+    rotary_positions_.clear();
+    for (uint32_t s = 0; s < args.num_sequences; s++) rotary_positions_.push_back(args.sequences[s].position);
     for (uint32_t i = 0; i < half; i++) {
         // The float32 arithmetic of the reference: 1 / theta^(2i / d), then times the position.
         const float exponent = static_cast<float>(2 * i) / static_cast<float>(block.head_dim);
         const float inverse = 1.0f / std::pow(block.theta, exponent);
-        for (uint32_t t = 0; t < tokens; t++) {
-            const float angle = static_cast<float>(position + t) * inverse;
-            table[size_t{t} * block.head_dim + i] = std::cos(angle);
-            table[size_t{t} * block.head_dim + half + i] = std::sin(angle);
+        for (size_t row = 0; row < rows; row++) {
+            const size_t position = rotary_positions_[row / args.tokens] + row % args.tokens;
+            const float angle = static_cast<float>(position) * inverse;
+            table[row * block.head_dim + i] = std::cos(angle);
+            table[row * block.head_dim + half + i] = std::sin(angle);
         }
     }
     rotary_theta_ = block.theta;
     rotary_dim_ = block.head_dim;
-    rotary_position_ = position;
-    rotary_tokens_ = tokens;
+    rotary_tokens_ = args.tokens;
 }
 
-namespace {
-
-// The blocks of a call, in which everything that the call says agrees with everything else.
-std::vector<Block> checked_blocks(const ml_loop_args &args) {
+// Afterwards everything that a call says agrees with everything else, and blocks_ holds its blocks.
+void ml_context::check(const ml_loop_args &args) {
     require(args.num_blocks >= 1 && args.blocks, "a loop call has no blocks");
     require(args.loops >= 1, "loops is 0, and a stage runs at least once");
     require(args.tokens >= 1 && args.hidden_in && args.hidden_out, "a loop call has no hidden states");
     require(std::isfinite(args.damping) && args.damping > 0 && args.damping <= 1, "the damping is outside (0, 1]");
     require(args.kv_type == ML_KV_F16 || args.kv_type == ML_KV_F32, "the KV type is neither float16 nor float32");
-    require(args.key_cache && args.value_cache, "a loop call has no KV cache");
-    std::vector<Block> blocks(args.num_blocks);
+    require(args.num_sequences >= 1 && args.sequences, "a loop call has no sequences");
+    require(args.num_sequences <= kMaxSequences, args.num_sequences, " sequences are more than the ", kMaxSequences,
+            " of one call");
+    blocks_.clear();
     for (uint32_t b = 0; b < args.num_blocks; b++) {
-        blocks[b] = parse_block(args.blocks[b]);
-        const Block &first = blocks[0], &block = blocks[b];
+        blocks_.push_back(parse_block(args.blocks[b]));
+        const Block &first = blocks_[0], &block = blocks_[b];
         require(block.hidden == args.hidden_size, "a block has hidden size ", block.hidden, ", the hidden states ",
                 args.hidden_size);
         require(block.heads == first.heads && block.kv_heads == first.kv_heads && block.head_dim == first.head_dim &&
                     block.intermediate == first.intermediate && block.theta == first.theta,
                 "the blocks of a stage differ in their dimensions");
     }
-    const Block &first = blocks[0];
-    require(uint64_t{args.position} + args.tokens <= args.capacity, "position ", args.position, " plus ", args.tokens,
-            " tokens is beyond the KV capacity of ", args.capacity);
-    require(uint64_t{args.loops} * args.num_blocks <= args.num_slots, args.loops, " loops of ", args.num_blocks,
+    check_halting(args.halting);
+    require(args.halting.rule != ML_HALT_EXIT_GATE || args.halting.gate, "the exit gate has no weights");
+    require(args.filled_loops == 0 || args.filled_loops >= args.loops, "slots of ", args.filled_loops,
+            " loops are to be filled, fewer than the ", args.loops, " that run");
+    const Block &first = blocks_[0];
+    const uint32_t slot_loops = std::max(args.loops, args.filled_loops);
+    require(uint64_t{slot_loops} * args.num_blocks <= args.num_slots, slot_loops, " loops of ", args.num_blocks,
             " blocks need more than the ", args.num_slots, " KV slots given");
     const uint64_t needed =
         product({args.num_slots, first.kv_heads, args.capacity, first.head_dim, args.kv_type == ML_KV_F16 ? 2u : 4u});
-    require(args.cache_bytes >= needed, "the KV cache holds ", args.cache_bytes, " bytes where ", needed,
-            " are needed");
-    return blocks;
+    caches_.clear();
+    for (uint32_t s = 0; s < args.num_sequences; s++) {
+        const ml_sequence &sequence = args.sequences[s];
+        require(sequence.key_cache && sequence.value_cache, "sequence ", s, " of a loop call has no KV cache");
+        require(sequence.cache_bytes >= needed, "the KV cache of sequence ", s, " holds ", sequence.cache_bytes,
+                " bytes where ", needed, " are needed");
+        require(uint64_t{sequence.position} + args.tokens <= args.capacity, "position ", sequence.position, " plus ",
+                args.tokens, " tokens is beyond the KV capacity of ", args.capacity);
+        for (const void *cache : {sequence.key_cache, sequence.value_cache})
+            caches_.emplace_back(static_cast<const uint8_t *>(cache), static_cast<const uint8_t *>(cache) + needed);
+    }
+    std::sort(caches_.begin(), caches_.end());
+    for (size_t i = 1; i < caches_.size(); i++)
+        require(caches_[i - 1].second <= caches_[i].first, "two KV caches of a loop call overlap");
 }
-
-} // namespace
 
 // One thread's part in one application of one block.
 class ml_context::Application {
 public:
-    Application(ml_context &context, const Stage &stage, const Block &block, uint32_t slot, uint32_t thread)
-        : context_(context), kernels_(context.kernels), stage_(stage), args_(stage.args), block_(block), slot_(slot),
-          thread_(thread), head_dim_(block.head_dim), query_size_(size_t{block.heads} * head_dim_),
-          per_head_(size_t{args_.capacity} * head_dim_ * element()) {}
+    Application(ml_context &context, const Stage &stage, const Rows &rows, const Block &block, uint32_t slot,
+                uint32_t thread)
+        : context_(context), kernels_(context.kernels), stage_(stage), rows_(rows), args_(stage.args), block_(block),
+          slot_(slot), thread_(thread), head_dim_(block.head_dim), query_size_(size_t{block.heads} * head_dim_) {}
 
     // Ends with all threads past the last write to the hidden states.
     void run() {
@@ -196,31 +242,30 @@ public:
         project(block_.query, a, query, false);
         project(block_.key, a, key, false);
         project(block_.value, a, value, false);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
         rotate_and_store(query, key, value);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
         attend(query, attended);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
         a = copied(attended, query_size_, block_.output.integer());
         project(block_.output, a, stage_.hidden, true);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
         feed_forward();
     }
 
 private:
     Range own(size_t total) const { return share(total, thread_, stage_.threads); }
-    size_t element() const { return args_.kv_type == ML_KV_F16 ? 2 : 4; }
 
     // The input rows of a projection; fill(t, to) writes one of them.
     template <typename Fill> Activations prepare(size_t size, bool integer, const Fill &fill) {
-        const Activations a = context_.private_[stage_.wide ? 0 : thread_].rows(stage_.tokens, size);
-        const Range rows = stage_.wide ? own(stage_.tokens) : Range{0, 1};
+        const Activations a = context_.private_[stage_.wide ? 0 : thread_].rows(rows_.count, size);
+        const Range rows = stage_.wide ? own(rows_.count) : Range{0, 1};
         for (size_t t = rows.begin; t < rows.end; t++) {
             fill(t, a.floats + t * a.stride);
             zero_padding(a, t, size);
         }
         if (integer) kernels_.quantize(a, rows.begin, rows.end);
-        if (stage_.wide) context_.pool.barrier();
+        if (stage_.wide) context_.pool.barrier(thread_);
         return a;
     }
     Activations normed(const float *scale, bool integer) {
@@ -235,13 +280,9 @@ private:
     void project(const Matrix &matrix, const Activations &a, float *y, bool accumulate) const {
         const Range groups = own(matrix.row_groups);
         kernels_.multiply(matrix, static_cast<uint32_t>(groups.begin), static_cast<uint32_t>(groups.end), a,
-                          stage_.tokens, y, matrix.rows, accumulate);
+                          rows_.count, y, matrix.rows, accumulate);
     }
 
-    // This application's slot of a cache: [kv_heads, capacity, head_dim].
-    uint8_t *slot_of(void *cache) const {
-        return static_cast<uint8_t *>(cache) + size_t{slot_} * block_.kv_heads * per_head_;
-    }
     void store(uint8_t *to, const float *from) const {
         if (args_.kv_type == ML_KV_F16) {
             kernels_.to_f16(from, reinterpret_cast<uint16_t *>(to), head_dim_);
@@ -253,38 +294,38 @@ private:
     // Rotate queries, rotate keys into the slot, store values in the slot.
     void rotate_and_store(float *query, float *key, const float *value) {
         const float *rotary = context_.rotary_.at_least(0);
-        const Range pairs = own(stage_.tokens * block_.heads);
+        const Range pairs = own(rows_.count * block_.heads);
         for (size_t i = pairs.begin; i < pairs.end; i++) {
-            const float *cosines = rotary + i / block_.heads * head_dim_;
+            const float *cosines = rotary + rows_.of_call(i / block_.heads) * head_dim_;
             rotate(query + i * head_dim_, cosines, cosines + head_dim_ / 2, block_.head_dim, block_.interleaved);
         }
-        uint8_t *key_slot = slot_of(args_.key_cache), *value_slot = slot_of(args_.value_cache);
-        const Range kv_pairs = own(stage_.tokens * block_.kv_heads);
+        const Range kv_pairs = own(rows_.count * block_.kv_heads);
         for (size_t i = kv_pairs.begin; i < kv_pairs.end; i++) {
-            const size_t t = i / block_.kv_heads, head = i % block_.kv_heads;
-            const float *cosines = rotary + t * head_dim_;
+            const size_t row = rows_.of_call(i / block_.kv_heads), head = i % block_.kv_heads;
+            const float *cosines = rotary + row * head_dim_;
             rotate(key + i * head_dim_, cosines, cosines + head_dim_ / 2, block_.head_dim, block_.interleaved);
-            const size_t at = head * per_head_ + (args_.position + t) * head_dim_ * element();
-            store(key_slot + at, key + i * head_dim_);
-            store(value_slot + at, value + i * head_dim_);
+            const ml_sequence &sequence = stage_.sequence_of(row);
+            const size_t at = stage_.position_of(row) * stage_.kv_row_bytes;
+            store(stage_.part_of(sequence.key_cache, slot_, head) + at, key + i * head_dim_);
+            store(stage_.part_of(sequence.value_cache, slot_, head) + at, value + i * head_dim_);
         }
     }
 
-    // Heads before tokens, so that one thread keeps to few KV heads; later tokens are longer, so heads balance better.
+    // Heads before rows, so that one thread keeps to few KV heads; later tokens are longer, so heads balance better.
     void attend(const float *query, float *attended) {
-        const uint8_t *key_slot = slot_of(args_.key_cache), *value_slot = slot_of(args_.value_cache);
-        const Range tasks = own(stage_.tokens * block_.heads);
+        const Range tasks = own(rows_.count * block_.heads);
         for (size_t i = tasks.begin; i < tasks.end; i++) {
-            const size_t head = i / stage_.tokens, t = i % stage_.tokens;
+            const size_t head = i / rows_.count, row = i % rows_.count;
             const size_t kv_head = head / (block_.heads / block_.kv_heads);
-            const AttentionArgs attention{query + t * query_size_ + head * head_dim_,
-                                          key_slot + kv_head * per_head_,
-                                          value_slot + kv_head * per_head_,
-                                          static_cast<uint32_t>(args_.position + t + 1),
+            const ml_sequence &sequence = stage_.sequence_of(rows_.of_call(row));
+            const AttentionArgs attention{query + row * query_size_ + head * head_dim_,
+                                          stage_.part_of(sequence.key_cache, slot_, kv_head),
+                                          stage_.part_of(sequence.value_cache, slot_, kv_head),
+                                          stage_.position_of(rows_.of_call(row)) + 1,
                                           block_.head_dim,
                                           1.0f / std::sqrt(static_cast<float>(head_dim_)),
                                           context_.scores_[thread_].at_least(0),
-                                          attended + t * query_size_ + head * head_dim_};
+                                          attended + row * query_size_ + head * head_dim_};
             (args_.kv_type == ML_KV_F16 ? kernels_.attend_f16 : kernels_.attend_f32)(attention);
         }
     }
@@ -297,67 +338,179 @@ private:
         project(block_.up, a, up, false);
         const Range groups = own(block_.gate.row_groups);
         const size_t begin = groups.begin * kTileRows, end = std::min<size_t>(groups.end * kTileRows, size);
-        for (size_t t = 0; t < stage_.tokens && begin < end; t++)
+        for (size_t t = 0; t < rows_.count && begin < end; t++)
             kernels_.silu_multiply(gate + t * size + begin, up + t * size + begin, end - begin);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
         a = copied(gate, size, block_.down.integer());
         project(block_.down, a, stage_.hidden, true);
-        context_.pool.barrier();
+        context_.pool.barrier(thread_);
     }
 
     ml_context &context_;
     const Kernels &kernels_;
     const Stage &stage_;
+    const Rows &rows_;
     const ml_loop_args &args_;
     const Block &block_;
     const uint32_t slot_, thread_;
-    const size_t head_dim_, query_size_, per_head_; // per_head_: bytes of one KV head's part of a slot
+    const size_t head_dim_, query_size_;
+};
+
+// One thread's part in a whole call. All threads take the same turns, because whether a row halts is written by one of
+// them and read by all behind a barrier.
+class ml_context::Region {
+public:
+    Region(ml_context &context, const Stage &stage, uint32_t thread)
+        : context_(context), stage_(stage), args_(stage.args), hidden_size_(args_.hidden_size), thread_(thread),
+          rows_{stage.rows, stage.halting ? context.going_[0].at_least(0) : nullptr} {}
+
+    void run() {
+        for (uint32_t loop = 0; loop < args_.loops && rows_.count > 0; loop++) {
+            apply(loop);
+            if (stage_.halting) {
+                decide(loop + 1);
+                retire(loop + 1);
+            }
+        }
+        if (stage_.halting) return;
+        size_t turn = 0;
+        for (size_t row = 0; row < rows_.count; row++) fill(row, args_.loops, turn);
+    }
+
+private:
+    Range own(size_t total) const { return share(total, thread_, stage_.threads); }
+
+    // Every block once, then damping and the norm. Ends with all threads past the last write to the state.
+    void apply(uint32_t loop) {
+        float *hidden = stage_.hidden, *entered = stage_.entered;
+        const Range values = own(rows_.count * hidden_size_), rows = own(rows_.count);
+        // No barrier behind this: a block writes the state only behind barriers of its own.
+        if (entered) std::copy(hidden + values.begin, hidden + values.end, entered + values.begin);
+        for (uint32_t b = 0; b < args_.num_blocks; b++)
+            Application(context_, stage_, rows_, context_.blocks_[b], loop * args_.num_blocks + b, thread_).run();
+        if (args_.damping != 1.0f) {
+            for (size_t i = values.begin; i < values.end; i++)
+                hidden[i] = std::fma(args_.damping, hidden[i] - entered[i], entered[i]);
+            context_.pool.barrier(thread_);
+        }
+        if (args_.loop_end_norm) {
+            for (size_t row = rows.begin; row < rows.end; row++) {
+                float *x = hidden + row * hidden_size_;
+                context_.kernels.rms_norm(x, args_.loop_end_norm, args_.loop_end_norm_eps, hidden_size_, x);
+            }
+            context_.pool.barrier(thread_);
+        }
+    }
+
+    // Which rows are done behind `applied` loops.
+    void decide(uint32_t applied) {
+        uint8_t *done = context_.done_.at_least(0);
+        double *survival = context_.survival_.at_least(0);
+        const Range rows = own(rows_.count);
+        for (size_t i = rows.begin; i < rows.end; i++) {
+            const size_t at = i * hidden_size_;
+            const bool halted =
+                halts(args_.halting, stage_.entered + at, stage_.hidden + at, hidden_size_, survival[rows_.of_call(i)]);
+            done[i] = applied == args_.loops || (halted && applied >= args_.halting.min_loops);
+        }
+        context_.pool.barrier(thread_);
+    }
+
+    // Takes the rows that are done out of the state, and moves the others together. A thread moves its own columns of
+    // every row, so no row is overwritten before it has been moved.
+    void retire(uint32_t applied) {
+        const uint8_t *done = context_.done_.at_least(0);
+        uint32_t *next = context_.going_[turns_ % 2 ? 0 : 1].at_least(0);
+        const Range columns = own(hidden_size_);
+        size_t kept = 0, turn = 0;
+        for (size_t i = 0; i < rows_.count; i++) {
+            const size_t row = rows_.of_call(i);
+            const float *from = stage_.hidden + i * hidden_size_;
+            float *to = done[i] ? args_.hidden_out + row * hidden_size_ : stage_.hidden + kept * hidden_size_;
+            if (done[i] || kept != i) std::copy(from + columns.begin, from + columns.end, to + columns.begin);
+            if (done[i]) {
+                fill(row, applied, turn);
+            } else {
+                if (thread_ == 0) next[kept] = static_cast<uint32_t>(row);
+                kept++;
+            }
+            if (done[i] && args_.applied_loops && thread_ == 0) args_.applied_loops[row] = applied;
+        }
+        if (kept == rows_.count) return; // all read the same flags, so all return
+        rows_ = {kept, next};
+        turns_++;
+        context_.pool.barrier(thread_);
+    }
+
+    // A row's keys and values of its last loop stand in for those of the loops that it does not run. The threads take
+    // the blocks in turns.
+    void fill(size_t row, uint32_t applied, size_t &turn) {
+        const ml_sequence &sequence = stage_.sequence_of(row);
+        const size_t at = stage_.position_of(row) * stage_.kv_row_bytes;
+        for (uint32_t place = 0; applied < args_.filled_loops && place < args_.num_blocks; place++) {
+            if (turn++ % stage_.threads != thread_) continue;
+            for (void *cache : {sequence.key_cache, sequence.value_cache})
+                for (size_t head = 0; head < stage_.kv_heads; head++)
+                    for (uint32_t loop = applied; loop < args_.filled_loops; loop++)
+                        std::memcpy(stage_.part_of(cache, slot(loop, place), head) + at,
+                                    stage_.part_of(cache, slot(applied - 1, place), head) + at, stage_.kv_row_bytes);
+        }
+    }
+    size_t slot(uint32_t loop, uint32_t place) const { return size_t{loop} * args_.num_blocks + place; }
+
+    ml_context &context_;
+    const Stage &stage_;
+    const ml_loop_args &args_;
+    const size_t hidden_size_;
+    const uint32_t thread_;
+    Rows rows_;
+    uint32_t turns_ = 0; // of the two lists
 };
 
 // Scratch for one call: nothing is allocated once the threads run.
 void ml_context::reserve(const ml_loop_args &args, const Block &block) {
-    const size_t tokens = args.tokens;
+    const size_t rows = size_t{args.num_sequences} * args.tokens;
     const size_t query_size = size_t{block.heads} * block.head_dim, kv_size = size_t{block.kv_heads} * block.head_dim;
-    query_.at_least(tokens * query_size);
-    key_.at_least(tokens * kv_size);
-    value_.at_least(tokens * kv_size);
-    attended_.at_least(tokens * query_size);
-    gate_.at_least(tokens * block.intermediate);
-    up_.at_least(tokens * block.intermediate);
-    if (args.damping != 1.0f) entered_.at_least(tokens * block.hidden);
+    query_.at_least(rows * query_size);
+    key_.at_least(rows * kv_size);
+    value_.at_least(rows * kv_size);
+    attended_.at_least(rows * query_size);
+    gate_.at_least(rows * block.intermediate);
+    up_.at_least(rows * block.intermediate);
+    if (args.damping != 1.0f || may_halt(args)) entered_.at_least(rows * block.hidden);
+    if (may_halt(args)) {
+        hidden_.at_least(rows * block.hidden);
+        for (Scratch<uint32_t> &list : going_) list.at_least(rows);
+        done_.at_least(rows);
+        survival_.at_least(rows);
+    }
     const size_t widest = std::max({size_t{block.hidden}, query_size, size_t{block.intermediate}});
-    for (uint32_t thread = 0; thread < (tokens > 1 ? 1 : pool.size()); thread++) private_[thread].rows(tokens, widest);
-    for (Scratch<float> &scores : scores_) scores.at_least(args.position + tokens + 8);
+    for (uint32_t thread = 0; thread < (rows > 1 ? 1 : pool.size()); thread++) private_[thread].rows(rows, widest);
+    uint32_t longest = 0;
+    for (uint32_t s = 0; s < args.num_sequences; s++) longest = std::max(longest, args.sequences[s].position);
+    const size_t room = (size_t{longest} + args.tokens + 8 + 255) / 256 * 256; // in steps: decoding grows by a token
+    for (Scratch<float> &scores : scores_) scores.at_least(room);
 }
 
 void ml_context::loop(const ml_loop_args &args) {
-    const std::vector<Block> blocks = checked_blocks(args);
-    rotary_table(blocks[0], args.position, args.tokens);
-    reserve(args, blocks[0]);
-    const size_t tokens = args.tokens, hidden_size = args.hidden_size, total = tokens * hidden_size;
-    float *entered = args.damping != 1.0f ? entered_.at_least(0) : nullptr;
-    if (args.hidden_out != args.hidden_in) std::copy(args.hidden_in, args.hidden_in + total, args.hidden_out);
-    const Stage stage{args, args.hidden_out, tokens, tokens > 1, pool.size()};
-    pool.run([&](uint32_t thread) {
-        const Range own = share(total, thread, stage.threads), rows = share(tokens, thread, stage.threads);
-        for (uint32_t loop = 0; loop < args.loops; loop++) {
-            if (entered) std::copy(stage.hidden + own.begin, stage.hidden + own.end, entered + own.begin);
-            if (entered) pool.barrier(); // rows of a block are split otherwise than this copy
-            for (uint32_t b = 0; b < args.num_blocks; b++)
-                Application(*this, stage, blocks[b], loop * args.num_blocks + b, thread).run();
-            if (entered) {
-                for (size_t i = own.begin; i < own.end; i++)
-                    stage.hidden[i] = std::fma(args.damping, stage.hidden[i] - entered[i], entered[i]);
-                pool.barrier();
-            }
-            if (args.loop_end_norm) {
-                for (size_t t = rows.begin; t < rows.end; t++) {
-                    float *x = stage.hidden + t * hidden_size;
-                    kernels.rms_norm(x, args.loop_end_norm, args.loop_end_norm_eps, hidden_size, x);
-                }
-                pool.barrier();
-            }
-        }
-    });
-    if (args.applied_loops) *args.applied_loops = args.loops;
+    check(args);
+    const Block &block = blocks_[0];
+    rotary_table(args, block);
+    reserve(args, block);
+    ml_loop_args filled = args;
+    filled.filled_loops = std::max(args.filled_loops, args.loops);
+    const size_t rows = size_t{args.num_sequences} * args.tokens, total = rows * args.hidden_size;
+    const bool halting = may_halt(args);
+    if (halting) {
+        for (size_t row = 0; row < rows; row++) going_[0].at_least(0)[row] = static_cast<uint32_t>(row);
+        std::fill_n(survival_.at_least(0), rows, 1.0);
+    } else if (args.applied_loops) {
+        std::fill_n(args.applied_loops, rows, args.loops);
+    }
+    float *hidden = halting ? hidden_.at_least(0) : args.hidden_out;
+    if (hidden != args.hidden_in) std::copy_n(args.hidden_in, total, hidden);
+    const Stage stage{filled,      hidden,         halting || args.damping != 1.0f ? entered_.at_least(0) : nullptr,
+                      rows,        rows > 1,       halting,
+                      pool.size(), block.kv_heads, size_t{block.head_dim} * (args.kv_type == ML_KV_F16 ? 2 : 4)};
+    pool.run([&](uint32_t thread) { Region(*this, stage, thread).run(); });
 }

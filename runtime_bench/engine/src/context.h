@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -36,7 +37,8 @@ private:
 
 // Activations that a projection reads: floats, and their 8-bit form where a matrix is quantized.
 struct ActivationScratch {
-    Scratch<float> floats, scales, sums;
+    Scratch<float> floats, scales, offsets;
+    Scratch<int32_t> eights;
     Scratch<int8_t> high, low;
     Activations rows(size_t tokens, size_t size);
 };
@@ -59,16 +61,28 @@ struct ml_context {
 
 private:
     struct Stage;
+    struct Rows;
     class Application;
+    class Region;
     void reserve(const ml_loop_args &args, const ml::Block &block);
-    void rotary_table(const ml::Block &block, uint32_t position, uint32_t tokens);
+    void check(const ml_loop_args &args);
+    void rotary_table(const ml_loop_args &args, const ml::Block &block);
 
-    // One token is normalised and quantized by every thread for itself, which is cheaper than a barrier; more tokens
-    // are split and shared. private_[0] doubles as the shared one.
+    std::vector<ml::Block> blocks_;                                   // of the call at hand
+    std::vector<std::pair<const uint8_t *, const uint8_t *>> caches_; // their begins and ends
+
+    // One row is normalised and quantized by every thread for itself, which is cheaper than a barrier; more rows are
+    // split and shared. private_[0] doubles as the shared one.
     std::vector<ml::ActivationScratch> private_;
     ml::Scratch<float> query_, key_, value_, attended_, gate_, up_, entered_, hidden_;
+    // Where rows may halt: which rows go on (two lists, read and written in turn), which of them are done, and survival
+    // as in halting.h by row of the call.
+    ml::Scratch<uint32_t> going_[2];
+    ml::Scratch<uint8_t> done_;
+    ml::Scratch<double> survival_;
     std::vector<ml::Scratch<float>> scores_;
-    ml::Scratch<float> rotary_; // [tokens, head_dim]: cosines, then sines
+    ml::Scratch<float> rotary_; // [sequences, tokens, head_dim]: cosines, then sines
     float rotary_theta_ = 0;
-    uint32_t rotary_dim_ = 0, rotary_position_ = 0, rotary_tokens_ = 0;
+    uint32_t rotary_dim_ = 0, rotary_tokens_ = 0;
+    std::vector<uint32_t> rotary_positions_; // of the first token of every sequence
 };

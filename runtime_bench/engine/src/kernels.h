@@ -13,20 +13,28 @@
 
 namespace ml {
 
-constexpr float kPlane = 254.0f; // low steps per high step
+constexpr float kPlane = 256.0f; // low steps per high step
 constexpr float kLargestHalf = 65504.0f;
 
 // Rows of activations. `floats` is [tokens, stride]; the others exist where an integer matrix reads them.
 //
-// A group of 32 values is held as x = scale * (254 * high + low): two 8-bit planes, 15 bits in all. One plane alone
+// A group of 32 values is held as x = scale * (256 * high + low): two 8-bit planes, 15 bits in all. One plane alone
 // costs a KL of 0.0026 on SmolLM2-135M and 0.011 when every block runs twice (docs/lab-log.md), and decoding waits for
-// memory anyway. high and low are [tokens, stride]; scales and sums [tokens, stride / 32], sums = sum(254 high + low).
+// memory anyway. high and low are [tokens, stride]; the others [tokens, stride / 32] and follow from a group's sum of
+// 256 high + low: what a minimum is multiplied with, and what codes stored around 8 have too much.
 struct Activations {
     float *floats = nullptr;
     int8_t *high = nullptr, *low = nullptr;
     float *scales = nullptr;
-    float *sums = nullptr;
-    size_t stride = 0; // a multiple of 32; padding is zero
+    float *offsets = nullptr;  // scale * sum
+    int32_t *eights = nullptr; // -8 * sum
+    size_t stride = 0;         // a multiple of 32; padding is zero
+};
+
+// One group of one token, as the tile products read it.
+struct Planes {
+    const int8_t *high, *low;
+    int32_t eights;
 };
 
 struct AttentionArgs {
@@ -43,7 +51,7 @@ struct AttentionArgs {
 struct Kernels {
     const char *name;
     void (*rms_norm)(const float *x, const float *scale, float eps, size_t size, float *out);
-    // Fill planes, scales and sums of rows [begin, end) from their floats.
+    // Fill all but the floats of rows [begin, end) from their floats.
     void (*quantize)(const Activations &activations, size_t begin, size_t end);
     // y[token * y_stride + row] (+)= matrix row . activations row, for row groups [begin, end).
     void (*multiply)(const Matrix &matrix, uint32_t begin, uint32_t end, const Activations &activations, size_t tokens,

@@ -5,39 +5,65 @@ namespace ml {
 namespace {
 
 struct VnniTiles {
+    static constexpr int kTokens = 2;
+
     // Codes of 0 to 15 are the unsigned operand; four products are added to a 32-bit lane without saturation.
-    static Avx8 dot_int4(const uint8_t *tile, const int8_t *high, const int8_t *low) {
+    template <bool Symmetric, int R, int N>
+    static void dot_int4(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Avx8 (&out)[R][N]) {
         const __m256i mask = _mm256_set1_epi8(15);
-        __m256i h = _mm256_setzero_si256(), l = _mm256_setzero_si256();
+        Sums<R, N> sums;
+        for (int n = 0; n < N; n++) sums.start(n, Symmetric ? _mm256_set1_epi32(x[n].eights) : _mm256_setzero_si256());
         for (int c = 0; c < 4; c++) {
-            const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(tile + c * 32));
-            const __m256i first = _mm256_and_si256(both, mask);
-            const __m256i second = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
-            h = _mm256_dpbusd_avx_epi32(h, first, broadcast4(high + c * 4));
-            l = _mm256_dpbusd_avx_epi32(l, first, broadcast4(low + c * 4));
-            h = _mm256_dpbusd_avx_epi32(h, second, broadcast4(high + 16 + c * 4));
-            l = _mm256_dpbusd_avx_epi32(l, second, broadcast4(low + 16 + c * 4));
+            __m256i first[R], second[R];
+            for (int r = 0; r < R; r++) {
+                const __m256i both = load32(tiles[r] + c * 32);
+                first[r] = _mm256_and_si256(both, mask);
+                second[r] = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+            }
+            for (int n = 0; n < N; n++) {
+                sums.add(n, first, x[n], c * 4);
+                sums.add(n, second, x[n], 16 + c * 4);
+            }
         }
-        return planes(h, l);
+        sums.planes(out);
     }
-    // |w| is the unsigned operand, x takes w's sign.
-    static Avx8 dot_int8(const uint8_t *tile, const int8_t *high, const int8_t *low) {
-        __m256i h = _mm256_setzero_si256(), l = _mm256_setzero_si256();
+    // Codes moved by 128 are the unsigned operand, and the sums start with what that adds too much.
+    template <int R, int N>
+    static void dot_int8(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Avx8 (&out)[R][N]) {
+        const __m256i top = _mm256_set1_epi8(-128);
+        Sums<R, N> sums;
+        for (int n = 0; n < N; n++) sums.start(n, _mm256_slli_epi32(_mm256_set1_epi32(x[n].eights), 4));
         for (int c = 0; c < 8; c++) {
-            const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(tile + c * 32));
-            const __m256i magnitude = _mm256_abs_epi8(w);
-            h = _mm256_dpbusd_avx_epi32(h, magnitude, _mm256_sign_epi8(broadcast4(high + c * 4), w));
-            l = _mm256_dpbusd_avx_epi32(l, magnitude, _mm256_sign_epi8(broadcast4(low + c * 4), w));
+            __m256i moved[R];
+            for (int r = 0; r < R; r++) moved[r] = _mm256_xor_si256(load32(tiles[r] + c * 32), top);
+            for (int n = 0; n < N; n++) sums.add(n, moved, x[n], c * 4);
         }
-        return planes(h, l);
+        sums.planes(out);
     }
 
 private:
-    // 254 * high + low, as 256 * high - 2 * high: a 32-bit multiply is slower.
-    static Avx8 planes(__m256i high, __m256i low) {
-        const __m256i weighted = _mm256_sub_epi32(_mm256_slli_epi32(high, 8), _mm256_slli_epi32(high, 1));
-        return {_mm256_cvtepi32_ps(_mm256_add_epi32(weighted, low))};
-    }
+    template <int R, int N> struct Sums {
+        __m256i high[R][N], low[R][N];
+
+        void start(int n, __m256i first) {
+            for (int r = 0; r < R; r++) {
+                high[r][n] = _mm256_setzero_si256();
+                low[r][n] = first;
+            }
+        }
+        void add(int n, const __m256i (&weights)[R], const Planes &x, int at) {
+            const __m256i h = broadcast4(x.high + at), l = broadcast4(x.low + at);
+            for (int r = 0; r < R; r++) {
+                high[r][n] = _mm256_dpbusd_avx_epi32(high[r][n], weights[r], h);
+                low[r][n] = _mm256_dpbusd_avx_epi32(low[r][n], weights[r], l);
+            }
+        }
+        void planes(Avx8 (&out)[R][N]) const {
+            for (int r = 0; r < R; r++)
+                for (int n = 0; n < N; n++)
+                    out[r][n] = {_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32(high[r][n], 8), low[r][n]))};
+        }
+    };
 };
 
 } // namespace

@@ -67,103 +67,123 @@ inline uint16_t saturated_half(float x) {
     return float_to_half(x > kLargestHalf ? kLargestHalf : x < -kLargestHalf ? -kLargestHalf : x);
 }
 
-// Clips to the plane's range; a value that is not a number (a hostile file) must not become an undefined conversion.
-inline int32_t to_code(float rounded) {
-    return static_cast<int32_t>(rounded >= -127.0f ? (rounded <= 127.0f ? rounded : 127.0f) : -127.0f);
-}
+// Codes of one step, rounded, clipped to -127..127 (a value that is not a number, from a hostile file, becomes -127).
+template <typename V> V clipped(V rounded) { return V::min(V::max(rounded, V::all(-127.0f)), V::all(127.0f)); }
 
 template <typename V> void quantize(const Activations &a, size_t begin, size_t end) {
     const size_t groups = a.stride / kGroup;
     for (size_t row = begin; row < end; row++) {
         for (size_t g = 0; g < groups; g++) {
-            const float *x = a.floats + row * a.stride + g * kGroup;
+            const size_t at = row * a.stride + g * kGroup;
             V largest = V::all(0);
-            for (size_t i = 0; i < kGroup; i += 8) largest = V::max(largest, V::abs(V::load(x + i)));
-            const float extreme = largest.max_lane();
-            const float inverse = extreme > 0 ? 127.0f / extreme : 0.0f;
-            int8_t *high = a.high + row * a.stride + g * kGroup, *low = a.low + row * a.stride + g * kGroup;
-            int32_t high_sum = 0, low_sum = 0;
+            for (size_t i = 0; i < kGroup; i += 8) largest = V::max(largest, V::abs(V::load(a.floats + at + i)));
+            const float extreme = largest.max_lane(), inverse = extreme > 0 ? 127.0f / extreme : 0.0f;
+            V sum = V::all(0); // of whole numbers below 2^24, so exact in any order
             for (size_t i = 0; i < kGroup; i += 8) {
-                const V scaled = V::mul(V::load(x + i), V::all(inverse)), whole = V::round(scaled);
+                const V scaled = V::mul(V::load(a.floats + at + i), V::all(inverse)), whole = V::round(scaled);
                 const V rest = V::round(V::mul(V::add(scaled, V::mul(whole, V::all(-1.0f))), V::all(kPlane)));
-                float high_lanes[8], low_lanes[8];
-                whole.store(high_lanes);
-                rest.store(low_lanes);
-                for (size_t j = 0; j < 8; j++) {
-                    const int32_t h = to_code(high_lanes[j]), l = to_code(low_lanes[j]);
-                    high[i + j] = static_cast<int8_t>(h);
-                    low[i + j] = static_cast<int8_t>(l);
-                    high_sum += h;
-                    low_sum += l;
-                }
+                const V high = clipped(whole), low = clipped(rest);
+                high.store_codes(a.high + at + i);
+                low.store_codes(a.low + at + i);
+                sum = V::add(sum, V::fma(high, V::all(kPlane), low));
             }
-            a.scales[row * groups + g] = extreme / (127.0f * kPlane);
-            a.sums[row * groups + g] = static_cast<float>(static_cast<int32_t>(kPlane) * high_sum + low_sum);
+            const float scale = extreme / (127.0f * kPlane), total = sum.sum();
+            a.scales[row * groups + g] = scale;
+            a.offsets[row * groups + g] = scale * total;
+            a.eights[row * groups + g] = -8 * static_cast<int32_t>(total);
         }
     }
 }
 
-// One row group against `N` tokens: 8 rows at once, one accumulator per token, no horizontal sum.
-template <typename V, typename Tiles, Scheme S, int N>
-void multiply_group(const Matrix &m, const uint8_t *tile, const Activations &a, size_t token, float *out) {
-    const size_t groups = a.stride / kGroup;
-    V acc[N];
-    for (int n = 0; n < N; n++) acc[n] = V::all(0);
-    for (uint32_t g = 0; g < m.groups; g++, tile += tile_bytes(S)) {
+// How far ahead of use the weights are asked for, in bytes: the hardware's own prefetcher stops at each page, and one
+// core alone does not keep enough lines in flight (docs/lab-log.md).
+constexpr uintptr_t kAhead = 12288;
+
+inline void prefetch_tile(const uint8_t *tile, size_t bytes) {
+    for (size_t line = 0; line < bytes; line += 64)
+        __builtin_prefetch(reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(tile) + kAhead + line), 0, 2);
+}
+
+// The dot products of one float32 tile with one group of activations.
+template <typename V> V dot_float32(const uint8_t *tile, const float *x) {
+    const float *w = reinterpret_cast<const float *>(tile);
+    V part[4] = {V::all(0), V::all(0), V::all(0), V::all(0)}; // four chains hide the latency
+    for (uint32_t k = 0; k < kGroup; k++) part[k % 4] = V::fma(V::load(w + k * 8), V::all(x[k]), part[k % 4]);
+    return V::add(V::add(part[0], part[1]), V::add(part[2], part[3]));
+}
+
+// `R` row groups against `N` tokens: 8 rows at once, one accumulator per row group and token, no horizontal sum.
+template <typename V, typename Tiles, Scheme S, int R, int N>
+void multiply_cell(const Matrix &m, uint32_t rg, const Activations &a, size_t token, float *y, size_t y_stride,
+                   bool accumulate) {
+    constexpr size_t kBytes = tile_bytes(S), kCodes = S == Scheme::int8 ? 256 : 128;
+    const size_t groups = a.stride / kGroup, row_bytes = m.groups * kBytes;
+    const uint8_t *tile = m.tiles + rg * row_bytes;
+    V sums[R][N];
+    for (auto &row : sums)
+        for (V &sum : row) sum = V::all(0);
+    for (uint32_t g = 0; g < m.groups; g++, tile += kBytes) {
+        const uint8_t *tiles[R];
+        for (int r = 0; r < R; r++) {
+            tiles[r] = tile + static_cast<size_t>(r) * row_bytes;
+            if (token == 0) prefetch_tile(tiles[r], kBytes); // later tokens find the tile in cache
+        }
         if constexpr (S == Scheme::float32) {
-            const float *w = reinterpret_cast<const float *>(tile);
-            for (int n = 0; n < N; n++) {
-                const float *x = a.floats + (token + n) * a.stride + g * kGroup;
-                V part[4] = {V::all(0), V::all(0), V::all(0), V::all(0)}; // four chains hide the latency
-                for (uint32_t k = 0; k < kGroup; k++)
-                    part[k % 4] = V::fma(V::load(w + k * 8), V::all(x[k]), part[k % 4]);
-                acc[n] = V::add(acc[n], V::add(V::add(part[0], part[1]), V::add(part[2], part[3])));
-            }
+            for (int n = 0; n < N; n++)
+                for (int r = 0; r < R; r++)
+                    sums[r][n] =
+                        V::add(sums[r][n], dot_float32<V>(tiles[r], a.floats + (token + n) * a.stride + g * kGroup));
         } else {
-            constexpr size_t codes_bytes = S == Scheme::int8 ? 256 : 128;
-            const V scale = V::load_half(tile + codes_bytes);
+            Planes x[N];
             for (int n = 0; n < N; n++) {
                 const size_t at = (token + n) * a.stride + g * kGroup;
-                const float x_scale = a.scales[(token + n) * groups + g];
-                const float x_sum = a.sums[(token + n) * groups + g];
-                V dot;
-                if constexpr (S == Scheme::int8) {
-                    dot = Tiles::dot_int8(tile, a.high + at, a.low + at);
-                } else {
-                    dot = Tiles::dot_int4(tile, a.high + at, a.low + at);
+                x[n] = {a.high + at, a.low + at, a.eights[(token + n) * groups + g]};
+            }
+            V dots[R][N]; // whole numbers; those of 4-bit codes are below 2^24, so exact
+            if constexpr (S == Scheme::int8) {
+                Tiles::template dot_int8<R, N>(tiles, x, dots);
+            } else {
+                Tiles::template dot_int4<S == Scheme::int4_symmetric, R, N>(tiles, x, dots);
+            }
+            for (int r = 0; r < R; r++) {
+                const V scale = V::load_half(tiles[r] + kCodes);
+                for (int n = 0; n < N; n++) {
+                    const V x_scale = V::all(a.scales[(token + n) * groups + g]);
+                    sums[r][n] = V::fma(dots[r][n], V::mul(scale, x_scale), sums[r][n]);
                 }
-                // Below 2^24, so exact: codes are stored around 8.
-                if constexpr (S == Scheme::int4_symmetric) dot = V::add(dot, V::all(-8.0f * x_sum));
-                acc[n] = V::fma(dot, V::mul(scale, V::all(x_scale)), acc[n]);
-                if constexpr (S == Scheme::int4)
-                    acc[n] = V::fma(V::load_half(tile + codes_bytes + 16), V::all(x_scale * x_sum), acc[n]);
+                if constexpr (S == Scheme::int4) {
+                    const V minimum = V::load_half(tiles[r] + kCodes + 16);
+                    for (int n = 0; n < N; n++)
+                        sums[r][n] = V::fma(minimum, V::all(a.offsets[(token + n) * groups + g]), sums[r][n]);
+                }
             }
         }
     }
-    for (int n = 0; n < N; n++) acc[n].store(out + 8 * n);
+    for (int r = 0; r < R; r++) {
+        const size_t row = (size_t{rg} + static_cast<size_t>(r)) * kTileRows;
+        const size_t valid = std::min<size_t>(kTileRows, m.rows - row);
+        for (int n = 0; n < N; n++) {
+            float *to = y + (token + n) * y_stride + row;
+            store_some(to, accumulate ? V::add(load_some<V>(to, valid), sums[r][n]) : sums[r][n], valid);
+        }
+    }
 }
 
-template <typename V, typename Tiles, Scheme S, int N>
-void multiply_tokens(const Matrix &m, uint32_t rg, const Activations &a, size_t token, float *y, size_t y_stride,
-                     bool accumulate) {
-    float out[8 * N];
-    multiply_group<V, Tiles, S, N>(m, m.tiles + size_t{rg} * m.groups * tile_bytes(S), a, token, out);
-    const size_t row = size_t{rg} * kTileRows, valid = std::min<size_t>(kTileRows, m.rows - row);
-    for (int n = 0; n < N; n++) {
-        float *to = y + (token + n) * y_stride + row;
-        for (size_t r = 0; r < valid; r++) to[r] = accumulate ? to[r] + out[8 * n + r] : out[8 * n + r];
-    }
+template <typename V, typename Tiles, Scheme S, int R>
+void multiply_rows(const Matrix &m, uint32_t rg, const Activations &a, size_t tokens, float *y, size_t y_stride,
+                   bool accumulate) {
+    constexpr int N = Tiles::kTokens;
+    size_t token = 0;
+    for (; token + N <= tokens; token += N) multiply_cell<V, Tiles, S, R, N>(m, rg, a, token, y, y_stride, accumulate);
+    for (; token < tokens; token++) multiply_cell<V, Tiles, S, R, 1>(m, rg, a, token, y, y_stride, accumulate);
 }
 
 template <typename V, typename Tiles, Scheme S>
 void multiply_scheme(const Matrix &m, uint32_t begin, uint32_t end, const Activations &a, size_t tokens, float *y,
                      size_t y_stride, bool accumulate) {
-    for (uint32_t rg = begin; rg < end; rg++) {
-        size_t token = 0;
-        for (; token + 4 <= tokens; token += 4)
-            multiply_tokens<V, Tiles, S, 4>(m, rg, a, token, y, y_stride, accumulate);
-        for (; token < tokens; token++) multiply_tokens<V, Tiles, S, 1>(m, rg, a, token, y, y_stride, accumulate);
-    }
+    uint32_t rg = begin;
+    for (; rg + 2 <= end; rg += 2) multiply_rows<V, Tiles, S, 2>(m, rg, a, tokens, y, y_stride, accumulate);
+    if (rg < end) multiply_rows<V, Tiles, S, 1>(m, rg, a, tokens, y, y_stride, accumulate);
 }
 
 template <typename V, typename Tiles>

@@ -25,42 +25,50 @@ struct Accumulators {
 };
 
 struct NeonTiles {
-    static Neon8 dot_int4(const uint8_t *tile, const int8_t *high, const int8_t *low) {
-        Accumulators h, l;
-        for (int c = 0; c < 4; c++) {
-            const int8x16_t first_high = broadcast4(high + c * 4), second_high = broadcast4(high + 16 + c * 4);
-            const int8x16_t first_low = broadcast4(low + c * 4), second_low = broadcast4(low + 16 + c * 4);
-            for (int rows = 0; rows < 2; rows++) {
-                const uint8x16_t both = vld1q_u8(tile + c * 32 + rows * 16);
-                const int8x16_t first = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
-                const int8x16_t second = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
-                h.add(first, rows, first_high);
-                h.add(second, rows, second_high);
-                l.add(first, rows, first_low);
-                l.add(second, rows, second_low);
-            }
+    static constexpr int kTokens = 2;
+
+    template <bool Symmetric, int R, int N>
+    static void dot_int4(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Neon8 (&out)[R][N]) {
+        for (int r = 0; r < R; r++) {
+            Accumulators high[N], low[N];
+            for (int c = 0; c < 4; c++)
+                for (int rows = 0; rows < 2; rows++) {
+                    const uint8x16_t both = vld1q_u8(tiles[r] + c * 32 + rows * 16);
+                    const int8x16_t first = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
+                    const int8x16_t second = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
+                    for (int n = 0; n < N; n++) {
+                        high[n].add(first, rows, broadcast4(x[n].high + c * 4));
+                        high[n].add(second, rows, broadcast4(x[n].high + 16 + c * 4));
+                        low[n].add(first, rows, broadcast4(x[n].low + c * 4));
+                        low[n].add(second, rows, broadcast4(x[n].low + 16 + c * 4));
+                    }
+                }
+            for (int n = 0; n < N; n++) out[r][n] = finish(high[n], low[n], Symmetric ? x[n].eights : 0);
         }
-        return finish(h, l);
     }
-    static Neon8 dot_int8(const uint8_t *tile, const int8_t *high, const int8_t *low) {
-        Accumulators h, l;
-        for (int c = 0; c < 8; c++) {
-            const int8x16_t x_high = broadcast4(high + c * 4), x_low = broadcast4(low + c * 4);
-            for (int rows = 0; rows < 2; rows++) {
-                const int8x16_t w = vreinterpretq_s8_u8(vld1q_u8(tile + c * 32 + rows * 16));
-                h.add(w, rows, x_high);
-                l.add(w, rows, x_low);
-            }
+    template <int R, int N>
+    static void dot_int8(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Neon8 (&out)[R][N]) {
+        for (int r = 0; r < R; r++) {
+            Accumulators high[N], low[N];
+            for (int c = 0; c < 8; c++)
+                for (int rows = 0; rows < 2; rows++) {
+                    const int8x16_t w = vreinterpretq_s8_u8(vld1q_u8(tiles[r] + c * 32 + rows * 16));
+                    for (int n = 0; n < N; n++) {
+                        high[n].add(w, rows, broadcast4(x[n].high + c * 4));
+                        low[n].add(w, rows, broadcast4(x[n].low + c * 4));
+                    }
+                }
+            for (int n = 0; n < N; n++) out[r][n] = finish(high[n], low[n], 0);
         }
-        return finish(h, l);
     }
 
 private:
-    static Neon8 finish(const Accumulators &h, const Accumulators &l) {
-        int32x4_t high[2], low[2];
-        h.rows(high);
-        l.rows(low);
-        return planes(high, low);
+    static Neon8 finish(const Accumulators &high, const Accumulators &low, int32_t start) {
+        int32x4_t h[2], l[2];
+        high.rows(h);
+        low.rows(l);
+        for (int32x4_t &half : l) half = vaddq_s32(half, vdupq_n_s32(start));
+        return planes(h, l);
     }
 };
 

@@ -24,6 +24,9 @@ struct Scalar8 {
         return each([&](int i) { return half_to_float(half[i]); });
     }
     void store(float *out) const { std::memcpy(out, lane, sizeof lane); }
+    void store_codes(int8_t *out) const { // whole numbers within -127..127
+        for (int i = 0; i < 8; i++) out[i] = static_cast<int8_t>(lane[i]);
+    }
     static Scalar8 add(Scalar8 a, Scalar8 b) {
         return each([&](int i) { return a.lane[i] + b.lane[i]; });
     }
@@ -66,32 +69,37 @@ struct Scalar8 {
     float max_lane() const { return *std::max_element(lane, lane + 8); }
 };
 
-// A tile's 8 rows times one group of activations, 254 * high + low, as exact integers until the last step.
+// A tile's 8 rows times one group of activations, 256 * high + low, as exact integers until the last step.
 struct ScalarTiles {
-    static Scalar8 dot_int4(const uint8_t *tile, const int8_t *high, const int8_t *low) {
-        return Scalar8::each([&](int r) {
-            int32_t sum = 0;
-            for (int c = 0; c < 4; c++)
-                for (int j = 0; j < 4; j++) {
-                    const uint8_t byte = tile[c * 32 + r * 4 + j];
-                    const int first = c * 4 + j, second = 16 + c * 4 + j;
-                    sum += (byte & 15) * (254 * high[first] + low[first]) +
-                           (byte >> 4) * (254 * high[second] + low[second]);
-                }
-            return static_cast<float>(sum);
-        });
+    static constexpr int kTokens = 4;
+
+    template <bool Symmetric, int R, int N>
+    static void dot_int4(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Scalar8 (&out)[R][N]) {
+        for (int r = 0; r < R; r++)
+            for (int n = 0; n < N; n++)
+                out[r][n] = Scalar8::each([&](int row) {
+                    int32_t sum = Symmetric ? x[n].eights : 0;
+                    for (int i = 0; i < 16; i++) {
+                        const uint8_t byte = tiles[r][i / 4 * 32 + row * 4 + i % 4];
+                        sum += (byte & 15) * value(x[n], i) + (byte >> 4) * value(x[n], 16 + i);
+                    }
+                    return static_cast<float>(sum);
+                });
     }
-    static Scalar8 dot_int8(const uint8_t *tile, const int8_t *high, const int8_t *low) {
-        return Scalar8::each([&](int r) {
-            int32_t sum = 0;
-            for (int c = 0; c < 8; c++)
-                for (int j = 0; j < 4; j++) {
-                    const int i = c * 4 + j;
-                    sum += static_cast<int8_t>(tile[c * 32 + r * 4 + j]) * (254 * high[i] + low[i]);
-                }
-            return static_cast<float>(sum);
-        });
+    template <int R, int N>
+    static void dot_int8(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Scalar8 (&out)[R][N]) {
+        for (int r = 0; r < R; r++)
+            for (int n = 0; n < N; n++)
+                out[r][n] = Scalar8::each([&](int row) {
+                    int32_t sum = 0;
+                    for (int i = 0; i < 32; i++)
+                        sum += static_cast<int8_t>(tiles[r][i / 4 * 32 + row * 4 + i % 4]) * value(x[n], i);
+                    return static_cast<float>(sum);
+                });
     }
+
+private:
+    static int32_t value(const Planes &x, int i) { return 256 * x.high[i] + x.low[i]; }
 };
 
 void to_f16(const float *x, uint16_t *out, size_t size) {

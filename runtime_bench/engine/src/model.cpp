@@ -9,15 +9,24 @@
 #include <unistd.h>
 
 #include "error.h"
+#include "halting.h"
 #include "json.h"
 #include "record.h"
 
 namespace ml {
 namespace {
 
-constexpr uint64_t kFormatVersion = 1;
+constexpr uint64_t kFormatVersion = 2;
 constexpr uint64_t kMaxHeader = 100u << 20; // the safetensors limit
 constexpr uint64_t kMaxContext = 1u << 20, kMaxLoops = 1024, kMaxSlots = 1u << 20;
+
+ml_halting_rule halting_rule(const std::string &name, const std::string &where) {
+    if (name == "none") return ML_HALT_NONE;
+    if (name == "latent_difference") return ML_HALT_LATENT_DIFFERENCE;
+    if (name == "cosine") return ML_HALT_COSINE;
+    require(name == "exit_gate", where, " asks for the halting rule '", name, "', which this engine does not run yet");
+    return ML_HALT_EXIT_GATE;
+}
 
 } // namespace
 
@@ -68,6 +77,7 @@ void Model::read_metadata(const Json &info) {
     eps = static_cast<float>(config.at("rms_norm_eps").number("rms_norm_eps"));
     require(eps > 0, "rms_norm_eps is not above 0");
     tie_embeddings = config.at("tie_embeddings").boolean("tie_embeddings");
+    has_exit_gate = config.has("exit_gate") && config.at("exit_gate").boolean("exit_gate");
     context = static_cast<uint32_t>(info.at("context").whole("context", 1, kMaxContext));
     const uint64_t kv_bits = info.at("kv_bits").whole("kv_bits", 16, 32);
     require(kv_bits == 16 || kv_bits == 32, "kv_bits is ", kv_bits, " where 16 or 32 was expected");
@@ -100,9 +110,18 @@ void Model::read_stage(const Json &stage, const std::string &where) {
             "', which this engine does not run yet");
     require(stage.at("inject").array("inject").empty() && stage.at("low_rank").whole("low_rank", 0, 1u << 20) == 0,
             where, " asks for injected states or low-rank deltas, which this engine does not run yet");
-    require(stage.at("halting").at("rule").string("halting rule") == "none" &&
-                stage.at("kv_policy").at("kind").string("KV policy") == "own",
-            where, " asks for a halting rule or a KV policy, which this engine does not run yet");
+    require(stage.at("kv_policy").at("kind").string("KV policy") == "own", where,
+            " asks for a KV policy, which this engine does not run yet");
+    const Json &halting = stage.at("halting");
+    spec.halting.rule = halting_rule(halting.at("rule").string(where + " halting rule"), where);
+    spec.halting.threshold = halting.at("threshold").number(where + " halting threshold");
+    // Format 1 has no such field.
+    spec.halting.min_loops =
+        halting.has("min_loops")
+            ? static_cast<uint32_t>(halting.at("min_loops").whole(where + " min_loops", 1, spec.max_loops))
+            : 1;
+    require(spec.halting.rule != ML_HALT_EXIT_GATE || spec.loop_end_norm, where,
+            " has an exit gate, which reads the normed state, but no norm at its loop ends");
     require(stage.at("causal").boolean("causal") && !stage.at("noise").boolean("noise"), where,
             " asks for full attention or noise, which this engine does not run yet");
     spec.first_slot = num_slots;
@@ -139,10 +158,27 @@ void Model::read_tensors(const Json &header, uint64_t data_start) {
         require(matrix.rows == vocab_size && matrix.cols == hidden_size, "the embedding or head is ", matrix.rows,
                 " by ", matrix.cols, " where ", vocab_size, " by ", hidden_size, " was expected");
     }
-    const ml_record norm = find("final_norm", "F32");
-    require(norm.size_bytes == uint64_t{hidden_size} * 4 && reinterpret_cast<uintptr_t>(norm.data) % 4 == 0,
-            "final_norm holds ", norm.size_bytes, " bytes where ", uint64_t{hidden_size} * 4, " were expected");
-    final_norm = static_cast<const float *>(norm.data);
+    const auto vector = [&](const std::string &name, uint64_t size) {
+        const ml_record found = find(name, "F32");
+        require(found.size_bytes == size * 4 && reinterpret_cast<uintptr_t>(found.data) % 4 == 0, name, " holds ",
+                found.size_bytes, " bytes where ", size * 4, " were expected");
+        return static_cast<const float *>(found.data);
+    };
+    final_norm = vector("final_norm", hidden_size);
+    if (has_exit_gate) {
+        exit_gate = vector("exit_gate.weight", hidden_size);
+        exit_gate_bias = *vector("exit_gate.bias", 1);
+    }
+    for (StageSpec &stage : stages) stage.halting = with_gate(stage.halting);
+}
+
+ml_halting Model::with_gate(ml_halting halting) const {
+    check_halting(halting);
+    require(halting.rule != ML_HALT_EXIT_GATE || exit_gate, "the halting rule 'exit_gate' needs the weights of an exit "
+                                                            "gate, which this artifact does not hold");
+    halting.gate = halting.rule == ML_HALT_EXIT_GATE ? exit_gate : nullptr;
+    halting.gate_bias = exit_gate_bias;
+    return halting;
 }
 
 } // namespace ml

@@ -32,6 +32,7 @@ struct StageSpec {
     uint32_t loops = 1, max_loops = 1, first_slot = 0;
     float damping = 1;
     bool loop_end_norm = false;
+    ml_halting halting{}; // with the model's gate
     uint32_t num_slots() const { return static_cast<uint32_t>(blocks.size()) * max_loops; }
 };
 
@@ -47,6 +48,12 @@ struct Model {
     std::vector<ml_record> blocks;
     ml_record embedding{}, head{};
     const float *final_norm = nullptr; // [hidden]
+    bool has_exit_gate = false;
+    const float *exit_gate = nullptr; // [hidden]
+    float exit_gate_bias = 0;
+
+    // A rule with this model's gate. Throws where the rule is out of bounds, or asks for a gate that is not there.
+    ml_halting with_gate(ml_halting halting) const;
 
 private:
     void read_metadata(const Json &info);

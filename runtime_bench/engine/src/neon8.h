@@ -21,6 +21,10 @@ struct Neon8 {
         vst1q_f32(out, a);
         vst1q_f32(out + 4, b);
     }
+    void store_codes(int8_t *out) const { // whole numbers within -127..127
+        const int16x8_t words = vcombine_s16(vmovn_s32(vcvtq_s32_f32(a)), vmovn_s32(vcvtq_s32_f32(b)));
+        vst1_s8(out, vmovn_s16(words));
+    }
     static Neon8 add(Neon8 x, Neon8 y) { return {vaddq_f32(x.a, y.a), vaddq_f32(x.b, y.b)}; }
     static Neon8 mul(Neon8 x, Neon8 y) { return {vmulq_f32(x.a, y.a), vmulq_f32(x.b, y.b)}; }
     static Neon8 div(Neon8 x, Neon8 y) { return {vdivq_f32(x.a, y.a), vdivq_f32(x.b, y.b)}; }
@@ -52,9 +56,10 @@ private:
     }
 };
 
-// 254 * high + low of 8 rows, exact in 32 bits.
+// 256 * high + low of 8 rows, exact in 32 bits.
 inline Neon8 planes(const int32x4_t high[2], const int32x4_t low[2]) {
-    return {vcvtq_f32_s32(vmlaq_n_s32(low[0], high[0], 254)), vcvtq_f32_s32(vmlaq_n_s32(low[1], high[1], 254))};
+    return {vcvtq_f32_s32(vaddq_s32(low[0], vshlq_n_s32(high[0], 8))),
+            vcvtq_f32_s32(vaddq_s32(low[1], vshlq_n_s32(high[1], 8)))};
 }
 
 inline void neon_to_f16(const float *x, uint16_t *out, size_t size) {

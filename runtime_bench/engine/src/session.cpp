@@ -1,6 +1,7 @@
 #include "session.h"
 
 #include <algorithm>
+#include <cstring>
 #include <sys/mman.h>
 
 #include "error.h"
@@ -9,108 +10,235 @@ using namespace ml;
 
 namespace {
 
-constexpr uint32_t kChunk = 128; // tokens per pass over the weights: bounds scratch memory
+constexpr uint32_t kChunk = 128; // rows per pass over the weights: bounds scratch memory
+constexpr uint32_t kMaxSequences = 1024;
 
-// Anonymous memory that costs nothing until it is written: a short sequence pays only for its own tokens.
-uint8_t *map_zeroed(uint64_t bytes) {
-    void *mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    require(mapped != MAP_FAILED, "a KV cache of ", bytes,
-            " bytes cannot be allocated; export with a smaller --context");
-    return static_cast<uint8_t *>(mapped);
+uint64_t bytes_of(std::initializer_list<uint64_t> factors) {
+    uint64_t bytes = 1;
+    for (const uint64_t factor : factors)
+        require(!__builtin_mul_overflow(bytes, factor, &bytes), "the size of the KV caches overflows 64 bits");
+    return bytes;
 }
 
 } // namespace
 
-ml_session::ml_session(std::shared_ptr<const Model> model, uint32_t threads, uint32_t loops)
-    : model_(std::move(model)), context_(threads) {
-    set_loops(loops);
-    require(!__builtin_mul_overflow(slot_bytes(), uint64_t{model_->num_slots}, &cache_bytes_), "a KV cache of ",
-            model_->num_slots, " slots of ", slot_bytes(), " bytes overflows 64 bits");
-    keys_ = map_zeroed(cache_bytes_);
-    try {
-        values_ = map_zeroed(cache_bytes_);
-    } catch (...) {
-        munmap(keys_, cache_bytes_);
-        throw;
+KvMemory::KvMemory(const Model &model, uint32_t num_sequences) : kv_heads_(model.kv_heads), context_(model.context) {
+    slot_bytes_ = bytes_of({model.kv_heads, model.context, model.head_dim, model.kv_type == ML_KV_F16 ? 2u : 4u});
+    cache_bytes_ = bytes_of({slot_bytes_, model.num_slots});
+    total_bytes_ = bytes_of({cache_bytes_, 2, num_sequences});
+    void *mapped =
+        mmap(nullptr, total_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    require(mapped != MAP_FAILED, "KV caches of ", total_bytes_, " bytes for ", num_sequences,
+            " sequences cannot be allocated; export with a smaller --context, or run fewer sequences");
+    data_ = static_cast<uint8_t *>(mapped);
+}
+
+KvMemory::~KvMemory() { munmap(data_, total_bytes_); }
+
+void KvMemory::copy(uint32_t from, uint32_t from_slot, uint32_t to, uint32_t to_slot, uint32_t tokens) const {
+    const uint64_t part = slot_bytes_ / kv_heads_, used = part / context_ * tokens; // of one KV head
+    for (uint64_t at = 0; at < slot_bytes_; at += part) {
+        std::memcpy(keys(to, to_slot) + at, keys(from, from_slot) + at, used);
+        std::memcpy(values(to, to_slot) + at, values(from, from_slot) + at, used);
     }
 }
 
-ml_session::~ml_session() {
-    munmap(keys_, cache_bytes_);
-    munmap(values_, cache_bytes_);
+namespace {
+
+uint32_t checked_sequences(uint32_t count) {
+    require(count >= 1 && count <= kMaxSequences, count, " sequences are outside 1-", kMaxSequences);
+    return count;
 }
 
-uint64_t ml_session::slot_bytes() const {
-    return uint64_t{model_->kv_heads} * model_->context * model_->head_dim * (model_->kv_type == ML_KV_F16 ? 2 : 4);
+} // namespace
+
+ml_session::ml_session(std::shared_ptr<const Model> model, uint32_t threads, uint32_t loops, uint32_t num_sequences)
+    : model_(std::move(model)), context_(threads), kv_(*model_, checked_sequences(num_sequences)),
+      positions_(num_sequences), filled_(num_sequences * model_->stages.size()), seen_(num_sequences) {
+    set_loops(loops);
+    for (const StageSpec &stage : model_->stages) {
+        records_.emplace_back();
+        for (const uint32_t block : stage.blocks) records_.back().push_back(model_->blocks[block]);
+    }
+}
+
+void ml_session::check_loops(uint32_t loops) const {
+    require(loops <= model_->max_loops, "loops ", loops, " is outside 1-", model_->max_loops,
+            ", the bound this artifact was exported for");
 }
 
 void ml_session::set_loops(uint32_t loops) {
-    require(loops <= model_->max_loops, "loops ", loops, " is outside 1-", model_->max_loops,
-            ", the bound this artifact was exported for");
+    check_loops(loops);
     loops_ = loops;
+}
+
+void ml_session::check_sequence(uint32_t sequence) const {
+    require(sequence < positions_.size(), "sequence ", sequence, " is outside 0-", positions_.size() - 1,
+            ", the sequences of this session");
+}
+
+void ml_session::set_halting(const ml_halting *halting) {
+    if (halting) {
+        require(!halting->gate, "a session's exit gate is the artifact's, and weights of another were given");
+        const ml_halting given = model_->with_gate(*halting);
+        for (const StageSpec &stage : model_->stages)
+            require(given.rule != ML_HALT_EXIT_GATE || stage.loop_end_norm || stage.max_loops == 1,
+                    "the halting rule 'exit_gate' reads the normed state, but a looped stage of this artifact has no "
+                    "norm at its loop ends");
+        require(given.rule == ML_HALT_NONE || given.min_loops <= model_->max_loops, "the least loops ", given.min_loops,
+                " of the halting rule are outside 1-", model_->max_loops, ", the bound this artifact was exported for");
+        halting_ = given;
+    }
+    own_halting_ = halting == nullptr;
 }
 
 void ml_session::reset(uint32_t loops) {
     if (loops) set_loops(loops);
-    position = 0;
+    std::fill(positions_.begin(), positions_.end(), 0);
 }
 
-void ml_session::run(const int64_t *tokens, uint32_t count, bool all_logits, float *logits, uint64_t logits_floats) {
-    require(count >= 1 && tokens && logits, "there are no tokens to run, or no room for logits");
-    require(uint64_t{position} + count <= model_->context, uint64_t{position} + count,
-            " tokens do not fit the context of ", model_->context);
-    const uint64_t needed = uint64_t{all_logits ? count : 1} * model_->vocab_size;
-    require(logits_floats >= needed, "room for ", logits_floats, " logits was given where ", needed, " are needed");
-    for (uint32_t t = 0; t < count; t++)
-        require(tokens[t] >= 0 && tokens[t] < int64_t{model_->vocab_size}, "token ", tokens[t],
+void ml_session::reset_sequence(uint32_t sequence) {
+    check_sequence(sequence);
+    positions_[sequence] = 0;
+}
+
+void ml_session::fork(uint32_t from, uint32_t to) {
+    check_sequence(from);
+    check_sequence(to);
+    if (from == to) return;
+    const size_t stages = model_->stages.size();
+    for (size_t number = 0; number < stages; number++) {
+        const StageSpec &stage = model_->stages[number];
+        const uint32_t filled = filled_[to * stages + number] = filled_[from * stages + number];
+        for (uint32_t slot = 0; slot < filled * stage.blocks.size(); slot++)
+            kv_.copy(from, stage.first_slot + slot, to, stage.first_slot + slot, positions_[from]);
+    }
+    positions_[to] = positions_[from];
+}
+
+// Afterwards running_ holds the sequences of the run.
+void ml_session::check(const ml_run_args &args) {
+    require(args.count >= 1 && args.tokens && args.logits, "there are no tokens to run, or no room for logits");
+    require(args.num_sequences >= 1 && args.num_sequences <= positions_.size(), args.num_sequences,
+            " sequences to run are outside 1-", positions_.size(), ", the sequences of this session");
+    running_.clear();
+    std::fill(seen_.begin(), seen_.end(), false);
+    for (uint32_t i = 0; i < args.num_sequences; i++) {
+        const uint32_t sequence = args.sequences ? args.sequences[i] : i;
+        check_sequence(sequence);
+        require(!seen_[sequence], "sequence ", sequence, " is listed twice in one run");
+        seen_[sequence] = true;
+        running_.push_back(sequence);
+        const uint64_t length = uint64_t{positions_[sequence]} + args.count;
+        require(length <= model_->context, length, " tokens do not fit the context of ", model_->context);
+    }
+    check_loops(args.loops);
+    const uint64_t rows = uint64_t{args.num_sequences} * args.count;
+    require(!args.applied_loops || args.applied_size >= rows * model_->stages.size(), "room for ", args.applied_size,
+            " applied loops was given where ", rows * model_->stages.size(), " are needed");
+    const uint64_t needed = (args.all_logits ? rows : args.num_sequences) * model_->vocab_size;
+    require(args.logits_floats >= needed, "room for ", args.logits_floats, " logits was given where ", needed,
+            " are needed");
+    for (uint64_t t = 0; t < rows; t++)
+        require(args.tokens[t] >= 0 && args.tokens[t] < int64_t{model_->vocab_size}, "token ", args.tokens[t],
                 " is outside the vocabulary of ", model_->vocab_size);
-    const uint32_t before = position;
+}
+
+void ml_session::run(const ml_run_args &args) {
+    check(args);
+    const uint32_t longest = std::max(1u, kChunk / args.num_sequences);
+    uint32_t done = 0;
     try {
-        for (uint32_t done = 0; done < count;) {
-            const uint32_t chunk = std::min(kChunk, count - done);
-            run_chunk(tokens + done, chunk, all_logits ? logits + uint64_t{done} * model_->vocab_size : logits,
-                      all_logits, done + chunk == count);
-            done += chunk;
+        while (done < args.count) {
+            const uint32_t count = std::min(longest, args.count - done);
+            run_chunk(args, done, count);
+            done += count;
+            for (const uint32_t sequence : running_) positions_[sequence] += count;
         }
-    } catch (...) { // the call did nothing: what its chunks left in the KV cache is written again
-        position = before;
+    } catch (...) { // the call did nothing: what its chunks left in the KV caches is written again
+        for (const uint32_t sequence : running_) positions_[sequence] -= done;
         throw;
     }
 }
 
-void ml_session::run_chunk(const int64_t *tokens, uint32_t count, float *logits, bool all_logits, bool last) {
-    const Model &model = *model_;
-    float *hidden = hidden_.at_least(size_t{count} * model.hidden_size);
-    context_.embed(parse_matrix(model.embedding), tokens, count, hidden);
-    std::vector<ml_record> records;
-    for (const StageSpec &stage : model.stages) {
-        records.clear();
-        for (const uint32_t block : stage.blocks) records.push_back(model.blocks[block]);
-        ml_loop_args args{};
-        args.blocks = records.data();
-        args.num_blocks = static_cast<uint32_t>(records.size());
-        args.loops = loops_ && stage.max_loops > 1 ? loops_ : stage.loops;
-        // A stage bounded below the session's count runs as often as it may.
-        args.loops = std::min(args.loops, stage.max_loops);
-        args.damping = stage.damping;
-        args.loop_end_norm = stage.loop_end_norm ? model.final_norm : nullptr;
-        args.loop_end_norm_eps = model.eps;
-        args.hidden_in = args.hidden_out = hidden;
-        args.hidden_size = model.hidden_size;
-        args.tokens = count;
-        args.position = position;
-        args.key_cache = keys_ + slot_bytes() * stage.first_slot;
-        args.value_cache = values_ + slot_bytes() * stage.first_slot;
-        args.cache_bytes = slot_bytes() * stage.num_slots();
-        args.kv_type = model.kv_type;
-        args.num_slots = stage.num_slots();
-        args.capacity = model.context;
-        context_.loop(args);
+// Tokens done .. done + count - 1 of every running sequence.
+void ml_session::run_chunk(const ml_run_args &args, uint32_t done, uint32_t count) {
+    const uint32_t rows = args.num_sequences * count;
+    int64_t *tokens = tokens_.at_least(rows);
+    for (uint32_t i = 0; i < args.num_sequences; i++)
+        std::copy_n(args.tokens + uint64_t{i} * args.count + done, count, tokens + uint64_t{i} * count);
+    float *hidden = hidden_.at_least(size_t{rows} * model_->hidden_size);
+    context_.embed(parse_matrix(model_->embedding), tokens, rows, hidden);
+    for (size_t stage = 0; stage < model_->stages.size(); stage++) run_stage(args, stage, done, count, hidden);
+    if (args.all_logits || done + count == args.count) run_head(args, done, count, hidden);
+}
+
+void ml_session::run_stage(const ml_run_args &run, size_t number, uint32_t done, uint32_t count, float *hidden) {
+    const StageSpec &stage = model_->stages[number];
+    const uint32_t asked = run.loops ? run.loops : loops_;
+    ml_loop_args args{};
+    args.blocks = records_[number].data();
+    args.num_blocks = static_cast<uint32_t>(records_[number].size());
+    // A stage bounded below the asked count runs as often as it may.
+    args.loops = std::min(asked && stage.max_loops > 1 ? asked : stage.loops, stage.max_loops);
+    args.filled_loops = fill_behind(number, args.loops);
+    if (stage.max_loops > 1) args.halting = own_halting_ ? stage.halting : halting_;
+    args.damping = stage.damping;
+    args.loop_end_norm = stage.loop_end_norm ? model_->final_norm : nullptr;
+    args.loop_end_norm_eps = model_->eps;
+    args.hidden_in = args.hidden_out = hidden;
+    args.hidden_size = model_->hidden_size;
+    args.tokens = count;
+    sequences_.clear();
+    for (const uint32_t sequence : running_)
+        sequences_.push_back({kv_.keys(sequence, stage.first_slot), kv_.values(sequence, stage.first_slot),
+                              kv_.slot_bytes() * stage.num_slots(), positions_[sequence]});
+    args.sequences = sequences_.data();
+    args.num_sequences = static_cast<uint32_t>(sequences_.size());
+    args.kv_type = model_->kv_type;
+    args.num_slots = stage.num_slots();
+    args.capacity = model_->context;
+    args.applied_loops = run.applied_loops ? applied_.at_least(running_.size() * count) : nullptr;
+    context_.loop(args);
+    for (size_t i = 0; args.applied_loops && i < running_.size(); i++)
+        std::copy_n(args.applied_loops + i * count, count,
+                    run.applied_loops + (number * running_.size() + i) * run.count + done);
+}
+
+// Makes the slots of `loops` loops of a stage hold every token that the running sequences have run: those that ran
+// fewer loops then left their last keys and values nowhere further. Returns the loops that new tokens have to fill, so
+// that this stays true of all of them.
+uint32_t ml_session::fill_behind(size_t number, uint32_t loops) {
+    const StageSpec &stage = model_->stages[number];
+    const size_t stages = model_->stages.size();
+    for (const uint32_t sequence : running_)
+        if (positions_[sequence] > 0) loops = std::max(loops, filled_[sequence * stages + number]);
+    for (const uint32_t sequence : running_) {
+        uint32_t &filled = filled_[sequence * stages + number];
+        for (uint32_t loop = filled; positions_[sequence] > 0 && loop < loops; loop++)
+            for (uint32_t place = 0; place < stage.blocks.size(); place++) {
+                const uint32_t first = stage.first_slot + place, size = static_cast<uint32_t>(stage.blocks.size());
+                kv_.copy(sequence, first + (filled - 1) * size, sequence, first + loop * size, positions_[sequence]);
+            }
+        filled = loops;
     }
-    position += count;
-    if (!all_logits && !last) return;
-    const uint32_t skipped = all_logits ? 0 : count - 1;
-    const bool normed = model.stages.back().loop_end_norm;
-    context_.head(parse_matrix(model.head), normed ? nullptr : model.final_norm, model.eps,
-                  hidden + size_t{skipped} * model.hidden_size, count - skipped, logits);
+    return loops;
+}
+
+void ml_session::run_head(const ml_run_args &args, uint32_t done, uint32_t count, const float *hidden) {
+    const Model &model = *model_;
+    const float *norm = model.stages.back().loop_end_norm ? nullptr : model.final_norm;
+    const auto head = [&](const float *rows, uint32_t num_rows, uint64_t first) {
+        context_.head(parse_matrix(model.head), norm, model.eps, rows, num_rows,
+                      args.logits + first * model.vocab_size);
+    };
+    if (!args.all_logits) { // the last row of every sequence
+        float *last = last_hidden_.at_least(size_t{args.num_sequences} * model.hidden_size);
+        for (size_t i = 0; i < args.num_sequences; i++)
+            std::copy_n(hidden + ((i + 1) * count - 1) * model.hidden_size, model.hidden_size,
+                        last + i * model.hidden_size);
+        return head(last, args.num_sequences, 0);
+    }
+    for (size_t i = 0; i < args.num_sequences; i++)
+        head(hidden + i * count * model.hidden_size, count, uint64_t{i} * args.count + done);
 }

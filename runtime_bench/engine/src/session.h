@@ -1,4 +1,4 @@
-// One sequence over a model: its KV cache, position and loop count.
+// Sequences over one model: their KV caches and positions, and the loop count they share.
 #pragma once
 
 #include <memory>
@@ -7,27 +7,68 @@
 #include "context.h"
 #include "model.h"
 
-struct ml_session {
-    ml_session(std::shared_ptr<const ml::Model> model, uint32_t threads, uint32_t loops);
-    ~ml_session();
-    ml_session(const ml_session &) = delete;
-    ml_session &operator=(const ml_session &) = delete;
+namespace ml {
 
-    void run(const int64_t *tokens, uint32_t count, bool all_logits, float *logits, uint64_t logits_floats);
-    void reset(uint32_t loops);
-    std::atomic<bool> &busy() { return context_.busy; }
+// The KV caches of a session's sequences: anonymous memory that costs nothing until it is written, so that a short
+// sequence pays only for its own tokens.
+class KvMemory {
+public:
+    KvMemory(const Model &model, uint32_t num_sequences);
+    ~KvMemory();
+    KvMemory(const KvMemory &) = delete;
+    KvMemory &operator=(const KvMemory &) = delete;
 
-    uint32_t position = 0;
+    uint64_t slot_bytes() const { return slot_bytes_; }
+    // Copies the first `tokens` tokens of a slot's keys and values.
+    void copy(uint32_t from, uint32_t from_slot, uint32_t to, uint32_t to_slot, uint32_t tokens) const;
+    uint8_t *keys(uint32_t sequence, uint32_t slot) const {
+        return data_ + 2 * cache_bytes_ * sequence + slot_bytes_ * slot;
+    }
+    uint8_t *values(uint32_t sequence, uint32_t slot) const { return keys(sequence, slot) + cache_bytes_; }
 
 private:
-    void run_chunk(const int64_t *tokens, uint32_t count, float *logits, bool all_logits, bool last);
+    const uint32_t kv_heads_, context_;
+    uint64_t slot_bytes_ = 0, cache_bytes_ = 0, total_bytes_ = 0; // of one slot, of one cache, of all caches
+    uint8_t *data_ = nullptr;
+};
+
+} // namespace ml
+
+struct ml_session {
+    ml_session(std::shared_ptr<const ml::Model> model, uint32_t threads, uint32_t loops, uint32_t num_sequences);
+
+    void run(const ml_run_args &args);
+    void fork(uint32_t from, uint32_t to);
+    void set_halting(const ml_halting *halting);
+    void reset(uint32_t loops);
+    void reset_sequence(uint32_t sequence);
+    uint32_t position(uint32_t sequence) const { return sequence < positions_.size() ? positions_[sequence] : 0; }
+    std::atomic<bool> &busy() { return context_.busy; }
+
+private:
+    void check(const ml_run_args &args);
+    void check_sequence(uint32_t sequence) const;
+    void run_chunk(const ml_run_args &args, uint32_t done, uint32_t count);
+    void run_stage(const ml_run_args &args, size_t stage, uint32_t done, uint32_t count, float *hidden);
+    uint32_t fill_behind(size_t stage, uint32_t loops);
+    void run_head(const ml_run_args &args, uint32_t done, uint32_t count, const float *hidden);
+    void check_loops(uint32_t loops) const;
     void set_loops(uint32_t loops);
-    uint64_t slot_bytes() const;
 
     std::shared_ptr<const ml::Model> model_;
     ml_context context_;
-    uint32_t loops_ = 0; // 0: each stage's own
-    uint64_t cache_bytes_ = 0;
-    uint8_t *keys_ = nullptr, *values_ = nullptr;
-    ml::Scratch<float> hidden_;
+    ml::KvMemory kv_;
+    uint32_t loops_ = 0;      // 0: each stage's own
+    bool own_halting_ = true; // each stage's own rule, and not the one that follows
+    ml_halting halting_{};
+    std::vector<uint32_t> positions_; // by sequence
+    std::vector<uint32_t> filled_;    // by sequence and stage: loops whose slots hold all tokens of the sequence
+    std::vector<std::vector<ml_record>> records_; // by stage: its blocks
+    // Of the run at hand; kept, so that a run allocates nothing once warm.
+    std::vector<uint32_t> running_; // its sequences
+    std::vector<bool> seen_;        // by sequence: whether it is among them
+    std::vector<ml_sequence> sequences_;
+    ml::Scratch<int64_t> tokens_;
+    ml::Scratch<float> hidden_, last_hidden_;
+    ml::Scratch<uint32_t> applied_;
 };

@@ -43,7 +43,7 @@ void wake_sleepers(std::atomic<uint32_t> &) {}
 
 } // namespace
 
-ThreadPool::ThreadPool(uint32_t threads) : size_(threads ? threads : 1) {
+ThreadPool::ThreadPool(uint32_t threads) : size_(threads ? threads : 1), arrivals_(size_) {
     workers_.reserve(size_ - 1);
     try {
         for (uint32_t thread = 1; thread < size_; thread++) workers_.emplace_back([this, thread] { work(thread); });
@@ -66,19 +66,16 @@ void ThreadPool::stop() {
 }
 
 void ThreadPool::run_erased(Entry entry, const void *context) {
-    if (size_ > 1) {
-        entry_ = entry;
-        context_ = context;
-        running_.store(size_ - 1, std::memory_order_relaxed);
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            generation_.fetch_add(1, std::memory_order_release);
-        }
-        wake_.notify_all();
+    if (size_ == 1) return entry(context, 0);
+    entry_ = entry;
+    context_ = context;
+    {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        generation_.fetch_add(1, std::memory_order_release);
     }
+    wake_.notify_all();
     entry(context, 0);
-    if (size_ == 1) return;
-    for (uint32_t left; (left = running_.load()) != 0;) wait_while(running_, left);
+    barrier(0); // the workers only arrive: they have nothing to wait for
 }
 
 void ThreadPool::work(uint32_t thread) {
@@ -92,38 +89,36 @@ void ThreadPool::work(uint32_t thread) {
         seen = generation_.load(std::memory_order_acquire);
         if (stop_.load()) return;
         entry_(context_, thread);
-        running_.fetch_sub(1);
-        announce(running_);
+        arrive(thread);
     }
 }
 
-void ThreadPool::barrier() {
+void ThreadPool::barrier(uint32_t thread) {
     if (size_ == 1) return;
-    const uint32_t phase = phase_.load();
-    if (arrived_.fetch_add(1) + 1 == size_) {
-        arrived_.store(0);
-        phase_.fetch_add(1);
-        announce(phase_);
-        return;
-    }
-    wait_while(phase_, phase);
+    arrive(thread);
+    const uint32_t meeting = arrivals_[thread].count.load(std::memory_order_relaxed);
+    for (uint32_t other = 0; other < size_; other++)
+        if (other != thread) wait_for(other, meeting);
 }
 
-// Returns when the word has another value. A sleeper counts itself before it looks at the word for the last time, and
-// announce() looks at the count after the word was changed: one of the two sees the other (both are sequentially
-// consistent), so no wake-up is lost.
-void ThreadPool::wait_while(std::atomic<uint32_t> &word, uint32_t value) {
+// A sleeper counts itself before it looks at the count for the last time, and whoever arrives looks at the sleepers
+// after its count was changed: one of the two sees the other (both are sequentially consistent), so no wake-up is lost.
+void ThreadPool::arrive(uint32_t thread) {
+    std::atomic<uint32_t> &count = arrivals_[thread].count;
+    count.store(count.load(std::memory_order_relaxed) + 1);
+    if (sleepers_.load() != 0) wake_sleepers(count);
+}
+
+// Returns when the thread has come to that meeting, or to the next: it may be ahead by one.
+void ThreadPool::wait_for(uint32_t thread, uint32_t meeting) {
+    std::atomic<uint32_t> &count = arrivals_[thread].count;
     for (int spin = 0; spin < kSpins; spin++) {
-        if (word.load(std::memory_order_acquire) != value) return;
+        if (static_cast<int32_t>(count.load(std::memory_order_acquire) - meeting) >= 0) return;
         pause();
     }
     sleepers_.fetch_add(1);
-    while (word.load() == value) sleep_while(word, value);
+    while (static_cast<int32_t>(count.load() - meeting) < 0) sleep_while(count, meeting - 1);
     sleepers_.fetch_sub(1);
-}
-
-void ThreadPool::announce(std::atomic<uint32_t> &word) {
-    if (sleepers_.load() != 0) wake_sleepers(word);
 }
 
 } // namespace ml

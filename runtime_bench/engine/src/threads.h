@@ -25,25 +25,29 @@ public:
                    &region);
     }
 
-    // All threads of the current region meet here.
-    void barrier();
+    // All threads of the current region meet here; `thread` is the caller's number.
+    void barrier(uint32_t thread);
 
 private:
     using Entry = void (*)(const void *context, uint32_t thread);
     void run_erased(Entry entry, const void *context);
     void work(uint32_t thread);
-    void wait_while(std::atomic<uint32_t> &word, uint32_t value);
-    void announce(std::atomic<uint32_t> &word);
+    void arrive(uint32_t thread);
+    void wait_for(uint32_t thread, uint32_t meeting);
     void stop();
+
+    // How many meetings a thread has come to. Each on a cache line of its own, written by one thread and read by the
+    // others: two threads that meet cost each other one line.
+    struct alignas(64) Arrivals {
+        std::atomic<uint32_t> count{0};
+    };
 
     const uint32_t size_;
     std::vector<std::thread> workers_;
     Entry entry_ = nullptr;
     const void *context_ = nullptr;
     alignas(64) std::atomic<uint32_t> generation_{0}; // counts regions; workers wait for the next
-    alignas(64) std::atomic<uint32_t> running_{0};    // workers still inside the region
-    alignas(64) std::atomic<uint32_t> arrived_{0};
-    alignas(64) std::atomic<uint32_t> phase_{0};
+    std::vector<Arrivals> arrivals_;
     alignas(64) std::atomic<uint32_t> sleepers_{0}; // threads that no longer spin
     std::atomic<bool> stop_{false};
     std::mutex mutex_;

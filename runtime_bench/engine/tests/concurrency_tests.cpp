@@ -29,14 +29,23 @@ thread_local long allocations_left = -1;
 
 const std::vector<int64_t> kTokens{3, 1, 4, 1, 5, 9, 2, 6};
 
+// Tokens of sequence 0; logits [vocab] of the last one.
+ml_status run_tokens(ml_session *session, const int64_t *tokens, size_t count, std::vector<float> &logits) {
+    ml_run_args args{};
+    args.num_sequences = 1;
+    args.tokens = tokens;
+    args.count = static_cast<uint32_t>(count);
+    args.logits = logits.data();
+    args.logits_floats = logits.size();
+    return ml_session_run(session, &args);
+}
+
 std::vector<float> logits_of(ml_model *model, uint32_t threads, bool &good) {
     std::vector<float> logits(ml_model_vocab_size(model));
     ml_session *session = nullptr;
-    good = ml_session_create(model, threads, 0, &session) == ML_OK &&
-           ml_session_run(session, kTokens.data(), static_cast<uint32_t>(kTokens.size()), 0, logits.data(),
-                          logits.size()) == ML_OK;
-    for (int64_t token = 0; good && token < 4; token++)
-        good = ml_session_run(session, &token, 1, 0, logits.data(), logits.size()) == ML_OK;
+    good = ml_session_create(model, threads, 0, 1, &session) == ML_OK &&
+           run_tokens(session, kTokens.data(), kTokens.size(), logits) == ML_OK;
+    for (int64_t token = 0; good && token < 4; token++) good = run_tokens(session, &token, 1, logits) == ML_OK;
     ml_session_destroy(session);
     return logits;
 }
@@ -94,7 +103,7 @@ void test_one_session_in_two_threads(const char *path) {
     ml_model *model = nullptr;
     CHECK(ml_model_open(path, &model) == ML_OK);
     ml_session *session = nullptr;
-    CHECK(ml_session_create(model, 2, 0, &session) == ML_OK);
+    CHECK(ml_session_create(model, 2, 0, 1, &session) == ML_OK);
     const uint32_t vocab = ml_model_vocab_size(model);
     ml_model_close(model);
     std::atomic<int> ran{0}, refused{0}, wrong{0};
@@ -103,9 +112,8 @@ void test_one_session_in_two_threads(const char *path) {
         std::vector<float> logits(vocab);
         while (!go) std::this_thread::yield();
         for (int i = 0; i < 200 && (refused == 0 || i < 20); i++) {
-            const ml_status status = i % 4 == 3
-                                         ? ml_session_reset(session, 0)
-                                         : ml_session_run(session, kTokens.data(), 2, 0, logits.data(), logits.size());
+            const ml_status status =
+                i % 4 == 3 ? ml_session_reset(session, 0) : run_tokens(session, kTokens.data(), 2, logits);
             const std::string said = status == ML_OK ? "" : ml_last_error();
             ran += status == ML_OK;
             refused += said.find("already running in another thread") != std::string::npos;
@@ -137,8 +145,8 @@ void test_no_memory(const char *path) {
         ml_session *session = nullptr;
         allocations_left = count;
         const bool opened = ml_model_open(path, &again) == ML_OK;
-        const bool made = opened && ml_session_create(again, 1, 0, &session) == ML_OK;
-        done = made && ml_session_run(session, kTokens.data(), 8, 0, logits.data(), vocab) == ML_OK;
+        const bool made = opened && ml_session_create(again, 1, 0, 1, &session) == ML_OK;
+        done = made && run_tokens(session, kTokens.data(), kTokens.size(), logits) == ML_OK;
         allocations_left = -1;
         refused += !done && std::strcmp(ml_last_error(), "the engine is out of memory") == 0;
         CHECK(done || *ml_last_error() != 0);

@@ -5,9 +5,11 @@
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <new>
 #include <random>
 #include <sstream>
 #include <string>
@@ -26,6 +28,28 @@
 #include "threads.h"
 
 using namespace ml;
+
+// Every allocation of the process is counted. Not inlined, because GCC then takes the pair of malloc and free for a
+// mismatch.
+#define ML_NOINLINE __attribute__((noinline))
+std::atomic<uint64_t> allocations{0};
+
+ML_NOINLINE void *operator new(size_t size) {
+    allocations++;
+    if (void *made = std::malloc(size ? size : 1)) return made;
+    throw std::bad_alloc();
+}
+ML_NOINLINE void *operator new(size_t size, std::align_val_t alignment) {
+    allocations++;
+    const size_t step = static_cast<size_t>(alignment);
+    if (size <= SIZE_MAX - step)
+        if (void *made = std::aligned_alloc(step, (size + step) / step * step)) return made;
+    throw std::bad_alloc();
+}
+ML_NOINLINE void operator delete(void *made) noexcept { std::free(made); }
+ML_NOINLINE void operator delete(void *made, size_t) noexcept { std::free(made); }
+ML_NOINLINE void operator delete(void *made, std::align_val_t) noexcept { std::free(made); }
+ML_NOINLINE void operator delete(void *made, size_t, std::align_val_t) noexcept { std::free(made); }
 
 namespace {
 
@@ -199,20 +223,22 @@ void test_rms_norm(const Kernels &kernels, const Kernels &truth) {
 }
 
 struct Rows {
-    std::vector<float> floats, scales, sums;
+    std::vector<float> floats, scales, offsets;
+    std::vector<int32_t> eights;
     std::vector<int8_t> high, low;
     Activations view;
     Rows(size_t tokens, size_t stride)
-        : floats(tokens * stride), scales(tokens * stride / kGroup), sums(tokens * stride / kGroup),
-          high(tokens * stride), low(tokens * stride) {
+        : floats(tokens * stride), scales(tokens * stride / kGroup), offsets(tokens * stride / kGroup),
+          eights(tokens * stride / kGroup), high(tokens * stride), low(tokens * stride) {
         view.floats = floats.data();
         view.high = high.data();
         view.low = low.data();
         view.scales = scales.data();
-        view.sums = sums.data();
+        view.offsets = offsets.data();
+        view.eights = eights.data();
         view.stride = stride;
     }
-    int code(size_t i) const { return 254 * high[i] + low[i]; }
+    int code(size_t i) const { return 256 * high[i] + low[i]; }
     double value(size_t i) const { return double{scales[i / kGroup]} * code(i); }
 };
 
@@ -230,15 +256,20 @@ void test_quantize(const Kernels &kernels, const Kernels &truth) {
         CHECK(a.high == b.high);
         CHECK(a.low == b.low);
         CHECK(same_bits(a.scales, b.scales));
-        CHECK(same_bits(a.sums, b.sums));
+        CHECK(same_bits(a.offsets, b.offsets));
+        CHECK(a.eights == b.eights);
         if (round % 5 > 1 || round % 7 == 6) continue;
-        double worst = 0;
-        for (size_t i = 0; i < a.floats.size(); i++)
-            worst = std::max(worst, std::fabs(a.value(i) - a.floats[i]) / a.scales[i / kGroup]);
-        CHECK(worst <= 0.51); // half a step of the low plane
+        double worst = 0, worst_at_end = 0; // in steps of the low plane, which ends at 127 of the 128 it may need
+        for (size_t i = 0; i < a.floats.size(); i++) {
+            double &largest = std::abs(a.low[i]) == 127 ? worst_at_end : worst;
+            largest = std::max(largest, std::fabs(a.value(i) - a.floats[i]) / a.scales[i / kGroup]);
+        }
+        CHECK(worst <= 0.51);
+        CHECK(worst_at_end <= 1.01);
         int sum = 0;
         for (size_t i = 0; i < kGroup; i++) sum += a.code(i);
-        CHECK(a.sums[0] == static_cast<float>(sum));
+        CHECK(a.eights[0] == -8 * sum);
+        CHECK(a.offsets[0] == a.scales[0] * static_cast<float>(sum));
     }
     Rows bad(1, kGroup); // whatever the codes become, they must be codes
     for (float &x : bad.floats) x = NAN;
@@ -372,7 +403,8 @@ void test_multiply(const Kernels &kernels, const Kernels &truth, Scheme scheme) 
                 one.high += t * one.stride;
                 one.low += t * one.stride;
                 one.scales += t * one.stride / kGroup;
-                one.sums += t * one.stride / kGroup;
+                one.offsets += t * one.stride / kGroup;
+                one.eights += t * one.stride / kGroup;
                 std::vector<float> row(before.begin() + static_cast<std::ptrdiff_t>(t * rows),
                                        before.begin() + static_cast<std::ptrdiff_t>((t + 1) * rows));
                 kernels.multiply(w.matrix, 0, w.matrix.row_groups, one, 1, row.data(), rows, accumulate);
@@ -395,7 +427,8 @@ void test_extreme_codes(const Kernels &kernels, const Kernels &truth) {
                     std::fill(a.high.begin(), a.high.end(), static_cast<int8_t>(high));
                     std::fill(a.low.begin(), a.low.end(), static_cast<int8_t>(low));
                     std::fill(a.scales.begin(), a.scales.end(), 0.5f);
-                    std::fill(a.sums.begin(), a.sums.end(), static_cast<float>(32 * a.code(0)));
+                    std::fill(a.offsets.begin(), a.offsets.end(), 0.5f * static_cast<float>(32 * a.code(0)));
+                    std::fill(a.eights.begin(), a.eights.end(), -8 * 32 * a.code(0));
                     std::vector<float> y(8), expected(8);
                     kernels.multiply(w.matrix, 0, 1, a.view, 1, y.data(), 8, false);
                     truth.multiply(w.matrix, 0, 1, a.view, 1, expected.data(), 8, false);
@@ -472,10 +505,10 @@ void test_threads() {
                 counts[thread]++;
                 for (uint32_t phase = 0; phase < 5; phase++) {
                     if (phase % threads == thread) shared = region * 5 + phase;
-                    pool.barrier();
+                    pool.barrier(thread);
                     seen[thread] = shared;
                     if (seen[thread] != region * 5 + phase) wrong_inside++;
-                    pool.barrier();
+                    pool.barrier(thread);
                 }
             });
             for (const uint32_t count : counts) wrong += count != region + 1;
@@ -487,7 +520,7 @@ void test_threads() {
         ThreadPool pool(1 + static_cast<uint32_t>(round) % 4);
         if (round % 2) pool.run([](uint32_t) {});
         if (round == 7) std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        if (round % 3 == 0) pool.run([&](uint32_t) { pool.barrier(); });
+        if (round % 3 == 0) pool.run([&](uint32_t thread) { pool.barrier(thread); });
     }
 }
 
@@ -725,9 +758,9 @@ void run_block(ml_context *context, ml_record record) {
     args.hidden_in = args.hidden_out = hidden;
     args.hidden_size = kHidden;
     args.tokens = 2;
-    args.key_cache = keys.data();
-    args.value_cache = values.data();
-    args.cache_bytes = keys.size();
+    const ml_sequence sequence{keys.data(), values.data(), keys.size(), 0};
+    args.sequences = &sequence;
+    args.num_sequences = 1;
     args.kv_type = ML_KV_F16;
     args.num_slots = 2;
     args.capacity = 4;
@@ -795,6 +828,7 @@ void test_loop_arguments() {
     std::vector<float> hidden = random_floats(kHidden), out(kHidden), norm(kHidden, 1.0f);
     std::vector<float> keys(2 * kKvHeads * 4 * kHeadDim), values(keys.size());
     uint32_t applied = 0;
+    ml_sequence sequence{};
     const auto good = [&] {
         ml_loop_args args{};
         args.blocks = &record;
@@ -807,10 +841,9 @@ void test_loop_arguments() {
         args.hidden_out = out.data();
         args.hidden_size = kHidden;
         args.tokens = 1;
-        args.position = 3;
-        args.key_cache = keys.data();
-        args.value_cache = values.data();
-        args.cache_bytes = keys.size() * sizeof(float);
+        sequence = {keys.data(), values.data(), keys.size() * sizeof(float), 3};
+        args.sequences = &sequence;
+        args.num_sequences = 1;
         args.kv_type = ML_KV_F32;
         args.num_slots = 2;
         args.capacity = 4;
@@ -833,11 +866,28 @@ void test_loop_arguments() {
         [](ml_loop_args &a) { a.hidden_size = 64; },
         [](ml_loop_args &a) { a.tokens = 0; },
         [](ml_loop_args &a) { a.tokens = 2; },
-        [](ml_loop_args &a) { a.position = 4; },
-        [](ml_loop_args &a) { a.position = 0xFFFFFFFF; },
-        [](ml_loop_args &a) { a.key_cache = nullptr; },
-        [](ml_loop_args &a) { a.value_cache = nullptr; },
-        [](ml_loop_args &a) { a.cache_bytes--; },
+        [](ml_loop_args &a) { a.sequences = nullptr; },
+        [](ml_loop_args &a) { a.num_sequences = 0; },
+        [](ml_loop_args &a) { a.num_sequences = 0xFFFFFFFF; },
+        [](ml_loop_args &a) { a.filled_loops = 1; },
+        [](ml_loop_args &a) { a.filled_loops = 3; },
+        [](ml_loop_args &a) { a.filled_loops = 0xFFFFFFFF; },
+        [](ml_loop_args &a) { a.halting = {4u, 1, 0.5, nullptr, 0}; },
+        [](ml_loop_args &a) { a.halting = {0xFFFFFFFFu, 1, 0.5, nullptr, 0}; },
+        [](ml_loop_args &a) { a.halting = {ML_HALT_COSINE, 0, 0.5, nullptr, 0}; },
+        [](ml_loop_args &a) { a.halting = {ML_HALT_COSINE, 1, -0.5, nullptr, 0}; },
+        [](ml_loop_args &a) { a.halting = {ML_HALT_COSINE, 1, NAN, nullptr, 0}; },
+        [](ml_loop_args &a) { a.halting = {ML_HALT_LATENT_DIFFERENCE, 1, INFINITY, nullptr, 0}; },
+        [&](ml_loop_args &a) { a.halting = {ML_HALT_EXIT_GATE, 1, 0, norm.data(), 0}; },
+        [&](ml_loop_args &a) { a.halting = {ML_HALT_EXIT_GATE, 1, 1.5, norm.data(), 0}; },
+        [](ml_loop_args &a) { a.halting = {ML_HALT_EXIT_GATE, 1, 0.5, nullptr, 0}; },
+        [&](ml_loop_args &) { sequence.position = 4; },
+        [&](ml_loop_args &) { sequence.position = 0xFFFFFFFF; },
+        [&](ml_loop_args &) { sequence.key_cache = nullptr; },
+        [&](ml_loop_args &) { sequence.value_cache = nullptr; },
+        [&](ml_loop_args &) { sequence.cache_bytes--; },
+        [&](ml_loop_args &) { sequence.value_cache = keys.data(); },
+        [&](ml_loop_args &) { sequence.value_cache = keys.data() + keys.size() - 1; },
         [](ml_loop_args &a) { a.num_slots = 1; },
         [](ml_loop_args &a) { a.num_slots = 0xFFFFFFFF; },
         [](ml_loop_args &a) { a.capacity = 0xFFFFFFFF; },
@@ -863,6 +913,146 @@ void test_loop_arguments() {
     ml_context_destroy(context);
 }
 
+// A stage of two blocks over two sequences, and everything that a call of it reads and writes.
+struct LoopWorld {
+    static constexpr uint32_t kBlocks = 2, kLoops = 4, kSequences = 2, kTokens = 5, kCapacity = 8;
+    static constexpr size_t kRows = size_t{kSequences} * kTokens,
+                            kCache = kBlocks * kLoops * kKvHeads * kCapacity * kHeadDim;
+    std::vector<uint8_t> bytes[kBlocks] = {make_block(Scheme::float32), make_block(Scheme::int8)};
+    std::vector<ml_record> blocks{{bytes[0].data(), bytes[0].size()}, {bytes[1].data(), bytes[1].size()}};
+    std::vector<float> input = random_floats(kRows * kHidden), norm = random_floats(kHidden),
+                       gate = random_floats(kHidden, 0.3f);
+    bool normed = false;
+    float damping = 1;
+
+    struct Outcome {
+        std::vector<float> hidden, keys, values;
+        std::vector<uint32_t> applied;
+    };
+    Outcome outcome() const {
+        const std::vector<float> cache(kSequences * kCache);
+        return {input, cache, cache, std::vector<uint32_t>(kRows)};
+    }
+    static uint32_t position_of(uint32_t sequence) { return sequence == 0 ? 0 : 2; }
+
+    // Runs tokens of one sequence, or of all, from slot `first_slot` on.
+    void call(ml_context *context, Outcome &to, const ml_halting &halting, uint32_t loops,
+              uint32_t filled_loops) const {
+        std::vector<ml_sequence> sequences;
+        for (uint32_t s = 0; s < kSequences; s++)
+            sequences.push_back({&to.keys[s * kCache], &to.values[s * kCache], kCache * sizeof(float), position_of(s)});
+        ml_loop_args args = arguments(sequences, loops, kTokens, kBlocks * kLoops);
+        args.hidden_in = args.hidden_out = to.hidden.data();
+        args.halting = halting;
+        args.filled_loops = filled_loops;
+        args.applied_loops = to.applied.data();
+        CHECK(ml_loop(context, &args) == ML_OK);
+    }
+    ml_loop_args arguments(const std::vector<ml_sequence> &sequences, uint32_t loops, uint32_t tokens,
+                           uint32_t slots) const {
+        ml_loop_args args{};
+        args.blocks = blocks.data();
+        args.num_blocks = kBlocks;
+        args.loops = loops;
+        args.damping = damping;
+        args.loop_end_norm = normed ? norm.data() : nullptr;
+        args.loop_end_norm_eps = 1e-5f;
+        args.hidden_size = kHidden;
+        args.tokens = tokens;
+        args.sequences = sequences.data();
+        args.num_sequences = static_cast<uint32_t>(sequences.size());
+        args.kv_type = ML_KV_F32;
+        args.num_slots = slots;
+        args.capacity = kCapacity;
+        return args;
+    }
+
+    // The slow and obvious way: one token and one loop at a time, each in the slots of its loop, by calls that know
+    // nothing of halting; then the keys and values of the last loop are copied by hand.
+    void step_by_step(ml_context *context, Outcome &to, const ml_halting &halting, uint32_t loops,
+                      uint32_t filled_loops) const {
+        constexpr size_t slot = kKvHeads * kCapacity * kHeadDim;
+        for (uint32_t row = 0; row < kRows; row++) {
+            const uint32_t s = row / kTokens, position = position_of(s) + row % kTokens;
+            float *state = &to.hidden[row * kHidden], *keys = &to.keys[s * kCache], *values = &to.values[s * kCache];
+            double survival = 1;
+            bool halted = false;
+            uint32_t &applied = to.applied[row];
+            for (applied = 0; applied < loops && !halted; applied++) {
+                const std::vector<float> before(state, state + kHidden);
+                const size_t first = applied * kBlocks * slot;
+                const std::vector<ml_sequence> one{
+                    {keys + first, values + first, kBlocks * slot * sizeof(float), position}};
+                ml_loop_args args = arguments(one, 1, 1, kBlocks);
+                args.hidden_in = args.hidden_out = state;
+                CHECK(ml_loop(context, &args) == ML_OK);
+                double difference = 0, before_square = 0, square = 0, product = 0, logit = halting.gate_bias;
+                for (uint32_t i = 0; i < kHidden; i++) {
+                    difference += std::pow(double{state[i]} - before[i], 2);
+                    before_square += std::pow(double{before[i]}, 2);
+                    square += std::pow(double{state[i]}, 2);
+                    product += double{state[i]} * before[i];
+                    logit += double{gate[i]} * state[i];
+                }
+                survival *= 1 - 1 / (1 + std::exp(-logit));
+                if (halting.rule == ML_HALT_LATENT_DIFFERENCE)
+                    halted = std::sqrt(difference / square) < halting.threshold;
+                if (halting.rule == ML_HALT_COSINE)
+                    halted = 1 - product / std::sqrt(square * before_square) < halting.threshold;
+                if (halting.rule == ML_HALT_EXIT_GATE) halted = 1 - survival >= halting.threshold;
+                halted = halted && applied + 1 >= halting.min_loops;
+            }
+            for (uint32_t loop = applied; loop < filled_loops; loop++)
+                for (uint32_t place = 0; place < kBlocks; place++)
+                    for (std::vector<float> *cache : {&to.keys, &to.values})
+                        for (size_t head = 0; head < kKvHeads; head++) {
+                            const size_t at = s * kCache + (head * kCapacity + position) * kHeadDim;
+                            const auto from = cache->begin() + static_cast<std::ptrdiff_t>(
+                                                                   at + ((applied - 1) * kBlocks + place) * slot);
+                            std::copy(from, from + kHeadDim,
+                                      cache->begin() +
+                                          static_cast<std::ptrdiff_t>(at + (loop * kBlocks + place) * slot));
+                        }
+        }
+    }
+};
+
+void test_halting() {
+    LoopWorld world;
+    ml_context *one = nullptr;
+    CHECK(ml_context_create(1, &one) == ML_OK);
+    std::vector<ml_halting> rules = {{ML_HALT_NONE, 0, 0, nullptr, 0}, {ML_HALT_COSINE, 1, 9, nullptr, 0}};
+    for (const double threshold : {0.1, 0.2, 0.4, 0.8})
+        for (const uint32_t least : {1u, 2u}) {
+            rules.push_back({ML_HALT_LATENT_DIFFERENCE, least, threshold, nullptr, 0});
+            rules.push_back({ML_HALT_COSINE, least, threshold / 5, nullptr, 0});
+            rules.push_back({ML_HALT_EXIT_GATE, least, 1 - threshold, world.gate.data(), -0.5f});
+        }
+    int divided = 0; // cases in which some rows halt before others
+    for (const uint32_t threads : {1u, 3u}) {
+        ml_context *context = nullptr;
+        CHECK(ml_context_create(threads, &context) == ML_OK);
+        for (const ml_halting &rule : rules)
+            for (const bool normed : {false, true})
+                for (const uint32_t loops : {LoopWorld::kLoops, LoopWorld::kLoops - 1}) {
+                    world.normed = normed;
+                    world.damping = loops == LoopWorld::kLoops ? 1 : 0.5f;
+                    LoopWorld::Outcome found = world.outcome(), expected = world.outcome();
+                    world.call(context, found, rule, loops, LoopWorld::kLoops);
+                    world.step_by_step(one, expected, rule, loops, LoopWorld::kLoops);
+                    CHECK(found.applied == expected.applied);
+                    CHECK(same_bits(found.hidden, expected.hidden));
+                    CHECK(same_bits(found.keys, expected.keys) && same_bits(found.values, expected.values));
+                    const auto [least, most] = std::minmax_element(found.applied.begin(), found.applied.end());
+                    CHECK(*least >= 1 && *most <= loops);
+                    divided += *least < *most;
+                }
+        ml_context_destroy(context);
+    }
+    CHECK(divided >= 20);
+    ml_context_destroy(one);
+}
+
 // Keys and values beyond float16: with infinities in the cache, every later token would not be a number.
 void test_a_half_cache_holds_large_values() {
     std::vector<uint8_t> bytes = make_block(Scheme::float32);
@@ -884,9 +1074,9 @@ void test_a_half_cache_holds_large_values() {
     args.hidden_in = args.hidden_out = hidden.data();
     args.hidden_size = kHidden;
     args.tokens = 2;
-    args.key_cache = keys.data();
-    args.value_cache = values.data();
-    args.cache_bytes = keys.size() * 2;
+    const ml_sequence sequence{keys.data(), values.data(), keys.size() * 2, 0};
+    args.sequences = &sequence;
+    args.num_sequences = 1;
     args.kv_type = ML_KV_F16;
     args.capacity = 4;
     CHECK(ml_loop(context, &args) == ML_OK);
@@ -961,6 +1151,19 @@ struct TemporaryFile {
     TemporaryFile &operator=(const TemporaryFile &) = delete;
 };
 
+// Tokens of sequence 0.
+ml_status run_alone(ml_session *session, const int64_t *tokens, uint32_t count, int all_logits, float *logits,
+                    uint64_t logits_floats) {
+    ml_run_args args{};
+    args.num_sequences = 1;
+    args.tokens = tokens;
+    args.count = count;
+    args.all_logits = all_logits;
+    args.logits = logits;
+    args.logits_floats = logits_floats;
+    return ml_session_run(session, &args);
+}
+
 // Opens the bytes as a file and runs three tokens; true where all of it worked.
 bool runs(const std::string &bytes, uint32_t threads = 1) {
     ml_model *model = nullptr;
@@ -969,16 +1172,16 @@ bool runs(const std::string &bytes, uint32_t threads = 1) {
         if (!file.stored || ml_model_open(file.path, &model) != ML_OK) return false;
     }
     ml_session *session = nullptr;
-    bool good = ml_session_create(model, threads, 0, &session) == ML_OK;
+    bool good = ml_session_create(model, threads, 0, 1, &session) == ML_OK;
     const uint32_t vocab = ml_model_vocab_size(model);
     ml_model_close(model);
     if (!good) return false;
     const int64_t tokens[] = {1, 5, 10};
     std::vector<float> logits(size_t{3} * vocab);
-    good = ml_session_run(session, tokens, 3, 1, logits.data(), logits.size()) == ML_OK &&
-           ml_session_position(session) == 3;
-    good = good && ml_session_reset(session, 1) == ML_OK && ml_session_position(session) == 0;
-    good = good && ml_session_run(session, tokens, 2, 0, logits.data(), vocab) == ML_OK;
+    good =
+        run_alone(session, tokens, 3, 1, logits.data(), logits.size()) == ML_OK && ml_session_position(session, 0) == 3;
+    good = good && ml_session_reset(session, 1) == ML_OK && ml_session_position(session, 0) == 0;
+    good = good && run_alone(session, tokens, 2, 0, logits.data(), vocab) == ML_OK;
     ml_session_destroy(session);
     return good;
 }
@@ -995,6 +1198,8 @@ void test_artifacts() {
     };
     CHECK(runs(swapped("\"damping\":1.0", "\"damping\":0.5")));
     CHECK(runs(swapped("\"loop_end_norm\":false", "\"loop_end_norm\":true")));
+    CHECK(
+        runs(swapped("\"rule\":\"none\",\"threshold\":0.0", "\"rule\":\"cosine\",\"threshold\":0.5,\"min_loops\":2")));
     const char *const wrong[][2] = {
         {"\"blocks\":[0]", "\"blocks\":[1]"},
         {"\"blocks\":[0]", "\"blocks\":[]"},
@@ -1009,7 +1214,12 @@ void test_artifacts() {
         {"\"start\":\"carry\"", "\"start\":\"zeros\""},
         {"\"damping\":1.0", "\"damping\":0"},
         {"\"damping\":1.0", "\"damping\":1.5"},
-        {"\"rule\":\"none\"", "\"rule\":\"cosine\""},
+        {"\"rule\":\"none\"", "\"rule\":\"router\""},
+        {"\"rule\":\"none\"", "\"rule\":\"exit_gate\""},
+        {"\"rule\":\"none\",\"threshold\":0.0", "\"rule\":\"cosine\",\"threshold\":-1"},
+        {"\"threshold\":0.0", "\"threshold\":true"},
+        {"\"threshold\":0.0", "\"threshold\":0.0,\"min_loops\":0"},
+        {"\"threshold\":0.0", "\"threshold\":0.0,\"min_loops\":4"},
         {"\"kind\":\"own\"", "\"kind\":\"last\""},
         {"\"causal\":true", "\"causal\":false"},
         {"\"noise\":false", "\"noise\":true"},
@@ -1027,7 +1237,7 @@ void test_artifacts() {
     CHECK(std::strstr(ml_last_error(), "a head is stored although") != nullptr);
     CHECK(!runs(make_artifact(metadata(""))));
     CHECK(!runs(make_artifact("[]")));
-    CHECK(!runs(make_artifact("{\"format_version\":2}")));
+    CHECK(!runs(make_artifact("{\"format_version\":3}")));
     std::string bits = metadata(kStage);
     bits.replace(bits.find("\"kv_bits\":16"), 12, "\"kv_bits\":24");
     CHECK(!runs(make_artifact(bits)));
@@ -1060,6 +1270,7 @@ void test_null_pointers() {
     const int64_t token = 1;
     float hidden[kHidden] = {}, logits[kVocab];
     ml_loop_args args{};
+    const ml_run_args run{};
     const auto says = [](ml_status status, const char *what) {
         return status == ML_FAILED && std::strstr(ml_last_error(), what) &&
                std::strstr(ml_last_error(), "null pointer");
@@ -1079,13 +1290,16 @@ void test_null_pointers() {
     CHECK(ml_head(context, table, nullptr, 0, hidden, 1, kHidden, logits, kVocab) == ML_OK);
     CHECK(says(ml_model_open(nullptr, &model), "path"));
     CHECK(says(ml_model_open("/dev/null", nullptr), "model"));
-    CHECK(says(ml_session_create(nullptr, 1, 0, &session), "model"));
-    CHECK(says(ml_session_create(nullptr, 1, 0, nullptr), "session"));
-    CHECK(says(ml_session_run(nullptr, &token, 1, 0, logits, kVocab), "session"));
+    CHECK(says(ml_session_create(nullptr, 1, 0, 1, &session), "model"));
+    CHECK(says(ml_session_create(nullptr, 1, 0, 1, nullptr), "session"));
+    CHECK(says(ml_session_run(nullptr, &run), "session"));
+    CHECK(says(ml_session_set_halting(nullptr, nullptr), "session"));
+    CHECK(says(ml_session_fork(nullptr, 0, 0), "session"));
     CHECK(says(ml_session_reset(nullptr, 0), "session"));
+    CHECK(says(ml_session_reset_sequence(nullptr, 0), "session"));
     CHECK(says(ml_read_bandwidth(1, 1 << 16, 0.001, nullptr), "bandwidth"));
     CHECK(ml_context_threads(nullptr) + ml_model_vocab_size(nullptr) + ml_model_context(nullptr) +
-              ml_model_max_loops(nullptr) + ml_session_position(nullptr) ==
+              ml_model_max_loops(nullptr) + ml_model_num_stages(nullptr) + ml_session_position(nullptr, 0) ==
           0);
     ml_context_destroy(nullptr);
     ml_session_destroy(nullptr);
@@ -1094,10 +1308,11 @@ void test_null_pointers() {
     context = reinterpret_cast<ml_context *>(&args); // a failure leaves NULL, not what was there
     CHECK(ml_context_create(0, &context) == ML_FAILED && context == nullptr);
     const TemporaryFile file(make_artifact(metadata(kStage)));
-    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, &session) == ML_OK);
-    CHECK(ml_session_run(session, nullptr, 1, 0, logits, kVocab) == ML_FAILED);
-    CHECK(ml_session_run(session, &token, 1, 0, nullptr, kVocab) == ML_FAILED);
-    CHECK(ml_session_position(session) == 0);
+    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, 1, &session) == ML_OK);
+    CHECK(says(ml_session_run(session, nullptr), "argument"));
+    CHECK(run_alone(session, nullptr, 1, 0, logits, kVocab) == ML_FAILED);
+    CHECK(run_alone(session, &token, 1, 0, nullptr, kVocab) == ML_FAILED);
+    CHECK(ml_session_position(session, 0) == 0);
     ml_session_destroy(session);
     ml_model_close(model);
 }
@@ -1109,22 +1324,218 @@ void test_a_failed_run_leaves_the_position() {
     const TemporaryFile file(bytes);
     ml_model *model = nullptr;
     ml_session *session = nullptr;
-    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, &session) == ML_OK);
+    CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, 1, &session) == ML_OK);
     const int64_t tokens[] = {1, 5, 10};
     std::vector<float> logits(kVocab), again(kVocab);
-    CHECK(ml_session_run(session, tokens, 1, 0, logits.data(), kVocab) == ML_OK);
-    CHECK(ml_session_run(session, tokens + 1, 2, 0, logits.data(), kVocab) == ML_OK);
+    CHECK(run_alone(session, tokens, 1, 0, logits.data(), kVocab) == ML_OK);
+    CHECK(run_alone(session, tokens + 1, 2, 0, logits.data(), kVocab) == ML_OK);
     CHECK(ml_session_reset(session, 0) == ML_OK);
-    CHECK(ml_session_run(session, tokens, 1, 0, again.data(), kVocab) == ML_OK);
+    CHECK(run_alone(session, tokens, 1, 0, again.data(), kVocab) == ML_OK);
     CHECK(pwrite(file.descriptor, "none", 4, head) == 4);
-    CHECK(ml_session_run(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_FAILED);
-    CHECK(ml_session_position(session) == 1);
+    CHECK(run_alone(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_FAILED);
+    CHECK(ml_session_position(session, 0) == 1);
     CHECK(pwrite(file.descriptor, bytes.data() + head, 4, head) == 4);
-    CHECK(ml_session_run(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_OK);
-    CHECK(ml_session_position(session) == 3);
+    CHECK(run_alone(session, tokens + 1, 2, 0, again.data(), kVocab) == ML_OK);
+    CHECK(ml_session_position(session, 0) == 3);
     CHECK(same_bits(again, logits));
     ml_session_destroy(session);
     ml_model_close(model);
+}
+
+struct OpenSession {
+    ml_session *session = nullptr;
+    OpenSession(const std::string &artifact, uint32_t threads, uint32_t num_sequences, uint32_t loops = 0) {
+        const TemporaryFile file(artifact);
+        ml_model *model = nullptr;
+        CHECK(ml_model_open(file.path, &model) == ML_OK);
+        CHECK(ml_session_create(model, threads, loops, num_sequences, &session) == ML_OK);
+        ml_model_close(model);
+    }
+    ~OpenSession() { ml_session_destroy(session); }
+    OpenSession(const OpenSession &) = delete;
+    OpenSession &operator=(const OpenSession &) = delete;
+
+    // Logits of the last tokens, or of all; nothing where the run was refused.
+    std::vector<float> run(const std::vector<uint32_t> &sequences, const std::vector<int64_t> &tokens,
+                           bool all_logits = false, uint32_t loops = 0) {
+        ml_run_args args{};
+        args.loops = loops;
+        args.sequences = sequences.data();
+        args.num_sequences = static_cast<uint32_t>(sequences.size());
+        args.tokens = tokens.data();
+        args.count = static_cast<uint32_t>(tokens.size() / sequences.size());
+        args.all_logits = all_logits;
+        std::vector<float> logits((all_logits ? tokens.size() : sequences.size()) * kVocab);
+        args.logits = logits.data();
+        args.logits_floats = logits.size();
+        if (ml_session_run(session, &args) != ML_OK) logits.clear();
+        return logits;
+    }
+};
+
+std::vector<int64_t> random_tokens(size_t count) {
+    std::vector<int64_t> tokens(count);
+    for (int64_t &token : tokens) token = below(kVocab);
+    return tokens;
+}
+
+std::vector<float> part(const std::vector<float> &values, size_t begin, size_t count) {
+    const auto from = values.begin() + static_cast<std::ptrdiff_t>(begin);
+    return {from, from + static_cast<std::ptrdiff_t>(count)};
+}
+
+// Sequences of different lengths, in any order and company, get the bits that each gets alone.
+void test_a_batch_equals_each_alone() {
+    const std::string artifact = make_artifact(metadata(kStage));
+    for (const uint32_t threads : {1u, 3u}) {
+        OpenSession batch(artifact, threads, 3), alone(artifact, 1, 3);
+        const std::vector<std::vector<uint32_t>> runs = {{1}, {0, 1, 2}, {2, 0}, {2, 1, 0}, {1, 2}};
+        const uint32_t counts[] = {4, 1, 3, 1, 2};
+        for (size_t r = 0; r < runs.size(); r++)
+            for (const bool all_logits : {false, true}) {
+                const size_t count = all_logits ? 1 : counts[r], rows = all_logits ? count : 1;
+                const std::vector<int64_t> tokens = random_tokens(runs[r].size() * count);
+                const std::vector<float> together = batch.run(runs[r], tokens, all_logits);
+                CHECK(together.size() == runs[r].size() * rows * kVocab);
+                for (size_t i = 0; i < runs[r].size() && !together.empty(); i++) {
+                    const std::vector<int64_t> own(tokens.begin() + static_cast<std::ptrdiff_t>(i * count),
+                                                   tokens.begin() + static_cast<std::ptrdiff_t>((i + 1) * count));
+                    CHECK(same_bits(alone.run({runs[r][i]}, own, all_logits),
+                                    part(together, i * rows * kVocab, rows * kVocab)));
+                }
+            }
+        for (uint32_t s = 0; s < 3; s++)
+            CHECK(ml_session_position(batch.session, s) == ml_session_position(alone.session, s));
+    }
+}
+
+// A fork goes on as the original would, and neither sees what the other runs afterwards.
+void test_a_fork_goes_on_as_the_original() {
+    OpenSession session(make_artifact(metadata(kStage)), 2, 3);
+    const std::vector<int64_t> prompt = random_tokens(5), first = random_tokens(2), second = random_tokens(2);
+    CHECK(!session.run({0}, random_tokens(9)).empty()); // to be forgotten
+    CHECK(ml_session_reset_sequence(session.session, 0) == ML_OK && ml_session_position(session.session, 0) == 0);
+    CHECK(!session.run({1}, prompt).empty());
+    for (const uint32_t to : {0u, 2u, 1u}) CHECK(ml_session_fork(session.session, 1, to) == ML_OK);
+    CHECK(ml_session_position(session.session, 0) == 5 && ml_session_position(session.session, 2) == 5);
+    const std::vector<float> expected_first = session.run({1}, first);
+    CHECK(ml_session_reset_sequence(session.session, 1) == ML_OK);
+    CHECK(!session.run({1}, prompt).empty());
+    const std::vector<float> expected_second = session.run({1}, second);
+    std::vector<int64_t> both = first;
+    both.insert(both.end(), second.begin(), second.end());
+    const std::vector<float> found = session.run({2, 0}, both);
+    CHECK(found.size() == 2 * kVocab && same_bits(part(found, 0, kVocab), expected_first) &&
+          same_bits(part(found, kVocab, kVocab), expected_second));
+}
+
+// What a token ran decides which keys later tokens see, not whether they see any: after tokens with few loops, one with
+// many gives what it gives where a halting rule stopped the others there.
+void test_loops_per_token() {
+    const std::string artifact = make_artifact(metadata(kStage));
+    OpenSession changing(artifact, 2, 2, 1), halting(artifact, 1, 1, 3);
+    const std::vector<int64_t> tokens = random_tokens(6);
+    const ml_halting at_once{ML_HALT_LATENT_DIFFERENCE, 1, 1e9, nullptr, 0};
+    for (size_t t = 0; t < tokens.size(); t++) {
+        const bool many = t % 3 == 2;
+        const ml_halting none{ML_HALT_NONE, 0, 0, nullptr, 0};
+        CHECK(ml_session_set_halting(halting.session, many ? &none : &at_once) == ML_OK);
+        const std::vector<float> expected = halting.run({0}, {tokens[t]});
+        CHECK(!expected.empty() && same_bits(changing.run({0}, {tokens[t]}, false, many ? 3 : 0), expected));
+        if (t == 3) CHECK(ml_session_fork(changing.session, 0, 1) == ML_OK);
+        if (t > 3) CHECK(same_bits(changing.run({1}, {tokens[t]}, false, many ? 3 : 1), expected));
+    }
+}
+
+// A decoded token allocates nothing once the scratch memory has its size.
+void test_a_warm_token_allocates_nothing() {
+    OpenSession open(make_artifact(metadata(kStage)), 2, 2);
+    const ml_halting rule{ML_HALT_COSINE, 1, 0.05, nullptr, 0};
+    const int64_t tokens[] = {3, 7};
+    float logits[2 * kVocab];
+    uint32_t applied[2];
+    ml_run_args args{};
+    args.num_sequences = 2;
+    args.tokens = tokens;
+    args.count = 1;
+    args.logits = logits;
+    args.logits_floats = 2 * kVocab;
+    args.applied_loops = applied;
+    args.applied_size = 2;
+    for (const ml_halting *halting : {static_cast<const ml_halting *>(nullptr), &rule}) {
+        CHECK(ml_session_set_halting(open.session, halting) == ML_OK);
+        CHECK(ml_session_run(open.session, &args) == ML_OK);
+        const uint64_t before = allocations;
+        CHECK(before > 0);
+        for (int i = 0; i < 4; i++) CHECK(ml_session_run(open.session, &args) == ML_OK);
+        CHECK(allocations == before);
+    }
+}
+
+void test_runs_that_are_refused() {
+    const std::string artifact = make_artifact(metadata(kStage));
+    OpenSession open(artifact, 1, 2);
+    ml_session *session = open.session, *none = nullptr;
+    const TemporaryFile file(artifact);
+    ml_model *model = nullptr;
+    CHECK(ml_model_open(file.path, &model) == ML_OK);
+    for (const uint32_t count : {0u, 1025u, 0xFFFFFFFFu})
+        CHECK(ml_session_create(model, 1, 0, count, &none) == ML_FAILED && none == nullptr);
+    CHECK(std::strstr(ml_last_error(), "sequences are outside 1-1024") != nullptr);
+    ml_model_close(model);
+    const uint32_t both[] = {0, 1}, twice[] = {1, 1}, beyond[] = {0, 2};
+    const int64_t tokens[] = {1, 2, 3, -1};
+    std::vector<float> logits(4 * kVocab);
+    uint32_t applied[2] = {};
+    const auto good = [&] {
+        ml_run_args args{};
+        args.sequences = both;
+        args.num_sequences = 2;
+        args.tokens = tokens;
+        args.count = 1;
+        args.logits = logits.data();
+        args.logits_floats = 2 * kVocab;
+        return args;
+    };
+    const std::pair<const char *, std::function<void(ml_run_args &)>> wrong[] = {
+        {"listed twice", [&](ml_run_args &a) { a.sequences = twice; }},
+        {"sequence 2 is outside 0-1", [&](ml_run_args &a) { a.sequences = beyond; }},
+        {"outside 1-2", [](ml_run_args &a) { a.num_sequences = 0; }},
+        {"outside 1-2", [](ml_run_args &a) { a.num_sequences = 3; }},
+        {"no tokens", [](ml_run_args &a) { a.tokens = nullptr; }},
+        {"no tokens", [](ml_run_args &a) { a.count = 0; }},
+        {"do not fit the context", [](ml_run_args &a) { a.count = 17; }},
+        {"do not fit the context", [](ml_run_args &a) { a.count = 0xFFFFFFFF; }},
+        {"room for", [](ml_run_args &a) { a.logits_floats--; }},
+        {"token -1", [](ml_run_args &a) { a.count = 2; }},
+        {"room for", [](ml_run_args &a) { a.all_logits = 1, a.logits_floats = 0; }},
+        {"no room", [](ml_run_args &a) { a.logits = nullptr; }},
+        {"loops 4 is outside 1-3", [](ml_run_args &a) { a.loops = 4; }},
+        {"applied loops", [&](ml_run_args &a) { a.applied_loops = applied, a.applied_size = 1; }},
+    };
+    for (const auto &[words, change] : wrong) {
+        ml_run_args args = good();
+        change(args);
+        CHECK(ml_session_run(session, &args) == ML_FAILED && std::strstr(ml_last_error(), words) != nullptr);
+        CHECK(ml_session_position(session, 0) + ml_session_position(session, 1) == 0);
+    }
+    const float gate[kHidden] = {};
+    const std::pair<const char *, ml_halting> wrong_rules[] = {
+        {"is unknown", {9u, 1, 0.5, nullptr, 0}},
+        {"least loops", {ML_HALT_COSINE, 0, 0.5, nullptr, 0}},
+        {"outside 1-3", {ML_HALT_COSINE, 4, 0.5, nullptr, 0}},
+        {"threshold", {ML_HALT_COSINE, 1, NAN, nullptr, 0}},
+        {"weights of an exit gate", {ML_HALT_EXIT_GATE, 1, 0.5, nullptr, 0}},
+        {"weights of another", {ML_HALT_EXIT_GATE, 1, 0.5, gate, 0}},
+    };
+    for (const auto &[words, rule] : wrong_rules)
+        CHECK(ml_session_set_halting(session, &rule) == ML_FAILED && std::strstr(ml_last_error(), words) != nullptr);
+    CHECK(ml_session_fork(session, 0, 2) == ML_FAILED && ml_session_fork(session, 2, 0) == ML_FAILED);
+    CHECK(ml_session_reset_sequence(session, 2) == ML_FAILED && ml_session_position(session, 2) == 0);
+    ml_run_args args = good();
+    CHECK(ml_session_run(session, &args) == ML_OK);
+    args.sequences = nullptr; // all, in order
+    CHECK(ml_session_run(session, &args) == ML_OK && ml_session_position(session, 1) == 2);
 }
 
 // Threads that each have a session of their own share nothing but the model.
@@ -1147,6 +1558,10 @@ int main() {
     for (const Kernels *set : every_set()) {
         use_kernels(set->name);
         test_loop_arguments();
+        test_a_batch_equals_each_alone();
+        test_a_fork_goes_on_as_the_original();
+        test_halting();
+        test_loops_per_token();
         if (kThreadsOnly) continue;
         test_halves(*set);
         test_halves_saturate(*set);
@@ -1164,6 +1579,8 @@ int main() {
         test_artifacts();
         test_null_pointers();
         test_a_failed_run_leaves_the_position();
+        test_runs_that_are_refused();
+        test_a_warm_token_allocates_nothing();
     }
     test_threads();
     test_threads_that_cannot_be_started();
