@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import struct
@@ -197,12 +198,19 @@ def test_a_full_disk_is_one_sentence(binary, artifact):
     assert done.stderr == "mobileloop-engine: the output cannot be written: No space left on device.\n"
 
 
+def catches_interrupts(pid, program):
+    """Whether the process runs `program` by now, and its handler of Ctrl-C is installed."""
+    if os.readlink(f"/proc/{pid}/exe") != str(program):
+        return False
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return bool(int(caught[1], 16) >> (signal.SIGINT - 1) & 1)
+
+
 def test_ctrl_c_ends_it_well(binary, artifact):
     words = [binary, "bench", artifact, "--repetitions", "100000", "--no-bandwidth", "--threads", "1", "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(list(map(str, words)), **pipes) as process:
-        # Until the handler is installed no signal is caught.
-        while "SigCgt:\t0000000000000000" in Path(f"/proc/{process.pid}/status").read_text():
+        while not catches_interrupts(process.pid, binary):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
