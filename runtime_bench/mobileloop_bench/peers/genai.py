@@ -6,6 +6,7 @@ of the project's environment changes.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -121,9 +122,7 @@ class _Session:
     """A generator that never stops by itself."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        import onnxruntime_genai
-
-        self._api: Any = onnxruntime_genai
+        self._api: Any = importlib.import_module("onnxruntime_genai")
         config = self._api.Config(request["path"])
         threads = {"intra_op_num_threads": request["threads"]}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": threads}}}))
