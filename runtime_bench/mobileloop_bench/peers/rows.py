@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mobileloop.runtimes.base import available_threads
 from mobileloop_bench.peers.document import PeersDocument, Round, Sample
 
 MAX_OTHER_CORES = 0.25
@@ -93,8 +92,7 @@ class Row:
 
 def figures(document: PeersDocument) -> list[Figure]:
     """Every line, in the order of the issue; llama.cpp's once per build."""
-    everyone = available_threads()
-    everywhere = "decode-2" if everyone == 2 else "decode-all"
+    everywhere = "decode-2" if document.machine.cores_usable == 2 else "decode-all"
     llamas = [name for name in document.labels if name.startswith("llama-")]
 
     def label(name: str) -> str:
@@ -178,9 +176,7 @@ def figures(document: PeersDocument) -> list[Figure]:
     ]
     lines += [
         Figure("peak anonymous memory beyond the KV cache", "", "MB", Series("ours/memory-2", "mb"), None, 25, False),
-        Figure(
-            "load to first token, warm file cache, 2 threads", "", "ms", Series("ours/load-2", "ms"), None, 60, False
-        ),
+        Figure("load to first token, warm file cache", "", "ms", Series("ours/load-2", "ms"), None, 60, False),
         Figure(
             f"decode, 2 threads beside {document.settings.busy} busy processes",
             "quiet",
