@@ -1,7 +1,7 @@
 """Every contestant's files, made from one pure Q4_0 GGUF, so that all of them hold the very same weights.
 
 llama.cpp reads the GGUF; our engine gets its 4-bit codes bit for bit, the embedding's too (`mobileloop export` would
-keep the embedding in 8 bits, which is 20 MB more per token and no fair comparison); onnxruntime-genai and ExecuTorch
+keep the embedding in 8 bits, which is 14 MB more per token and no fair comparison); onnxruntime-genai and ExecuTorch
 quantize by themselves, so they get the dequantized weights as floats.
 """
 
