@@ -179,7 +179,12 @@ def _measure(document: PeersDocument, cells: list[Cell], path: Path) -> None:
             progress.update(task, completed=done, total=total, description=what)
             progress.refresh()
 
-        run_rounds(document, cells, lambda finished: finished.write(path), show)
+        def save(finished: PeersDocument) -> None:
+            finished.write(path)
+            if progress.disable:  # a log gets one line per round instead of the bar
+                _say(f"{len(finished.rounds)} of {finished.rounds_wanted} rounds")
+
+        run_rounds(document, cells, save, show)
 
 
 def _say(text: str) -> None:

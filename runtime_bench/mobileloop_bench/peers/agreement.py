@@ -29,6 +29,7 @@ def check(
     assert spec is not None
     tokenizer = Tokenizer(spec)
     prompt = tokenizer.encode(settings.prompt)
+    say("what the reference says")
     references, name = _reference(store, settings, prompt)
     found = [
         Agreement(contestant="reference", loops=loops, tokens=tokens, same=len(tokens), text=tokenizer.decode(tokens))
@@ -63,7 +64,8 @@ def _reference(store: Store, settings: Settings, prompt: Sequence[int]) -> tuple
     base: dict[str, Any] = {"prompt_ids": list(prompt), "greedy_tokens": settings.greedy_tokens}
     if importlib.util.find_spec("torch") is not None:
         request = {**base, "gguf": str(llama.gguf(store))}
-        commands = {loops: worker("agreement", {**request, "loops": loops}) for loops in LOOPS}
+        # One thread: several would wait for each other actively, which takes minutes on a busy machine.
+        commands = {loops: worker("agreement", {**request, "loops": loops}, OMP_NUM_THREADS="1") for loops in LOOPS}
         name = "PyTorch, float32, the same weights"
     else:
         commands, name = ours.Ours().greedy(store, settings, prompt), "our engine, for want of PyTorch"

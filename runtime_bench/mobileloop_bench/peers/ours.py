@@ -66,7 +66,7 @@ class Ours(Contestant):
             cell("prefill-2", "prefill", threads=2),
             cell("load-2", "load", threads=2),
             cell("memory-2", "memory", threads=2),
-            cell("busy-2", "decode", settings.busy, threads=2, loops=[1]),
+            cell("busy-2", "decode", settings.busy, threads=2, loops=[1], repeats=1),
             cell("bandwidth", "bandwidth", threads=0),
         ]
         if everyone != 2:
