@@ -285,7 +285,7 @@ class _Session:
             raise MobileloopError(f"llama.cpp could not load {path}.")
         parameters = self._api.llama_context_default_params()
         parameters.n_ctx = weights.CONTEXT
-        parameters.n_threads = parameters.n_threads_batch = 2
+        parameters.n_threads = parameters.n_threads_batch = 1  # several would spin for each other on a busy machine
         self._context = self._api.llama_init_from_model(self._model, parameters)
         vocabulary = self._api.llama_model_get_vocab(self._model)
         self._size = int(self._api.llama_vocab_n_tokens(vocabulary))
