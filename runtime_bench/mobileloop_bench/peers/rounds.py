@@ -117,7 +117,9 @@ def run_command(command: Command) -> Series:
 @contextlib.contextmanager
 def _neighbours(count: int) -> Iterator[None]:
     """`count` processes that compute all the time, at normal priority."""
-    started = [subprocess.Popen([sys.executable, "-c", _BUSY], stdin=subprocess.DEVNULL) for _ in range(count)]
+    argv = [sys.executable, "-c", _BUSY]
+    quiet = subprocess.DEVNULL  # Ctrl-C reaches them too, and they would complain
+    started = [subprocess.Popen(argv, stdin=quiet, stderr=quiet) for _ in range(count)]
     try:
         if started:
             time.sleep(0.2)  # until they do
