@@ -1,6 +1,6 @@
 # make demo   from a fresh machine to a report
 # make test   everything that CI runs
-# make help   the rest
+# make help   the rest, such as make bench-peers
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,13 +13,14 @@ ENGINE_SOURCES := $(shell find runtime_bench/engine -name '*.cpp' -o -name '*.h'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test setup tools check lint types pytest format clean
+.PHONY: help demo test setup tools check lint types pytest bench-peers format clean
 
 help:
 	@echo "make demo    install, fetch a real model, export it three ways, generate, measure, report"
 	@echo "make test    lint, type check and run every test (installs what it needs)"
 	@echo "make setup   only install into $(VENV)"
 	@echo "make format  format Python and C++"
+	@echo "make bench-peers  measure beside llama.cpp, onnxruntime-genai and ExecuTorch (docs/peers.md)"
 	@echo "make clean   remove $(VENV), build/ and demo/"
 
 demo: setup
@@ -75,6 +76,11 @@ types: | setup
 
 pytest: | setup
 	@CXX="$(CXX)" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Everything interleaved in one run; PEERS="--quick" or PEERS="--build-executorch" adds options (docs/peers.md).
+bench-peers: $(MODEL) | setup
+	@mkdir -p build
+	@$(BIN)/python -m mobileloop_bench.peers --source $(MODEL) --json build/peers.json --markdown build/peers.md $(PEERS)
 
 format: | setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
