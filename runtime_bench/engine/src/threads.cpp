@@ -20,9 +20,8 @@ namespace {
 // from one cycle to 140.
 constexpr auto kSpin = std::chrono::microseconds(100);
 
-// A wait beyond this is for a thread that does not run at all. Where such waits are more than a quarter of a window of
+// A thread that has to sleep waits for one that does not run. Where such waits are more than a quarter of a window of
 // time, one thread fewer runs for a while, twice as long each time it is no better afterwards (docs/lab-log.md).
-constexpr auto kStall = std::chrono::microseconds(1000);
 constexpr auto kWindow = std::chrono::milliseconds(16);
 constexpr auto kNarrowAtLeast = std::chrono::milliseconds(64), kNarrowAtMost = std::chrono::milliseconds(1024);
 
@@ -164,10 +163,8 @@ void ThreadPool::wait_for(std::atomic<uint32_t> &word, uint32_t value) {
     sleepers_.fetch_add(1);
     for (uint32_t now; (now = word.load()) - value > 1;) sleep_while(word, now);
     sleepers_.fetch_sub(1);
-    const auto waited = Clock::now() - start;
-    if (waited > kStall)
-        stalled_us_.fetch_add(
-            static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(waited).count()));
+    const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start + kSpin);
+    stalled_us_.fetch_add(static_cast<uint64_t>(waited.count()));
 }
 
 } // namespace ml
