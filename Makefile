@@ -1,6 +1,6 @@
 # make demo   from a fresh machine to a report
 # make test   everything that CI runs
-# make help   the rest
+# make help   the rest, such as make bench-peers
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +13,7 @@ ENGINE_SOURCES := $(shell find runtime_bench/engine -name '*.cpp' -o -name '*.h'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test setup tools check lint types pytest format engine engine-arm64 fuzz clean
+.PHONY: help demo test setup tools check lint types pytest bench-peers format engine engine-arm64 fuzz clean
 
 help:
 	@echo "make demo    install, fetch a real model, export it three ways, generate, measure, report"
@@ -23,6 +23,7 @@ help:
 	@echo "make engine  build the static program build/engine/mobileloop-engine; needs no Python package but cmake"
 	@echo "make engine-arm64  the same for 64-bit ARM and phones; ARM64_CXX=zig needs no cross compiler"
 	@echo "make fuzz    look for inputs that crash the engine, FUZZ_SECONDS=600 for each target"
+	@echo "make bench-peers  measure beside llama.cpp, onnxruntime-genai and ExecuTorch (docs/peers.md)"
 	@echo "make clean   remove $(VENV), build/ and demo/"
 
 demo: setup
@@ -78,6 +79,11 @@ types: | setup
 
 pytest: | setup
 	@CXX="$(CXX)" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Everything interleaved in one run; PEERS="--quick" or PEERS="--build-executorch" adds options (docs/peers.md).
+bench-peers: $(MODEL) | setup
+	@mkdir -p build
+	@$(BIN)/python -m mobileloop_bench.peers --source $(MODEL) --json build/peers.json --markdown build/peers.md $(PEERS)
 
 format: | setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -36,7 +36,12 @@ LAYERS = (
 MARKERS = {"mobileloop", "mobileloop.quant"}
 
 # The command line, the exporter of ExecuTorch programs and what checks against the reference may load PyTorch.
-TORCH = ("mobileloop.reference", "mobileloop.verify", "mobileloop.commands.verify")
+TORCH = (
+    "mobileloop.reference",
+    "mobileloop.verify",
+    "mobileloop.commands.verify",
+    "mobileloop_bench.peers.agreement",
+)
 
 
 def layer(module):

@@ -35,13 +35,17 @@ class Interference:
 
 
 class Watch:
-    """`with Watch(interference):` adds the processor time that others used inside the block."""
+    """`with Watch(interference):` adds the processor time that others used inside the block.
 
-    def __init__(self, into: Interference) -> None:
+    `children` counts the processes that were started and waited for inside the block as our own.
+    """
+
+    def __init__(self, into: Interference, children: bool = False) -> None:
         self._into = into
+        self._children = children
 
     def __enter__(self) -> None:
-        self._wall, self._own, self._busy = time.perf_counter(), time.process_time(), _busy_and_stolen()
+        self._wall, self._own, self._busy = time.perf_counter(), self._own_s(), _busy_and_stolen()
 
     def __exit__(self, *error: object) -> None:
         busy, into = _busy_and_stolen(), self._into
@@ -49,8 +53,14 @@ class Watch:
         if busy is None or self._busy is None:
             into.known = False
             return
-        into.other_s += busy[0] - self._busy[0] - (time.process_time() - self._own)
+        into.other_s += busy[0] - self._busy[0] - (self._own_s() - self._own)
         into.stolen_s += busy[1] - self._busy[1]
+
+    def _own_s(self) -> float:
+        if not self._children:
+            return time.process_time()
+        times = os.times()
+        return time.process_time() + times.children_user + times.children_system
 
 
 def _busy_and_stolen() -> tuple[float, float] | None:

@@ -24,16 +24,20 @@ double measure(uint32_t threads, uint64_t size_bytes, double seconds) {
     const std::unique_ptr<float[]> buffer(new float[floats]);
     std::vector<float> sums(threads * 16);
     const auto read_parts = [&](uint64_t passes) {
-        context.pool.run([&](uint32_t thread) {
-            const size_t begin = blocks * thread / threads * 64, end = blocks * (thread + 1) / threads * 64;
-            for (uint64_t pass = 0; pass < passes; pass++)
-                sums[thread * 16] += context.kernels.read(buffer.get() + begin, end - begin);
-        });
+        context.pool.run(
+            [&](uint32_t thread) {
+                const size_t begin = blocks * thread / threads * 64, end = blocks * (thread + 1) / threads * 64;
+                for (uint64_t pass = 0; pass < passes; pass++)
+                    sums[thread * 16] += context.kernels.read(buffer.get() + begin, end - begin);
+            },
+            threads);
     };
-    context.pool.run([&](uint32_t thread) { // first touch by the reader, so that memory is near its core
-        const size_t begin = blocks * thread / threads * 64, end = blocks * (thread + 1) / threads * 64;
-        std::fill(buffer.get() + begin, buffer.get() + end, 1.0f);
-    });
+    context.pool.run(
+        [&](uint32_t thread) { // first touch by the reader, so that memory is near its core
+            const size_t begin = blocks * thread / threads * 64, end = blocks * (thread + 1) / threads * 64;
+            std::fill(buffer.get() + begin, buffer.get() + end, 1.0f);
+        },
+        threads);
     read_parts(1);
     // Enough passes per sample that the clock and the region cost nothing: at least 2 ms.
     uint64_t passes = 1;

@@ -129,8 +129,9 @@ void ml_context::embed(const Matrix &embedding, const int64_t *tokens, uint32_t 
 void ml_context::head(const Matrix &head, const float *norm, float eps, const float *hidden, uint32_t rows,
                       float *logits) {
     const Activations a = private_[0].rows(rows, head.cols);
-    pool.run([&](uint32_t thread) {
-        const Range own = share(rows, thread, pool.size());
+    const uint32_t threads = pool.ready();
+    const auto region = [&](uint32_t thread) {
+        const Range own = share(rows, thread, threads);
         for (size_t t = own.begin; t < own.end; t++) {
             const float *x = hidden + t * head.cols;
             float *to = a.floats + t * a.stride;
@@ -143,10 +144,11 @@ void ml_context::head(const Matrix &head, const float *norm, float eps, const fl
         }
         if (head.integer()) kernels.quantize(a, own.begin, own.end);
         pool.barrier(thread);
-        const Range groups = share(head.row_groups, thread, pool.size());
+        const Range groups = share(head.row_groups, thread, threads);
         kernels.multiply(head, static_cast<uint32_t>(groups.begin), static_cast<uint32_t>(groups.end), a, rows, logits,
                          head.rows, false);
-    });
+    };
+    pool.run(region, threads);
 }
 
 void ml_context::rotary_table(const ml_loop_args &args, const Block &block) {
@@ -509,8 +511,8 @@ void ml_context::loop(const ml_loop_args &args) {
     }
     float *hidden = halting ? hidden_.at_least(0) : args.hidden_out;
     if (hidden != args.hidden_in) std::copy_n(args.hidden_in, total, hidden);
-    const Stage stage{filled,      hidden,         halting || args.damping != 1.0f ? entered_.at_least(0) : nullptr,
-                      rows,        rows > 1,       halting,
-                      pool.size(), block.kv_heads, size_t{block.head_dim} * (args.kv_type == ML_KV_F16 ? 2 : 4)};
-    pool.run([&](uint32_t thread) { Region(*this, stage, thread).run(); });
+    const Stage stage{filled,       hidden,         halting || args.damping != 1.0f ? entered_.at_least(0) : nullptr,
+                      rows,         rows > 1,       halting,
+                      pool.ready(), block.kv_heads, size_t{block.head_dim} * (args.kv_type == ML_KV_F16 ? 2 : 4)};
+    pool.run([&](uint32_t thread) { Region(*this, stage, thread).run(); }, stage.threads);
 }

@@ -1,5 +1,6 @@
 #include "threads.h"
 
+#include <algorithm>
 #include <climits>
 #include <exception>
 
@@ -14,10 +15,15 @@
 namespace ml {
 namespace {
 
-// Spinning covers the gaps between the phases of a block (20 to 100 us, as long as the processor's pause takes). A
-// thread that waits longer sleeps: on a busy core a sleeper is run soon after it is woken, while one that yields goes
-// to the end of the queue and costs the others a time slice at every barrier.
-constexpr int kSpins = 2000;
+// Spinning covers the gaps between the phases of a block. A thread that waits longer sleeps: on a busy core a sleeper
+// is run soon after it is woken, while one that yields goes to the end of the queue. By the clock, since a pause takes
+// from one cycle to 140.
+constexpr auto kSpin = std::chrono::microseconds(100);
+
+// A thread that has to sleep waits for one that does not run. Where such waits are more than a quarter of a window of
+// time, one thread fewer runs for a while, twice as long each time it is no better afterwards (docs/lab-log.md).
+constexpr auto kWindow = std::chrono::milliseconds(16);
+constexpr auto kNarrowAtLeast = std::chrono::milliseconds(64), kNarrowAtMost = std::chrono::milliseconds(1024);
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -41,9 +47,22 @@ void sleep_while(std::atomic<uint32_t> &, uint32_t) { std::this_thread::yield();
 void wake_sleepers(std::atomic<uint32_t> &) {}
 #endif
 
+// Spins until done() or the time is over; whether it is done.
+template <typename Done> bool spin(std::chrono::steady_clock::duration time, const Done &done) {
+    const auto start = std::chrono::steady_clock::now();
+    do {
+        for (int i = 0; i < 64; i++) {
+            if (done()) return true;
+            pause();
+        }
+    } while (std::chrono::steady_clock::now() - start < time);
+    return false;
+}
+
 } // namespace
 
-ThreadPool::ThreadPool(uint32_t threads) : size_(threads ? threads : 1), arrivals_(size_) {
+ThreadPool::ThreadPool(uint32_t threads)
+    : size_(threads ? threads : 1), progress_(size_), ready_(size_), narrow_for_(kNarrowAtLeast) {
     workers_.reserve(size_ - 1);
     try {
         for (uint32_t thread = 1; thread < size_; thread++) workers_.emplace_back([this, thread] { work(thread); });
@@ -59,66 +78,93 @@ void ThreadPool::stop() {
     {
         const std::lock_guard<std::mutex> lock(mutex_);
         stop_.store(true);
-        generation_.fetch_add(1);
+        call_.fetch_add(kCall);
     }
     wake_.notify_all();
     for (std::thread &worker : workers_) worker.join();
 }
 
-void ThreadPool::run_erased(Entry entry, const void *context) {
-    if (size_ == 1) return entry(context, 0);
+uint32_t ThreadPool::ready() {
+    if (size_ == 1) return 1;
+    const Clock::time_point now = Clock::now();
+    if (ready_ < size_) { // narrow: try all again when the time is over
+        if (now < narrow_until_) return ready_;
+        ready_ = size_;
+        window_ = now;
+        stalled_us_.store(0);
+    } else if (const auto passed = now - window_; passed >= kWindow) {
+        const auto stalled = std::chrono::microseconds(stalled_us_.exchange(0));
+        window_ = now;
+        if (stalled * 4 > std::min<Clock::duration>(passed, 4 * kWindow)) { // a caller's own pauses are not counted
+            ready_ = size_ - 1;
+            narrow_until_ = now + narrow_for_;
+            narrow_for_ = std::min<Clock::duration>(2 * narrow_for_, kNarrowAtMost);
+        } else {
+            narrow_for_ = kNarrowAtLeast;
+        }
+    }
+    return ready_;
+}
+
+void ThreadPool::run_erased(Entry entry, const void *context, uint32_t threads, uint32_t all) {
+    meeting_ = threads;
+    if (all == 1) return entry(context, 0);
     entry_ = entry;
     context_ = context;
+    for (uint32_t thread = 0; thread < all; thread++) progress_[thread].meetings.store(0, std::memory_order_relaxed);
+    uint32_t call;
     {
         const std::lock_guard<std::mutex> lock(mutex_);
-        generation_.fetch_add(1, std::memory_order_release);
+        call = (call_.load(std::memory_order_relaxed) / kCall + 1) * kCall + all;
+        call_.store(call, std::memory_order_release);
     }
     wake_.notify_all();
     entry(context, 0);
-    barrier(0); // the workers only arrive: they have nothing to wait for
+    for (uint32_t thread = 1; thread < all; thread++) wait_for(progress_[thread].left, call);
 }
 
+// A worker that is not part of a region is not waited for, and so must not look at what belongs to the region.
 void ThreadPool::work(uint32_t thread) {
-    uint32_t seen = 0;
-    for (;;) {
-        for (int spin = 0; spin < 4 * kSpins && generation_.load(std::memory_order_acquire) == seen; spin++) pause();
-        if (generation_.load(std::memory_order_acquire) == seen) {
+    for (uint32_t seen = 0;;) {
+        const auto called = [&] { return call_.load(std::memory_order_acquire) != seen; };
+        if (!spin(4 * kSpin, called)) {
             std::unique_lock<std::mutex> lock(mutex_);
-            wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+            wake_.wait(lock, called);
         }
-        seen = generation_.load(std::memory_order_acquire);
+        seen = call_.load(std::memory_order_acquire);
         if (stop_.load()) return;
+        if (thread >= seen % kCall) continue;
         entry_(context_, thread);
-        arrive(thread);
+        announce(progress_[thread].left, seen);
     }
 }
 
 void ThreadPool::barrier(uint32_t thread) {
-    if (size_ == 1) return;
-    arrive(thread);
-    const uint32_t meeting = arrivals_[thread].count.load(std::memory_order_relaxed);
-    for (uint32_t other = 0; other < size_; other++)
-        if (other != thread) wait_for(other, meeting);
+    if (meeting_ == 1) return;
+    std::atomic<uint32_t> &own = progress_[thread].meetings;
+    const uint32_t meeting = own.load(std::memory_order_relaxed) + 1;
+    announce(own, meeting);
+    for (uint32_t other = 0; other < meeting_; other++)
+        if (other != thread) wait_for(progress_[other].meetings, meeting);
 }
 
-// A sleeper counts itself before it looks at the count for the last time, and whoever arrives looks at the sleepers
-// after its count was changed: one of the two sees the other (both are sequentially consistent), so no wake-up is lost.
-void ThreadPool::arrive(uint32_t thread) {
-    std::atomic<uint32_t> &count = arrivals_[thread].count;
-    count.store(count.load(std::memory_order_relaxed) + 1);
-    if (sleepers_.load() != 0) wake_sleepers(count);
+// A sleeper counts itself before it looks at the word for the last time, and a word is changed before the sleepers are
+// looked at: one of the two sees the other (both are sequentially consistent), so no wake-up is lost.
+void ThreadPool::announce(std::atomic<uint32_t> &word, uint32_t value) {
+    word.store(value);
+    if (sleepers_.load() != 0) wake_sleepers(word);
 }
 
-// Returns when the thread has come to that meeting, or to the next: it may be ahead by one.
-void ThreadPool::wait_for(uint32_t thread, uint32_t meeting) {
-    std::atomic<uint32_t> &count = arrivals_[thread].count;
-    for (int spin = 0; spin < kSpins; spin++) {
-        if (static_cast<int32_t>(count.load(std::memory_order_acquire) - meeting) >= 0) return;
-        pause();
-    }
+// Returns when the word has the value, or is one ahead, as a thread may be that has come to the next barrier.
+void ThreadPool::wait_for(std::atomic<uint32_t> &word, uint32_t value) {
+    const auto reached = [&] { return word.load(std::memory_order_acquire) - value <= 1; };
+    if (reached() || spin(kSpin, reached)) return;
+    const Clock::time_point start = Clock::now();
     sleepers_.fetch_add(1);
-    while (static_cast<int32_t>(count.load() - meeting) < 0) sleep_while(count, meeting - 1);
+    for (uint32_t now; (now = word.load()) - value > 1;) sleep_while(word, now);
     sleepers_.fetch_sub(1);
+    const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start + kSpin);
+    stalled_us_.fetch_add(static_cast<uint64_t>(waited.count()));
 }
 
 } // namespace ml

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -19,39 +20,53 @@ public:
 
     uint32_t size() const { return size_; }
 
-    // Run region(thread) on every thread and wait for all.
-    template <typename Region> void run(const Region &region) {
+    // How many threads the next region should use: all, or fewer for a while where threads were seen to wait for others
+    // that did not run, because other processes want the cores too. Between regions only.
+    uint32_t ready();
+
+    // Run region(thread) on threads 0 .. threads - 1, which may meet at barriers, and on the `helpers` threads behind
+    // them, which may not; wait for all. threads + helpers is at most size().
+    template <typename Region> void run(const Region &region, uint32_t threads, uint32_t helpers = 0) {
         run_erased([](const void *context, uint32_t thread) { (*static_cast<const Region *>(context))(thread); },
-                   &region);
+                   &region, threads, threads + helpers);
     }
 
-    // All threads of the current region meet here; `thread` is the caller's number.
+    // The threads of the current region meet here; `thread` is the caller's number.
     void barrier(uint32_t thread);
 
 private:
     using Entry = void (*)(const void *context, uint32_t thread);
-    void run_erased(Entry entry, const void *context);
-    void work(uint32_t thread);
-    void arrive(uint32_t thread);
-    void wait_for(uint32_t thread, uint32_t meeting);
-    void stop();
-
-    // How many meetings a thread has come to. Each on a cache line of its own, written by one thread and read by the
-    // others: two threads that meet cost each other one line.
-    struct alignas(64) Arrivals {
-        std::atomic<uint32_t> count{0};
+    using Clock = std::chrono::steady_clock;
+    // What one thread tells the others, on a cache line of its own: two threads that meet cost each other one line.
+    struct alignas(64) Progress {
+        std::atomic<uint32_t> meetings{0}; // barriers of this region it has come to
+        std::atomic<uint32_t> left{0};     // the last call it has returned from
     };
+
+    void run_erased(Entry entry, const void *context, uint32_t threads, uint32_t all);
+    void work(uint32_t thread);
+    void announce(std::atomic<uint32_t> &word, uint32_t value);
+    void wait_for(std::atomic<uint32_t> &word, uint32_t value);
+    void stop();
 
     const uint32_t size_;
     std::vector<std::thread> workers_;
     Entry entry_ = nullptr;
     const void *context_ = nullptr;
-    alignas(64) std::atomic<uint32_t> generation_{0}; // counts regions; workers wait for the next
-    std::vector<Arrivals> arrivals_;
+    uint32_t meeting_ = 1; // threads of the region that meet
+    static constexpr uint32_t kCall = 512;
+    alignas(64) std::atomic<uint32_t> call_{0}; // counts calls in steps of kCall, plus the threads that are called
+    std::vector<Progress> progress_;
     alignas(64) std::atomic<uint32_t> sleepers_{0}; // threads that no longer spin
+    std::atomic<uint64_t> stalled_us_{0};           // waits for threads that did not run
     std::atomic<bool> stop_{false};
     std::mutex mutex_;
     std::condition_variable wake_;
+
+    // ready()
+    uint32_t ready_;
+    Clock::time_point window_{}, narrow_until_{};
+    Clock::duration narrow_for_;
 };
 
 } // namespace ml

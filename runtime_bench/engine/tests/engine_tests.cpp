@@ -501,7 +501,7 @@ void test_threads() {
         int wrong = 0;
         std::atomic<int> wrong_inside{0};
         for (uint32_t region = 0; region < 300; region++) {
-            pool.run([&](uint32_t thread) {
+            const auto work = [&](uint32_t thread) {
                 counts[thread]++;
                 for (uint32_t phase = 0; phase < 5; phase++) {
                     if (phase % threads == thread) shared = region * 5 + phase;
@@ -510,7 +510,8 @@ void test_threads() {
                     if (seen[thread] != region * 5 + phase) wrong_inside++;
                     pool.barrier(thread);
                 }
-            });
+            };
+            pool.run(work, threads);
             for (const uint32_t count : counts) wrong += count != region + 1;
         }
         CHECK(wrong == 0);
@@ -518,10 +519,54 @@ void test_threads() {
     }
     for (int round = 0; round < 20; round++) { // made and dropped without work, and after a pause
         ThreadPool pool(1 + static_cast<uint32_t>(round) % 4);
-        if (round % 2) pool.run([](uint32_t) {});
+        if (round % 2) pool.run([](uint32_t) {}, pool.size());
         if (round == 7) std::this_thread::sleep_for(std::chrono::milliseconds(20));
-        if (round % 3 == 0) pool.run([&](uint32_t thread) { pool.barrier(thread); });
+        if (round % 3 == 0) pool.run([&](uint32_t thread) { pool.barrier(thread); }, pool.size());
     }
+}
+
+// Regions of fewer threads than the pool has, in any order, with helpers that do not meet the others.
+void test_some_of_the_threads() {
+    ThreadPool pool(4);
+    std::atomic<uint32_t> ran{0}, helped{0};
+    uint32_t expected_ran = 0, expected_helped = 0;
+    for (int round = 0; round < 300; round++) {
+        const uint32_t threads = 1 + below(4), helpers = below(5 - threads);
+        pool.run(
+            [&](uint32_t thread) {
+                if (thread >= threads) {
+                    helped++;
+                    return;
+                }
+                ran++;
+                for (int i = 0; i < 3; i++) pool.barrier(thread);
+            },
+            threads, helpers);
+        CHECK(ran == (expected_ran += threads));
+        CHECK(helped == (expected_helped += helpers));
+    }
+}
+
+// A thread that keeps the others waiting makes the pool narrower for a while, and no longer.
+void test_narrow_where_threads_stall() {
+    using std::chrono::milliseconds;
+    ThreadPool pool(3);
+    CHECK(pool.ready() == 3);
+    const auto run_for = [&](milliseconds stall) {
+        const uint32_t threads = pool.ready();
+        pool.run(
+            [&](uint32_t thread) {
+                if (thread == threads - 1) std::this_thread::sleep_for(stall);
+                pool.barrier(thread);
+            },
+            threads);
+    };
+    for (int i = 0; i < 8 && pool.ready() == 3; i++) run_for(milliseconds(10));
+    CHECK(pool.ready() == 2);
+    std::this_thread::sleep_for(milliseconds(100));
+    CHECK(pool.ready() == 3);
+    ThreadPool one(1);
+    CHECK(one.ready() == 1);
 }
 
 // In a child process, under a limit of memory that some threads' stacks fit and all of them do not. Not under the
@@ -540,7 +585,7 @@ void test_threads_that_cannot_be_started() {
         bool as_said = setrlimit(RLIMIT_AS, &limit) == 0;
         try {
             ThreadPool pool(256);
-            pool.run([](uint32_t) {});
+            pool.run([](uint32_t) {}, pool.size());
         } catch (const Error &error) {
             as_said = as_said && std::string(error.what()).find("256 threads cannot be started") == 0;
         }
@@ -1583,6 +1628,8 @@ int main() {
         test_a_warm_token_allocates_nothing();
     }
     test_threads();
+    test_some_of_the_threads();
+    test_narrow_where_threads_stall();
     test_threads_that_cannot_be_started();
     test_scratch_after_a_failed_growth();
     test_json();

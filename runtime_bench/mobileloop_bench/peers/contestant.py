@@ -1,0 +1,142 @@
+"""What a contestant is: a name, how it is built, and commands that measure it, each in a process of its own.
+
+Adding a peer is one file with a subclass of `Contestant`, and one line in `contestants.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mobileloop_bench.peers.store import Say, Store
+
+Series = dict[str, list[float]]
+
+
+class Settings(BaseModel):
+    """What every contestant is asked to run; part of what makes two runs comparable.
+
+    Attributes:
+        context_tokens: evaluated before a decode is timed.
+        decode_tokens: decoded one by one, timed as a whole.
+        prefill_tokens: of the timed prompt.
+        load_tokens: of the prompt behind a load.
+        greedy_tokens: generated for the check of correctness.
+        repeats: timed repetitions in one process; their median is the round's figure.
+        busy: other processes of the runs beside busy neighbours.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    context_tokens: int = Field(default=16, ge=1)
+    decode_tokens: int = Field(default=64, ge=1)
+    prefill_tokens: int = Field(default=128, ge=1)
+    load_tokens: int = Field(default=8, ge=1)
+    greedy_tokens: int = Field(default=24, ge=1)
+    repeats: int = Field(default=3, ge=1)
+    busy: int = Field(default=2, ge=1)
+    prompt: str = "The capital of France is"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Command:
+    """A process that measures and prints.
+
+    Attributes:
+        argv: what to start.
+        request: JSON on its standard input, or None.
+        environment: added to this process's.
+        parse: its standard output as named series of samples.
+    """
+
+    argv: Sequence[str]
+    request: Mapping[str, Any] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    parse: Callable[[str], Series] = field(default=lambda text: series_of(text))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One command of one contestant, run once per round; `busy` processes run beside it."""
+
+    contestant: str
+    name: str
+    command: Command
+    busy: int = 0
+
+    @property
+    def key(self) -> str:
+        """`llama-avx2/decode-1`."""
+        return f"{self.contestant}/{self.name}"
+
+
+class Contestant(ABC):
+    """One runtime; stateless, everything it keeps is in the store."""
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+
+    @abstractmethod
+    def missing(self, store: Store) -> str | None:
+        """Why it cannot run, with what to do about it; None where it can."""
+
+    @abstractmethod
+    def build(self, store: Store, say: Say) -> None:
+        """Fetch and build what is missing; the only step that touches the network."""
+
+    def prepare(self, store: Store, say: Say) -> None:  # noqa: B027  (optional)
+        """Make the model files it reads, once everybody is built; without the network."""
+
+    @abstractmethod
+    def versions(self, store: Store) -> dict[str, str]:
+        """What a result must say of it."""
+
+    @abstractmethod
+    def cells(self, store: Store, settings: Settings) -> list[Cell]:
+        """What it runs in every round."""
+
+    def unavailable(self) -> dict[str, str]:
+        """Cells that it will have one day, with the reason why not yet."""
+        return {}
+
+    @abstractmethod
+    def greedy(self, store: Store, settings: Settings, prompt: Sequence[int]) -> dict[int, Command]:
+        """By loop count, the command that prints the series `tokens` of a greedy continuation."""
+
+
+def worker(module: str, request: Mapping[str, Any], path: Sequence[str] = (), **environment: str) -> Command:
+    """A command that runs `work(request)` of a contestant's module in a fresh Python process.
+
+    Args:
+        module: its name in this package.
+        request: what `work` gets.
+        path: folders before everything else on the module search path.
+        environment: added to this process's.
+    """
+    paths = [*path, *(entry or os.getcwd() for entry in sys.path)]
+    return Command(
+        argv=[sys.executable, "-m", "mobileloop_bench.peers.worker", module],
+        request=request,
+        environment={"PYTHONPATH": os.pathsep.join(paths), **environment},
+    )
+
+
+def series_of(text: str) -> Series:
+    """The JSON object on the last line of a worker's output.
+
+    Raises:
+        ValueError: where there is none, or it holds anything but lists of numbers.
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    data = json.loads(lines[-1]) if lines else None
+    if not isinstance(data, dict):
+        raise ValueError("the worker printed no result")
+    return {str(name): [float(value) for value in values] for name, values in data.items()}

@@ -1,0 +1,144 @@
+"""onnxruntime-genai with 4-bit weights in groups of 32, made by its own model builder, driven from Python.
+
+Its packages go to a folder of their own beside the project's (which has the onnxruntime it runs on), so that nothing
+of the project's environment changes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from mobileloop_bench.peers import llama, weights
+from mobileloop_bench.peers import store as stores
+from mobileloop_bench.peers.contestant import Cell, Command, Contestant, Settings, worker
+from mobileloop_bench.peers.store import PINS, Say, Store, run_logged
+from mobileloop_bench.peers.worker import timed, tokens_of
+
+PACKAGE, HELPER = "onnxruntime-genai", "onnx-ir"
+
+
+class Genai(Contestant):
+    """onnxruntime-genai on its default CPU provider."""
+
+    name, label = "genai", "onnxruntime-genai int4"
+
+    def missing(self, store: Store) -> str | None:
+        if util.find_spec("onnxruntime") is None:
+            return "onnxruntime is not installed; install it with: pip install '.[onnx]'"
+        return None if (_model(store) / "genai_config.json").is_file() else f"not built; {llama.HOW}"
+
+    def build(self, store: Store, say: Say) -> None:
+        if not _site(store).is_dir():
+            say(f"downloading {PINS[PACKAGE]}")
+            with stores.made_whole(_site(store)) as site:
+                for pin in (PINS[PACKAGE], PINS[HELPER]):
+                    wheel = stores.download(pin, store.folder / "downloads")
+                    install = ["-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(site)]
+                    run_logged(
+                        [sys.executable, *install, str(wheel)], store.folder / "pip.log", f"{pin} did not install"
+                    )
+        if not (_model(store) / "genai_config.json").is_file():
+            self._export(store, say)
+
+    def _export(self, store: Store, say: Say) -> None:
+        """Builds from floats: the builder takes GGUF files of 16 or 32 bits only, and folders."""
+        say("building onnxruntime-genai's int4 model")
+        with stores.made_whole(_model(store)) as built:
+            floats = built / "floats"
+            floats.mkdir()
+            weights.write_folder(llama.gguf(store), floats)
+            options = ["-i", str(floats), "-o", str(built / "out"), "-p", "int4", "-e", "cpu", "-c", str(built / "tmp")]
+            options += ["--extra_options", "block_size=32", "accuracy_level=4"]
+            run_logged(
+                [sys.executable, "-m", "onnxruntime_genai.models.builder", *options],
+                store.folder / "genai-builder.log",
+                "onnxruntime-genai's builder failed",
+                {
+                    "PYTHONPATH": os.pathsep.join([str(_site(store)), *(entry or os.getcwd() for entry in sys.path)]),
+                    "HF_HUB_OFFLINE": "1",
+                },
+            )
+            for path in (built / "out").iterdir():
+                path.rename(built / path.name)
+            for rest in ("floats", "out", "tmp"):
+                shutil.rmtree(built / rest, ignore_errors=True)
+
+    def versions(self, store: Store) -> dict[str, str]:
+        return {PACKAGE: PINS[PACKAGE].version, "onnxruntime": metadata.version("onnxruntime")}
+
+    def cells(self, store: Store, settings: Settings) -> list[Cell]:
+        request = {**settings.model_dump(), "path": str(_model(store)), "task": "decode", "threads": 2}
+        return [Cell(self.name, "decode-2", worker("genai", request, [str(_site(store))]))]
+
+    def greedy(self, store: Store, settings: Settings, prompt: Sequence[int]) -> dict[int, Command]:
+        base = {**settings.model_dump(), "path": str(_model(store)), "task": "greedy", "threads": 2}
+        return {1: worker("genai", {**base, "prompt_ids": list(prompt)}, [str(_site(store))])}
+
+
+def _site(store: Store) -> Path:
+    """Wheels belong to one Python version."""
+    return store.of(PACKAGE) / f"python-{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def _model(store: Store) -> Path:
+    return store.models / f"genai-{PINS[PACKAGE].version}-int4"
+
+
+# -- in the child process ------------------------------------------------------------------------------
+
+
+def work(request: dict[str, Any]) -> dict[str, list[float]]:
+    """One cell."""
+    session = _Session(request)
+    if request["task"] == "greedy":
+        session.start(request["prompt_ids"])
+        return {"tokens": [float(session.step()) for _ in range(request["greedy_tokens"])]}
+    count = request["decode_tokens"]
+    prompt = tokens_of(request, session.vocab_size, request["context_tokens"])
+    rates = []
+    for turn in range(request["repeats"] + 1):
+        session.start(prompt)
+        session.step()  # the prompt's logits are there: this one only picks a token
+
+        def run() -> None:
+            for _ in range(count):
+                session.step()
+
+        seconds = timed(run)
+        if turn:
+            rates.append(count / seconds)
+    return {"tokens_per_s": rates}
+
+
+class _Session:
+    """A generator that never stops by itself."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self._api: Any = importlib.import_module("onnxruntime_genai")
+        config = self._api.Config(request["path"])
+        threads = {"intra_op_num_threads": request["threads"]}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": threads}}}))
+        self._model = self._api.Model(config)
+        described = json.loads((Path(request["path"]) / "genai_config.json").read_text(encoding="utf-8"))
+        self.vocab_size = int(described["model"]["vocab_size"])
+        self._generator: Any = None
+
+    def start(self, prompt: Sequence[int]) -> None:
+        parameters = self._api.GeneratorParams(self._model)
+        # min_length keeps the end token out, whatever the text.
+        parameters.set_search_options(do_sample=False, max_length=weights.CONTEXT, min_length=weights.CONTEXT)
+        self._generator = self._api.Generator(self._model, parameters)
+        self._generator.append_tokens(list(prompt))
+
+    def step(self) -> int:
+        """Evaluate the last token, where that was not done yet, and pick the next one."""
+        self._generator.generate_next_token()
+        return int(self._generator.get_next_tokens()[0])

@@ -1,0 +1,218 @@
+"""Every contestant's files, made from one pure Q4_0 GGUF, so that all of them hold the very same weights.
+
+llama.cpp reads the GGUF; our engine gets its 4-bit codes bit for bit, the embedding's too (`mobileloop export` would
+keep the embedding in 8 bits, which is 14 MB more per token and no fair comparison); onnxruntime-genai and ExecuTorch
+quantize by themselves, so they get the dequantized weights as floats.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileloop.artifact import ArtifactInfo, written_whole
+from mobileloop.checkpoints import load_checkpoint
+from mobileloop.errors import MobileloopError
+from mobileloop.model import Checkpoint
+from mobileloop.quant.packed import PackedModel
+from mobileloop.quant.schemes import QuantTensor
+from mobileloop.schedule import Schedule
+
+MAX_LOOPS = 4
+CONTEXT = 512
+
+_FOLDER_NAMES = {
+    "embedding": "model.embed_tokens.weight",
+    "final_norm": "model.norm.weight",
+    "head": "lm_head.weight",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "o_proj": "self_attn.o_proj",
+    "gate_proj": "mlp.gate_proj",
+    "up_proj": "mlp.up_proj",
+    "down_proj": "mlp.down_proj",
+}
+_META_NAMES = {
+    "embedding": "tok_embeddings.weight",
+    "final_norm": "norm.weight",
+    "head": "output.weight",
+    "input_layernorm": "attention_norm",
+    "q_proj": "attention.wq",
+    "k_proj": "attention.wk",
+    "v_proj": "attention.wv",
+    "o_proj": "attention.wo",
+    "post_attention_layernorm": "ffn_norm",
+    "gate_proj": "feed_forward.w1",
+    "up_proj": "feed_forward.w3",
+    "down_proj": "feed_forward.w2",
+}
+
+
+def write_engine(gguf: Path, path: Path) -> None:
+    """Our artifact of a Q4_0 GGUF, every matrix bit for bit; every block may be applied 1 to 4 times in a row."""
+    from mobileloop_export.engine import write
+
+    checkpoint = load_checkpoint(str(gguf))
+    _check_symmetric(checkpoint)
+    schedule = Schedule.parse(f"immediate:{MAX_LOOPS}", checkpoint.config.num_blocks)
+    packed = PackedModel(checkpoint.config, schedule, "int4-symmetric", dict(checkpoint.tensors))
+    info = ArtifactInfo.describe(checkpoint, packed, CONTEXT, 16)
+    with written_whole(path) as temporary:
+        write(packed, info, temporary, lambda step, done: None)
+
+
+def _check_symmetric(checkpoint: Checkpoint) -> None:
+    for name, tensor in checkpoint.tensors.items():
+        if len(tensor.shape) == 2 and (not isinstance(tensor, QuantTensor) or tensor.scheme != "int4-symmetric"):
+            raise MobileloopError(
+                f"{checkpoint.source} holds {name} in another type than Q4_0; make the file again with "
+                "llama-quantize --pure, or delete it so that it is made again."
+            )
+
+
+def write_unrolled(gguf: Path, path: Path, times: int) -> None:
+    """The GGUF with every block written `times` in a row: what a runtime without loops must be given."""
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter
+
+    reader = GGUFReader(str(gguf))
+    architecture = str(reader.fields["general.architecture"].contents())
+    count_key = f"{architecture}.block_count"
+    with written_whole(path) as temporary:
+        writer = GGUFWriter(str(temporary), architecture)
+        for name, field in reader.fields.items():
+            if name.startswith("GGUF.") or name == "general.architecture":
+                continue
+            value: Any = field.contents()
+            if name == count_key:
+                value *= times
+            kind = field.types[0]
+            inner = field.types[1] if kind is GGUFValueType.ARRAY else None
+            writer.add_key_value(name, value, kind, inner)
+        for stored in reader.tensors:
+            for name in _copies(stored.name, times):
+                writer.add_tensor(name, stored.data, raw_dtype=stored.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def _copies(name: str, times: int) -> list[str]:
+    """`blk.3.x` for two applications is `blk.6.x` and `blk.7.x`; other tensors stay single."""
+    prefix, _, rest = name.partition(".")
+    number, _, tail = rest.partition(".")
+    if prefix != "blk" or not number.isdigit():
+        return [name]
+    return [f"blk.{int(number) * times + copy}.{tail}" for copy in range(times)]
+
+
+def write_folder(gguf: Path, folder: Path) -> None:
+    """A Hugging Face folder of float32 weights with its tokenizer, for builders that quantize by themselves."""
+    from safetensors.numpy import save_file
+
+    checkpoint = load_checkpoint(str(gguf))
+    tensors = {_folder_name(name): _floats(tensor) for name, tensor in checkpoint.tensors.items()}
+    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    _write_json(folder / "config.json", _folder_config(checkpoint))
+    spec = checkpoint.tokenizer
+    if spec is not None:
+        (folder / "tokenizer.json").write_text(spec.json_text, encoding="utf-8")
+        described = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": spec.bos_token,
+            "eos_token": spec.eos_token,
+            "model_max_length": checkpoint.config.max_position,
+        }
+        _write_json(folder / "tokenizer_config.json", described)
+
+
+def _folder_name(name: str) -> str:
+    if name in _FOLDER_NAMES:
+        return _FOLDER_NAMES[name]
+    _, block, short = name.split(".")
+    return f"model.layers.{block}.{_FOLDER_NAMES.get(short, short)}.weight"
+
+
+def _folder_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    config, spec = checkpoint.config, checkpoint.tokenizer
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_blocks,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "max_position_embeddings": config.max_position,
+        "tie_word_embeddings": config.tie_embeddings,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "torch_dtype": "float32",
+        "bos_token_id": spec.bos_id if spec and spec.bos_id is not None else 1,
+        "eos_token_id": spec.eos_ids[0] if spec and spec.eos_ids else 2,
+        "pad_token_id": 0,
+    }
+
+
+def meta_weights(gguf: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """Weights and parameters in the names and the rotary row order of Meta's Llama, as ExecuTorch's model wants them.
+
+    Returns:
+        the tensors, float32, and the content of params.json.
+    """
+    checkpoint = load_checkpoint(str(gguf))
+    config = checkpoint.config
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for name, tensor in checkpoint.tensors.items():
+        values = _floats(tensor)
+        if name.endswith(".q_proj"):
+            values = _interleaved(values, config.num_heads)
+        elif name.endswith(".k_proj"):
+            values = _interleaved(values, config.num_kv_heads)
+        tensors[_meta_name(name)] = values
+    tensors.setdefault("output.weight", tensors["tok_embeddings.weight"].copy())
+    params = {
+        "dim": config.hidden_size,
+        "n_layers": config.num_blocks,
+        "n_heads": config.num_heads,
+        "n_kv_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_dim": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+        "norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "use_scaled_rope": False,
+    }
+    return tensors, params
+
+
+def _meta_name(name: str) -> str:
+    if name in _META_NAMES:
+        return _META_NAMES[name]
+    _, block, short = name.split(".")
+    return f"layers.{block}.{_META_NAMES[short]}.weight"
+
+
+def _interleaved(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows of half-split rotary pairs in the order of interleaved ones: row i + p * half becomes row 2i + p."""
+    rows = values.shape[0]
+    order = np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(-1)
+    return np.ascontiguousarray(values[order])
+
+
+def _floats(tensor: QuantTensor | NDArray[np.float32]) -> NDArray[np.float32]:
+    return tensor.dequantize() if isinstance(tensor, QuantTensor) else np.ascontiguousarray(tensor, dtype=np.float32)
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,46 @@
+"""The child process of a contestant that is driven from Python: `python -m mobileloop_bench.peers.worker MODULE`.
+
+The request comes as JSON on stdin; the result goes out as the last line of stdout. What the runtimes themselves print
+to stdout comes before it, or in between on stderr.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mobileloop_bench.measure import prompt_of
+
+
+def main(module: str) -> None:
+    """Run one request."""
+    request: dict[str, Any] = json.load(sys.stdin)
+    result = importlib.import_module(f"mobileloop_bench.peers.{module}").work(request)
+    sys.stdout.flush()
+    print("\n" + json.dumps(result), flush=True)
+
+
+def tokens_of(request: dict[str, Any], vocab_size: int, count: int) -> list[int]:
+    """Fixed pseudo-random token ids; which ones they are does not change the work."""
+    return prompt_of(vocab_size, count, int(request["seed"]))
+
+
+def timed(run: Callable[[], None]) -> float:
+    """Seconds of one call, the garbage collector off."""
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    finally:
+        gc.enable()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
