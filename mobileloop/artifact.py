@@ -196,6 +196,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
+            # What was written lies in the page cache in small pages. Dropped from there, it is read back in large ones
+            # by a reader that asks for them, as the engine does.
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         temporary.replace(path)
     except OSError as error:
         raise MobileloopError(
