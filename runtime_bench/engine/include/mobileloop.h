@@ -27,8 +27,9 @@ extern "C" {
 
 typedef enum { ML_OK = 0, ML_FAILED = 1 } ml_status;
 
-/* Element type of a KV cache. */
-typedef enum { ML_KV_F32 = 32, ML_KV_F16 = 16 } ml_kv_type;
+/* Type of a KV cache. A cached vector of one head takes 4 * head_dim bytes (float32), 2 * head_dim (float16), or
+ * head_dim + 2 * ceil(head_dim / 32) (int8: codes, then a float16 scale per 32 of them). */
+typedef enum { ML_KV_F32 = 32, ML_KV_F16 = 16, ML_KV_I8 = 8 } ml_kv_type;
 
 /* A packed record: a block, an embedding or a head. Must be aligned to 4 bytes. */
 typedef struct {
@@ -47,7 +48,7 @@ typedef struct ml_session ml_session;
  *
  * For every loop: h <- h + damping * (f(h) - h), f being all blocks once, in order; then, where loop_end_norm is
  * given, h <- rms_norm(h). Application i of the call (loop * num_blocks + place) owns KV slot i of the caches,
- * each [num_slots, kv_heads, capacity, head_dim], updated in place at position .. position + tokens - 1.
+ * each [num_slots, kv_heads, capacity] vectors, updated in place at position .. position + tokens - 1.
  */
 typedef struct {
     const ml_record *blocks;
@@ -65,6 +66,8 @@ typedef struct {
     void *value_cache;
     uint64_t cache_bytes; /* of each of the two */
     ml_kv_type kv_type;
+    uint32_t
+        full_attention; /* 0: a token attends to itself and what lies before it; 1: to all tokens of the call too */
     uint32_t num_slots;
     uint32_t capacity;       /* tokens per slot */
     const ml_record *next;   /* hint: what is read after this stage; may be NULL */

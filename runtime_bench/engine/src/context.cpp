@@ -66,8 +66,7 @@ struct ml_context::Stage {
     uint32_t threads; // of the pool
 };
 
-ml_context::ml_context(uint32_t threads)
-    : pool(threads), kernels(current_kernels()), private_(pool.size()), scores_(pool.size()) {}
+ml_context::ml_context(uint32_t threads) : pool(threads), kernels(current_kernels()), private_(pool.size()) {}
 
 void ml_context::embed(const Matrix &embedding, const int64_t *tokens, uint32_t count, float *out) {
     for (uint32_t t = 0; t < count; t++)
@@ -154,7 +153,9 @@ std::vector<Block> checked_blocks(const ml_loop_args &args) {
     require(args.loops >= 1, "loops is 0, and a stage runs at least once");
     require(args.tokens >= 1 && args.hidden_in && args.hidden_out, "a loop call has no hidden states");
     require(std::isfinite(args.damping) && args.damping > 0 && args.damping <= 1, "the damping is outside (0, 1]");
-    require(args.kv_type == ML_KV_F16 || args.kv_type == ML_KV_F32, "the KV type is neither float16 nor float32");
+    require(args.kv_type == ML_KV_F32 || args.kv_type == ML_KV_F16 || args.kv_type == ML_KV_I8,
+            "the KV type is none of float32, float16 and int8");
+    require(args.full_attention <= 1, "full_attention is ", args.full_attention, ", neither 0 nor 1");
     require(args.key_cache && args.value_cache, "a loop call has no KV cache");
     std::vector<Block> blocks(args.num_blocks);
     for (uint32_t b = 0; b < args.num_blocks; b++) {
@@ -172,7 +173,7 @@ std::vector<Block> checked_blocks(const ml_loop_args &args) {
     require(uint64_t{args.loops} * args.num_blocks <= args.num_slots, args.loops, " loops of ", args.num_blocks,
             " blocks need more than the ", args.num_slots, " KV slots given");
     const uint64_t needed =
-        product({args.num_slots, first.kv_heads, args.capacity, first.head_dim, args.kv_type == ML_KV_F16 ? 2u : 4u});
+        product({args.num_slots, first.kv_heads, args.capacity, kv_vector_bytes(args.kv_type, first.head_dim)});
     require(args.cache_bytes >= needed, "the KV cache holds ", args.cache_bytes, " bytes where ", needed,
             " are needed");
     return blocks;
@@ -186,7 +187,7 @@ public:
     Application(ml_context &context, const Stage &stage, const Block &block, uint32_t slot, uint32_t thread)
         : context_(context), kernels_(context.kernels), stage_(stage), args_(stage.args), block_(block), slot_(slot),
           thread_(thread), head_dim_(block.head_dim), query_size_(size_t{block.heads} * head_dim_),
-          per_head_(size_t{args_.capacity} * head_dim_ * element()) {}
+          vector_(kv_vector_bytes(args_.kv_type, head_dim_)), per_head_(args_.capacity * vector_) {}
 
     // Ends with all threads past the last write to the hidden states.
     void run() {
@@ -210,7 +211,6 @@ public:
 
 private:
     Range own(size_t total) const { return share(total, thread_, stage_.threads); }
-    size_t element() const { return args_.kv_type == ML_KV_F16 ? 2 : 4; }
 
     // The input rows of a projection; fill(t, to) writes one of them.
     template <typename Fill> Activations prepare(size_t size, bool integer, const Fill &fill) {
@@ -243,14 +243,6 @@ private:
     uint8_t *slot_of(void *cache) const {
         return static_cast<uint8_t *>(cache) + size_t{slot_} * block_.kv_heads * per_head_;
     }
-    void store(uint8_t *to, const float *from) const {
-        if (args_.kv_type == ML_KV_F16) {
-            kernels_.to_f16(from, reinterpret_cast<uint16_t *>(to), head_dim_);
-        } else {
-            std::memcpy(to, from, head_dim_ * sizeof(float));
-        }
-    }
-
     // Rotate queries, rotate keys into the slot, store values in the slot.
     void rotate_and_store(float *query, float *key, const float *value) {
         const float *rotary = context_.rotary_.at_least(0);
@@ -260,34 +252,43 @@ private:
             rotate(query + i * head_dim_, cosines, cosines + head_dim_ / 2, block_.head_dim, block_.interleaved);
         }
         uint8_t *key_slot = slot_of(args_.key_cache), *value_slot = slot_of(args_.value_cache);
+        const KvKernels &kv = kernels_.kv(args_.kv_type);
         const Range kv_pairs = own(stage_.tokens * block_.kv_heads);
         for (size_t i = kv_pairs.begin; i < kv_pairs.end; i++) {
             const size_t t = i / block_.kv_heads, head = i % block_.kv_heads;
             const float *cosines = rotary + t * head_dim_;
             rotate(key + i * head_dim_, cosines, cosines + head_dim_ / 2, block_.head_dim, block_.interleaved);
-            const size_t at = head * per_head_ + (args_.position + t) * head_dim_ * element();
-            store(key_slot + at, key + i * head_dim_);
-            store(value_slot + at, value + i * head_dim_);
+            const size_t at = head * per_head_ + (args_.position + t) * vector_;
+            kv.store(key + i * head_dim_, head_dim_, key_slot + at);
+            kv.store(value + i * head_dim_, head_dim_, value_slot + at);
         }
     }
 
-    // Heads before tokens, so that one thread keeps to few KV heads; later tokens are longer, so heads balance better.
-    void attend(const float *query, float *attended) {
-        const uint8_t *key_slot = slot_of(args_.key_cache), *value_slot = slot_of(args_.value_cache);
-        const Range tasks = own(stage_.tokens * block_.heads);
-        for (size_t i = tasks.begin; i < tasks.end; i++) {
-            const size_t head = i / stage_.tokens, t = i % stage_.tokens;
-            const size_t kv_head = head / (block_.heads / block_.kv_heads);
-            const AttentionArgs attention{query + t * query_size_ + head * head_dim_,
-                                          key_slot + kv_head * per_head_,
-                                          value_slot + kv_head * per_head_,
-                                          static_cast<uint32_t>(args_.position + t + 1),
-                                          block_.head_dim,
-                                          1.0f / std::sqrt(static_cast<float>(head_dim_)),
-                                          context_.scores_[thread_].at_least(0),
-                                          attended + t * query_size_ + head * head_dim_};
-            (args_.kv_type == ML_KV_F16 ? kernels_.attend_f16 : kernels_.attend_f32)(attention);
+    // A thread owns a run of query heads, KV heads before tokens, and those that share a key take it together. Several
+    // tokens are dealt out in turn instead: later ones attend to more.
+    void attend(const float *query, float *attended) const {
+        const size_t group = block_.heads / block_.kv_heads;
+        if (stage_.wide) {
+            for (size_t i = thread_; i < stage_.tokens * block_.kv_heads; i += stage_.threads)
+                attend_heads(query, attended, i / block_.kv_heads, i % block_.kv_heads * group, group);
+            return;
         }
+        const Range heads = own(block_.heads);
+        for (size_t head = heads.begin; head < heads.end;) {
+            const size_t count = std::min(heads.end - head, group - head % group);
+            attend_heads(query, attended, 0, head, count);
+            head += count;
+        }
+    }
+    // `count` query heads of token t, all of one KV head.
+    void attend_heads(const float *query, float *attended, size_t t, size_t head, size_t count) const {
+        const size_t at = t * query_size_ + head * head_dim_;
+        const size_t keys = head / (block_.heads / block_.kv_heads) * per_head_;
+        const size_t seen = args_.full_attention ? stage_.tokens : t + 1;
+        kernels_.kv(args_.kv_type)
+            .attend({query + at, slot_of(args_.key_cache) + keys, slot_of(args_.value_cache) + keys,
+                     static_cast<uint32_t>(args_.position + seen), block_.head_dim, static_cast<uint32_t>(count),
+                     1.0f / std::sqrt(static_cast<float>(head_dim_)), attended + at});
     }
 
     void feed_forward() {
@@ -312,7 +313,8 @@ private:
     const ml_loop_args &args_;
     const Block &block_;
     const uint32_t slot_, thread_;
-    const size_t head_dim_, query_size_, per_head_; // per_head_: bytes of one KV head's part of a slot
+    const size_t head_dim_, query_size_;
+    const size_t vector_, per_head_; // bytes of one cached vector, and of one KV head's part of a slot
 };
 
 // Scratch for one call: nothing is allocated once the threads run.
@@ -328,7 +330,6 @@ void ml_context::reserve(const ml_loop_args &args, const Block &block) {
     if (args.damping != 1.0f) entered_.at_least(tokens * block.hidden);
     const size_t widest = std::max({size_t{block.hidden}, query_size, size_t{block.intermediate}});
     for (uint32_t thread = 0; thread < (tokens > 1 ? 1 : pool.size()); thread++) private_[thread].rows(tokens, widest);
-    for (Scratch<float> &scores : scores_) scores.at_least(args.position + tokens + 8);
 }
 
 void ml_context::loop(const ml_loop_args &args) {

@@ -68,7 +68,6 @@ private:
     // are split and shared. private_[0] doubles as the shared one.
     std::vector<ml::ActivationScratch> private_;
     ml::Scratch<float> query_, key_, value_, attended_, gate_, up_, entered_, hidden_;
-    std::vector<ml::Scratch<float>> scores_;
     ml::Scratch<float> rotary_; // [tokens, head_dim]: cosines, then sines
     float rotary_theta_ = 0;
     uint32_t rotary_dim_ = 0, rotary_position_ = 0, rotary_tokens_ = 0;

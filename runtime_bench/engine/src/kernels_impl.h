@@ -5,47 +5,12 @@
 #include <cmath>
 #include <cstring>
 
+#include "attention.h"
 #include "kernels.h"
+#include "vectors.h"
 
 namespace ml {
 namespace {
-
-// 1/2^k style Cephes exponential: |relative error| < 2e-7 over the range used here; the same operations in every set.
-template <typename V> V exponential(V x) {
-    x = V::max(V::min(x, V::all(88.0f)), V::all(-87.0f));
-    const V n = V::round(V::mul(x, V::all(1.44269504088896341f)));
-    V r = V::fma(n, V::all(-0.693359375f), x);
-    r = V::fma(n, V::all(2.12194440e-4f), r);
-    V p = V::all(1.9875691500e-4f);
-    p = V::fma(p, r, V::all(1.3981999507e-3f));
-    p = V::fma(p, r, V::all(8.3334519073e-3f));
-    p = V::fma(p, r, V::all(4.1665795894e-2f));
-    p = V::fma(p, r, V::all(1.6666665459e-1f));
-    p = V::fma(p, r, V::all(5.0000001201e-1f));
-    p = V::fma(p, V::mul(r, r), V::add(r, V::all(1.0f)));
-    return V::mul(p, V::power_of_two(n));
-}
-
-// Calls body(offset, valid) over 8-float steps; the last step may be partial.
-template <typename Body> void for_steps(size_t size, const Body &body) {
-    size_t i = 0;
-    for (; i + 8 <= size; i += 8) body(i, size_t{8});
-    if (i < size) body(i, size - i);
-}
-
-template <typename V> V load_some(const float *x, size_t valid) {
-    if (valid == 8) return V::load(x);
-    float padded[8] = {};
-    std::memcpy(padded, x, valid * sizeof(float));
-    return V::load(padded);
-}
-
-template <typename V> void store_some(float *out, V value, size_t valid) {
-    if (valid == 8) return value.store(out);
-    float padded[8];
-    value.store(padded);
-    std::memcpy(out, padded, valid * sizeof(float));
-}
 
 template <typename V> void rms_norm(const float *x, const float *scale, float eps, size_t size, float *out) {
     V sum = V::all(0);
@@ -59,16 +24,6 @@ template <typename V> void rms_norm(const float *x, const float *scale, float ep
         store_some(out + i, v, valid);
     });
 }
-
-// To the range of float16. The value comes second, so that one that is not a number stays so.
-template <typename V> V saturated(V x) { return V::max(V::all(-kLargestHalf), V::min(V::all(kLargestHalf), x)); }
-
-inline uint16_t saturated_half(float x) {
-    return float_to_half(x > kLargestHalf ? kLargestHalf : x < -kLargestHalf ? -kLargestHalf : x);
-}
-
-// Codes of one step, rounded, clipped to -127..127 (a value that is not a number, from a hostile file, becomes -127).
-template <typename V> V clipped(V rounded) { return V::min(V::max(rounded, V::all(-127.0f)), V::all(127.0f)); }
 
 template <typename V> void quantize(const Activations &a, size_t begin, size_t end) {
     const size_t groups = a.stride / kGroup;
@@ -211,55 +166,6 @@ template <typename V> void silu_multiply(float *gate, const float *up, size_t si
     });
 }
 
-template <typename V> struct FloatRows {
-    using Element = float;
-    static V load(const float *x, size_t valid) { return load_some<V>(x, valid); }
-};
-
-template <typename V> struct HalfRows {
-    using Element = uint16_t;
-    static V load(const uint16_t *x, size_t valid) {
-        if (valid == 8) return V::load_half(x);
-        uint16_t padded[8] = {};
-        std::memcpy(padded, x, valid * sizeof(uint16_t));
-        return V::load_half(padded);
-    }
-};
-
-// Softmax attention of one query head over the whole length.
-template <typename V, typename Rows> void attend(const AttentionArgs &a) {
-    using Element = typename Rows::Element;
-    const auto *keys = static_cast<const Element *>(a.keys), *values = static_cast<const Element *>(a.values);
-    float largest = -INFINITY;
-    for (uint32_t t = 0; t < a.length; t++) {
-        V sum = V::all(0);
-        for_steps(a.head_dim, [&](size_t i, size_t valid) {
-            sum = V::fma(load_some<V>(a.query + i, valid), Rows::load(keys + size_t{t} * a.head_dim + i, valid), sum);
-        });
-        a.scores[t] = sum.sum() * a.scale;
-        largest = std::max(largest, a.scores[t]);
-    }
-    V total = V::all(0);
-    for_steps(a.length, [&](size_t i, size_t valid) {
-        V e = exponential<V>(V::add(load_some<V>(a.scores + i, valid), V::all(-largest)));
-        if (valid < 8) {
-            float lanes[8];
-            e.store(lanes);
-            std::fill(lanes + valid, lanes + 8, 0.0f);
-            e = V::load(lanes);
-        }
-        store_some(a.scores + i, e, valid);
-        total = V::add(total, e);
-    });
-    const float inverse = 1.0f / total.sum();
-    for_steps(a.head_dim, [&](size_t i, size_t valid) {
-        V sum = V::all(0);
-        for (uint32_t t = 0; t < a.length; t++)
-            sum = V::fma(V::all(a.scores[t]), Rows::load(values + size_t{t} * a.head_dim + i, valid), sum);
-        store_some(a.out + i, V::mul(sum, V::all(inverse)), valid);
-    });
-}
-
 template <typename V> float read_all(const float *data, size_t size) {
     V sums[8];
     for (V &sum : sums) sum = V::all(0);
@@ -271,15 +177,15 @@ template <typename V> float read_all(const float *data, size_t size) {
 }
 
 template <typename V, typename Tiles>
-constexpr Kernels make_kernels(const char *name, void (*to_f16)(const float *, uint16_t *, size_t)) {
+constexpr Kernels make_kernels(const char *name, void (*store_halves)(const float *, size_t, uint8_t *)) {
     return Kernels{name,
                    rms_norm<V>,
                    quantize<V>,
                    multiply<V, Tiles>,
                    silu_multiply<V>,
-                   attend<V, FloatRows<V>>,
-                   attend<V, HalfRows<V>>,
-                   to_f16,
+                   {attend<V, FloatPart<V>>, store_floats},
+                   {attend<V, HalfPart<V>>, store_halves},
+                   {attend<V, BytePart<V>>, store_bytes<V>},
                    read_all<V>};
 }
 

@@ -41,7 +41,7 @@ ml_session::~ml_session() {
 }
 
 uint64_t ml_session::slot_bytes() const {
-    return uint64_t{model_->kv_heads} * model_->context * model_->head_dim * (model_->kv_type == ML_KV_F16 ? 2 : 4);
+    return uint64_t{model_->kv_heads} * model_->context * kv_vector_bytes(model_->kv_type, model_->head_dim);
 }
 
 void ml_session::set_loops(uint32_t loops) {

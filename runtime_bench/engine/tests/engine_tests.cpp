@@ -100,9 +100,16 @@ std::vector<const Kernels *> every_set() {
 
 uint16_t expected_half(float x) { return float_to_half(std::isnan(x) ? x : std::clamp(x, -65504.0f, 65504.0f)); }
 
+std::vector<uint16_t> to_halves(const Kernels &kernels, const std::vector<float> &values) {
+    std::vector<uint8_t> bytes(2 * values.size());
+    std::vector<uint16_t> halves(values.size());
+    kernels.kv_f16.store(values.data(), values.size(), bytes.data());
+    std::memcpy(halves.data(), bytes.data(), bytes.size());
+    return halves;
+}
+
 void test_halves(const Kernels &kernels) {
     std::vector<float> all(65536);
-    std::vector<uint16_t> converted(65536);
     int wrong = 0;
     for (uint32_t h = 0; h < 65536; h++) {
         all[h] = half_to_float(static_cast<uint16_t>(h));
@@ -114,7 +121,7 @@ void test_halves(const Kernels &kernels) {
         if ((h & 0x7FFFu) < 0x7C00u) wrong += all[h] != static_cast<float>(h & 0x8000u ? -magnitude : magnitude);
     }
     CHECK(wrong == 0);
-    kernels.to_f16(all.data(), converted.data(), all.size());
+    const std::vector<uint16_t> converted = to_halves(kernels, all);
     for (uint32_t h = 0; h < 65536; h++) wrong += converted[h] != expected_half(all[h]);
     CHECK(wrong == 0);
 
@@ -138,8 +145,7 @@ void test_halves(const Kernels &kernels) {
         values.push_back(value);
     }
     values.push_back(1.0f); // a tail behind the last whole vector
-    std::vector<uint16_t> out(values.size());
-    kernels.to_f16(values.data(), out.data(), values.size());
+    const std::vector<uint16_t> out = to_halves(kernels, values);
     for (size_t i = 0; i < values.size(); i++) wrong += out[i] != expected_half(values[i]);
     CHECK(wrong == 0);
 }
@@ -152,12 +158,10 @@ void test_halves_saturate(const Kernels &kernels) {
         for (const float value : beyond) {
             std::vector<float> values(size, value);
             for (size_t i = 1; i < size; i += 2) values[i] = -value;
-            std::vector<uint16_t> halves(size);
-            kernels.to_f16(values.data(), halves.data(), size);
+            const std::vector<uint16_t> halves = to_halves(kernels, values);
             for (size_t i = 0; i < size; i++) CHECK(halves[i] == (i % 2 ? 0xFBFF : 0x7BFF));
             values.assign(size, size % 2 ? NAN : -NAN);
-            kernels.to_f16(values.data(), halves.data(), size);
-            for (const uint16_t half : halves) CHECK((half & 0x7FFF) > 0x7C00);
+            for (const uint16_t half : to_halves(kernels, values)) CHECK((half & 0x7FFF) > 0x7C00);
         }
 }
 
@@ -166,9 +170,9 @@ void test_half_loads(const Kernels &kernels) {
     int wrong = 0;
     for (uint32_t h = 0; h < 65536; h += 8) {
         uint16_t keys[8] = {}, values[8];
-        float query[8] = {}, scores[8], out[8];
+        float query[8] = {}, out[8];
         for (uint32_t i = 0; i < 8; i++) values[i] = static_cast<uint16_t>(h + i);
-        kernels.attend_f16({query, keys, values, 1, 8, 1.0f, scores, out});
+        kernels.kv_f16.attend({query, keys, values, 1, 8, 1, 1.0f, out});
         for (uint32_t i = 0; i < 8; i++) {
             const float expected = half_to_float(values[i]);
             wrong += std::isnan(expected) ? !std::isnan(out[i]) : !(out[i] == expected);
@@ -283,8 +287,8 @@ void test_exponential(const Kernels &kernels) {
     worst = 0;
     for (float x = 0; x < 86; x += 0.041f) {
         const float query[8] = {1}, keys[16] = {0, 0, 0, 0, 0, 0, 0, 0, -x}, values[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1};
-        float scores[8], out[8];
-        kernels.attend_f32({query, keys, values, 2, 8, 1.0f, scores, out});
+        float out[8];
+        kernels.kv_f32.attend({query, keys, values, 2, 8, 1, 1.0f, out});
         const double e = std::exp(-double{x});
         worst = std::max(worst, std::fabs(out[0] / (e / (1 + e)) - 1));
     }
@@ -420,44 +424,106 @@ void test_extreme_codes(const Kernels &kernels, const Kernels &truth) {
 
 // -- attention ------------------------------------------------------------------------------------
 
+constexpr ml_kv_type kKvTypes[] = {ML_KV_F32, ML_KV_F16, ML_KV_I8};
+
+// What a cached vector holds, by the formulas of docs/format.md.
+double cached(ml_kv_type type, const uint8_t *vector, uint32_t head_dim, uint32_t i) {
+    uint16_t half;
+    float value;
+    if (type == ML_KV_F32) {
+        std::memcpy(&value, vector + 4 * i, 4);
+        return value;
+    }
+    std::memcpy(&half, type == ML_KV_F16 ? vector + 2 * i : vector + head_dim + 2 * (i / 32), 2);
+    return type == ML_KV_F16 ? half_to_float(half) : half_to_float(half) * static_cast<int8_t>(vector[i]);
+}
+
+struct Cache {
+    ml_kv_type type;
+    uint32_t head_dim;
+    size_t vector_bytes;
+    std::vector<uint8_t> bytes;
+    Cache(const Kernels &kernels, ml_kv_type type, uint32_t length, uint32_t head_dim, float size)
+        : type(type), head_dim(head_dim), vector_bytes(kv_vector_bytes(type, head_dim)), bytes(length * vector_bytes) {
+        for (uint32_t t = 0; t < length; t++)
+            kernels.kv(type).store(random_floats(head_dim, size).data(), head_dim, &bytes[t * vector_bytes]);
+    }
+    double at(size_t t, uint32_t i) const { return cached(type, &bytes[t * vector_bytes], head_dim, i); }
+};
+
+// One query head over the whole length, in double precision, in the textbook's order.
+std::vector<double> naive_attention(const float *query, const Cache &keys, const Cache &values, uint32_t length,
+                                    float scale) {
+    const uint32_t dim = keys.head_dim;
+    std::vector<double> weight(length), out(dim);
+    double largest = -INFINITY, total = 0;
+    for (uint32_t t = 0; t < length; t++) {
+        for (uint32_t i = 0; i < dim; i++) weight[t] += query[i] * keys.at(t, i);
+        weight[t] *= scale;
+        largest = std::max(largest, weight[t]);
+    }
+    for (double &x : weight) total += x = std::exp(x - largest);
+    for (uint32_t t = 0; t < length; t++)
+        for (uint32_t i = 0; i < dim; i++) out[i] += weight[t] / total * values.at(t, i);
+    return out;
+}
+
+// `size` of keys: at 2 all weights count, at 60 the largest score moves from block to block and most weights vanish.
+void check_attention(const Kernels &kernels, const Kernels &truth, ml_kv_type type, uint32_t dim, uint32_t length,
+                     uint32_t heads, float size) {
+    const std::vector<float> query = random_floats(size_t{heads} * dim);
+    const Cache keys(kernels, type, length, dim, size), values(kernels, type, length, dim, 2);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    std::vector<float> out(query.size(), NAN), expected(query.size()), alone(query.size());
+    const auto run = [&](const Kernels &set, uint32_t first, uint32_t count, std::vector<float> &to) {
+        set.kv(type).attend({&query[size_t{first} * dim], keys.bytes.data(), values.bytes.data(), length, dim, count,
+                             scale, &to[size_t{first} * dim]});
+    };
+    run(kernels, 0, heads, out);
+    run(truth, 0, heads, expected);
+    CHECK(same_bits(out, expected));
+    for (uint32_t h = 0; h < heads; h++) run(kernels, h, 1, alone); // who shares the pass changes nothing
+    CHECK(same_bits(out, alone));
+    double worst = 0;
+    for (uint32_t h = 0; h < heads; h++) {
+        const std::vector<double> naive = naive_attention(&query[size_t{h} * dim], keys, values, length, scale);
+        for (uint32_t i = 0; i < dim; i++) worst = std::max(worst, std::fabs(naive[i] - out[size_t{h} * dim + i]));
+    }
+    CHECK(worst < (size > 10 ? 5e-4 : 1e-5)); // scores of some hundreds have float32 steps of 3e-5
+}
+
 void test_attention(const Kernels &kernels, const Kernels &truth) {
-    for (const uint32_t dim : {8u, 10u, 16u, 20u, 52u, 64u, 80u})
-        for (uint32_t length = 1; length <= 40; length++) {
-            const std::vector<float> query = random_floats(dim);
-            std::vector<float> keys = random_floats(size_t{length} * dim), values = random_floats(size_t{length} * dim);
-            std::vector<uint16_t> half_keys(keys.size()), half_values(values.size());
-            for (size_t i = 0; i < keys.size(); i++) {
-                half_keys[i] = float_to_half(keys[i]);
-                half_values[i] = float_to_half(values[i]);
-            }
-            const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-            for (const bool half : {false, true}) {
-                std::vector<float> scores((length + 7) / 8 * 8), out(dim), expected(dim);
-                const void *k = half ? static_cast<const void *>(half_keys.data()) : keys.data();
-                const void *v = half ? static_cast<const void *>(half_values.data()) : values.data();
-                const auto run = [&](const Kernels &set, std::vector<float> &to) {
-                    const AttentionArgs args{query.data(), k, v, length, dim, scale, scores.data(), to.data()};
-                    (half ? set.attend_f16 : set.attend_f32)(args);
-                };
-                run(kernels, out);
-                run(truth, expected);
-                CHECK(same_bits(out, expected));
-                std::vector<double> weight(length), naive(dim);
-                double largest = -INFINITY, total = 0, worst = 0;
-                const auto key = [&](size_t i) { return double{half ? half_to_float(half_keys[i]) : keys[i]}; };
-                const auto value = [&](size_t i) { return double{half ? half_to_float(half_values[i]) : values[i]}; };
-                for (uint32_t t = 0; t < length; t++) {
-                    for (uint32_t i = 0; i < dim; i++) weight[t] += query[i] * key(size_t{t} * dim + i);
-                    weight[t] *= scale;
-                    largest = std::max(largest, weight[t]);
-                }
-                for (double &x : weight) total += x = std::exp(x - largest);
-                for (uint32_t t = 0; t < length; t++)
-                    for (uint32_t i = 0; i < dim; i++) naive[i] += weight[t] / total * value(size_t{t} * dim + i);
-                for (uint32_t i = 0; i < dim; i++) worst = std::max(worst, std::fabs(naive[i] - out[i]));
-                CHECK(worst < 1e-5);
-            }
+    for (const ml_kv_type type : kKvTypes) {
+        for (const uint32_t dim : {8u, 10u, 16u, 20u, 32u, 52u, 64u, 80u})
+            for (uint32_t length = 1; length <= 100; length += length < 40 ? 1 : 7)
+                check_attention(kernels, truth, type, dim, length, 1 + length % 3, length % 2 ? 2.0f : 60.0f);
+        for (uint32_t heads = 1; heads <= 19; heads++) check_attention(kernels, truth, type, 64, 70, heads, 2);
+        check_attention(kernels, truth, type, 64, 1000, 4, 2);
+    }
+}
+
+void test_byte_cache(const Kernels &kernels, const Kernels &truth) {
+    const auto stored = [&](const Kernels &set, const std::vector<float> &x) {
+        std::vector<uint8_t> bytes(kv_vector_bytes(ML_KV_I8, x.size()));
+        set.kv_i8.store(x.data(), x.size(), bytes.data());
+        return bytes;
+    };
+    for (uint32_t dim = 2; dim <= 100; dim += 2)
+        for (const float size : {1.0f, 1e-3f, 1e-6f, 0.0f}) {
+            const std::vector<float> x = random_floats(dim, size);
+            const std::vector<uint8_t> bytes = stored(kernels, x);
+            CHECK(bytes == stored(truth, x));
+            double worst = 0;
+            for (uint32_t i = 0; i < dim; i++)
+                worst = std::max(worst, std::fabs(cached(ML_KV_I8, bytes.data(), dim, i) - x[i]));
+            CHECK(worst <= double{size} / 127 * 0.505 + 127 * std::ldexp(1, -25)); // half a step, of a rounded scale
         }
+    std::vector<float> odd(40, 1.0f);
+    odd[1] = NAN, odd[2] = INFINITY, odd[3] = -INFINITY, odd[34] = 3e38f, odd[35] = -1e-42f;
+    const std::vector<uint8_t> bytes = stored(kernels, odd);
+    for (uint32_t i = 0; i < 40; i++) CHECK(std::isfinite(cached(ML_KV_I8, bytes.data(), 40, i)));
+    CHECK(static_cast<int8_t>(bytes[2]) == 127 && static_cast<int8_t>(bytes[3]) == -127);
+    CHECK(static_cast<int8_t>(bytes[34]) == 127 && bytes[35] == 0);
 }
 
 void test_read(const Kernels &kernels, const Kernels &truth) {
@@ -850,7 +916,8 @@ void test_loop_arguments() {
         [](ml_loop_args &a) { a.num_slots = 1; },
         [](ml_loop_args &a) { a.num_slots = 0xFFFFFFFF; },
         [](ml_loop_args &a) { a.capacity = 0xFFFFFFFF; },
-        [](ml_loop_args &a) { a.kv_type = static_cast<ml_kv_type>(8); },
+        [](ml_loop_args &a) { a.kv_type = static_cast<ml_kv_type>(4); },
+        [](ml_loop_args &a) { a.full_attention = 2; },
     };
     for (const auto &change : wrong) {
         args = good();
@@ -870,6 +937,58 @@ void test_loop_arguments() {
     CHECK(ml_read_bandwidth(2, 1 << 16, 0.01, &gbps) == ML_OK);
     CHECK(gbps > 0);
     ml_context_destroy(context);
+}
+
+// One block over `tokens` rows in calls of `split` tokens; [tokens, kHidden].
+std::vector<float> looped(ml_record block, uint32_t threads, ml_kv_type type, uint32_t tokens, uint32_t split,
+                          bool full) {
+    ml_context *context = nullptr;
+    CHECK(ml_context_create(threads, &context) == ML_OK);
+    std::vector<float> hidden(size_t{tokens} * kHidden);
+    for (size_t i = 0; i < hidden.size(); i++) hidden[i] = std::sin(static_cast<float>(i * i % 1009));
+    std::vector<uint8_t> keys(size_t{kKvHeads} * tokens * kv_vector_bytes(type, kHeadDim)), values(keys.size());
+    for (uint32_t at = 0; at < tokens; at += split) {
+        ml_loop_args args{};
+        args.blocks = &block;
+        args.num_blocks = args.loops = args.num_slots = 1;
+        args.damping = 1;
+        args.hidden_in = args.hidden_out = &hidden[size_t{at} * kHidden];
+        args.hidden_size = kHidden;
+        args.tokens = std::min(split, tokens - at);
+        args.position = at;
+        args.key_cache = keys.data();
+        args.value_cache = values.data();
+        args.cache_bytes = keys.size();
+        args.kv_type = type;
+        args.full_attention = full;
+        args.capacity = tokens;
+        CHECK(ml_loop(context, &args) == ML_OK);
+    }
+    ml_context_destroy(context);
+    return hidden;
+}
+
+void test_attention_of_a_call() {
+    const std::vector<uint8_t> bytes = make_block(Scheme::float32);
+    const ml_record block{bytes.data(), bytes.size()};
+    constexpr uint32_t kTokens = 37;
+    for (const ml_kv_type type : kKvTypes) {
+        const std::vector<float> whole = looped(block, 1, type, kTokens, kTokens, false);
+        const std::vector<float> full = looped(block, 1, type, kTokens, kTokens, true);
+        for (const uint32_t threads : {1u, 2u, 3u}) {
+            for (const uint32_t split : {1u, 5u, kTokens})
+                CHECK(same_bits(looped(block, threads, type, kTokens, split, false), whole));
+            CHECK(same_bits(looped(block, threads, type, kTokens, kTokens, true), full));
+        }
+        // The last token sees the same either way, the first does not; one token at a time there is no difference.
+        const auto row = [](const std::vector<float> &hidden, size_t t) {
+            return std::vector<float>(hidden.begin() + static_cast<std::ptrdiff_t>(t * kHidden),
+                                      hidden.begin() + static_cast<std::ptrdiff_t>((t + 1) * kHidden));
+        };
+        CHECK(same_bits(row(full, kTokens - 1), row(whole, kTokens - 1)));
+        CHECK(!same_bits(row(full, 0), row(whole, 0)));
+        CHECK(same_bits(looped(block, 1, type, kTokens, 1, true), whole));
+    }
 }
 
 // Keys and values beyond float16: with infinities in the cache, every later token would not be a number.
@@ -1156,6 +1275,7 @@ int main() {
     for (const Kernels *set : every_set()) {
         use_kernels(set->name);
         test_loop_arguments();
+        test_attention_of_a_call();
         if (kThreadsOnly) continue;
         test_halves(*set);
         test_halves_saturate(*set);
@@ -1167,6 +1287,7 @@ int main() {
         for (const Scheme scheme : kSchemes) test_multiply(*set, truth, scheme);
         test_extreme_codes(*set, truth);
         test_attention(*set, truth);
+        test_byte_cache(*set, truth);
         test_read(*set, truth);
         test_records();
         test_a_half_cache_holds_large_values();
