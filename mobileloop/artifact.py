@@ -38,7 +38,8 @@ class Costs(BaseModel):
 class ArtifactInfo(BaseModel):
     """The metadata of an artifact: enough to run it, to count its bytes and to say where it came from.
 
-    `kv_bits` is 16 (float16) or 32 (float32); `context` is the number of tokens the KV cache holds.
+    `kv_bits` is 8 (int8 with scales), 16 (float16) or 32 (float32); `context` is the number of tokens that
+    the KV cache holds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,8 +60,8 @@ class ArtifactInfo(BaseModel):
     def _fits(self) -> ArtifactInfo:
         if len(self.costs.block_bytes) != self.config.num_blocks:
             raise ValueError(f"costs name {len(self.costs.block_bytes)} blocks, the config {self.config.num_blocks}")
-        if self.kv_bits not in (16, 32):
-            raise ValueError(f"kv_bits is {self.kv_bits}, but 16 or 32 was expected")
+        if self.kv_bits not in (8, 16, 32):
+            raise ValueError(f"kv_bits is {self.kv_bits}, but 8, 16 or 32 was expected")
         return self
 
     @classmethod

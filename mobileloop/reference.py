@@ -119,7 +119,7 @@ class ReferenceModel:
             for _ in range(stage.loops_for(loops)):
                 entered = hidden
                 for _ in stage.blocks:
-                    hidden = self._apply(next(slots), hidden, cos, sin, cache)
+                    hidden = self._apply(next(slots), hidden, cos, sin, cache, stage.causal)
                     if trace is not None:
                         trace.append(hidden)
                 if stage.damping != 1.0:
@@ -138,7 +138,9 @@ class ReferenceModel:
         angles = torch.arange(position, position + tokens).float()[:, None] * inverse[None, :]
         return angles.cos(), angles.sin()
 
-    def _apply(self, application: Application, x: Tensor, cos: Tensor, sin: Tensor, cache: KvCache) -> Tensor:
+    def _apply(
+        self, application: Application, x: Tensor, cos: Tensor, sin: Tensor, cache: KvCache, causal: bool = True
+    ) -> Tensor:
         """One application of one block: x [batch, tokens, hidden] -> the same shape."""
         config = self.config
 
@@ -157,9 +159,11 @@ class ReferenceModel:
         groups = config.num_heads // config.num_kv_heads
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         scores = query @ key.transpose(2, 3) / float(np.sqrt(config.head_dim))
-        past = key.shape[2] - tokens
-        hidden_future = torch.ones(tokens, key.shape[2], dtype=torch.bool).triu(past + 1)
-        attended = scores.masked_fill(hidden_future, float("-inf")).softmax(-1) @ value
+        if causal:
+            past = key.shape[2] - tokens
+            hidden_future = torch.ones(tokens, key.shape[2], dtype=torch.bool).triu(past + 1)
+            scores = scores.masked_fill(hidden_future, float("-inf"))
+        attended = scores.softmax(-1) @ value
         x = x + F.linear(attended.transpose(1, 2).reshape(batch, tokens, -1), weight("o_proj"))
         normed = rms_norm(x, weight("post_attention_layernorm"), config.rms_norm_eps)
         gated = F.silu(F.linear(normed, weight("gate_proj"))) * F.linear(normed, weight("up_proj"))

@@ -173,7 +173,7 @@ def change(data, path, value):
         (("config", "extra"), 1, "extra"),
         (("schedule", "stages"), [], "stages"),
         (("schedule", "stages", 0, "blocks"), [7], "names block 7"),
-        (("schedule", "stages", 0, "causal"), False, "cannot run yet"),
+        (("schedule", "stages", 0, "noise"), True, "cannot run yet"),
         (("schedule", "stages", 0, "loops"), 99, "loops"),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import DATA, TINY, golden, kl_divergence, mixed_schedule, schedules, write_engine
+from builders import DATA, TINY, full_attention_schedule, golden, kl_divergence, mixed_schedule, schedules, write_engine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -22,7 +22,7 @@ from mobileloop.checkpoints import load_checkpoint
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.packed import PackedModel
 from mobileloop.quant.records import PAGE
-from mobileloop.reference import ReferenceModel
+from mobileloop.reference import KvCache, ReferenceModel
 from mobileloop.runtimes import native, open_session
 from mobileloop.runtimes.engine import EngineSession, read_info
 from mobileloop.schedule import Schedule
@@ -86,6 +86,34 @@ def test_half_precision_cache_is_close(engine_artifact):
     assert not same_bits(run(wide), run(half))
     assert np.abs(run(half) - reference(packed)).max() < 2e-2
     assert kl_divergence(reference(packed), run(half)) < 1e-5
+
+
+def test_eight_bit_cache_is_close(engine_artifact):
+    schedule = Schedule.immediate(3, 2)
+    path, packed = engine_artifact(schedule, kv_bits=8)
+    half, _ = engine_artifact(schedule, kv_bits=16)
+    assert not same_bits(run(path), run(half))
+    assert 1e-9 < kl_divergence(reference(packed), run(path)) < 1e-2
+    for pieces in ([1] * 11, [5, 6]):
+        assert same_bits(run(path, pieces=pieces, threads=2), run(path))
+
+
+@pytest.mark.parametrize("kv_bits", [8, 32])
+def test_full_attention(engine_artifact, kernels, kv_bits):
+    """All tokens of a call see each other, however many they are; what came before stays as it was."""
+    path, packed = engine_artifact(full_attention_schedule(), context=300, kv_bits=kv_bits)
+    limit = 1e-4 if kv_bits == 32 else 0.5
+    tokens = [(7 * i) % 67 for i in range(200)]  # more than one pass over the weights when it is causal
+    found = run(path, tokens)
+    assert np.abs(found - reference(packed, tokens)).max() < limit
+    for name, threads in itertools.product(native.available_kernels(), (1, 3)):
+        kernels(name)
+        assert same_bits(run(path, tokens, threads=threads), found)
+    pieces = run(path, tokens[:9], pieces=[4, 5])
+    model, cache = ReferenceModel(packed.config, packed.schedule, packed.dequantized()), KvCache()
+    for at, size in ((0, 4), (4, 5)):
+        expected = model.forward(torch.tensor([tokens[at : at + size]]), cache)[0].numpy()
+        assert np.abs(pieces[at : at + size] - expected).max() < limit
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,6 @@ SYSTEMS = [
     (hrm, (2 * 2 + 2) * 2, "stage 0 needs nested stages"),
     (trm, (2 * 6 + 2) * 16, "stage 0 needs nested stages"),
     (gram, (2 * 6 + 2) * 3, "stage 0 needs nested stages"),
-    (loop_mdm, 1 + 2 * 8 + 1, "stage 0 needs full (non-causal) attention"),
     (loop_wm, 2 * 8, "stage 0 needs the injection 'lti'"),
     (ouro, 2 * 4, "stage 0 needs the halting rule 'exit_gate'"),
     (mixture_of_recursions, 1 + 2 * 2 + 1, "stage 1 needs the halting rule 'router'"),
@@ -241,6 +240,7 @@ def test_the_systems_that_run_now():
         Schedule.immediate(4, 2),
         Schedule.repeat_all_over(4, 2, loop_end_norm=True),
         Schedule.damped_range(4, 1, 2, 3, 1 / 3),
+        loop_mdm(),
         Schedule(name="middle-cycle", stages=(Stage(blocks=(0,)), Stage(blocks=(1, 2), loops=2, max_loops=2))),
     ]
     for schedule in runnable:

@@ -85,6 +85,9 @@ ML_API ml_status ml_use_kernels(const char *name);
 /* Comma-separated kernel sets that this processor can run. */
 ML_API const char *ml_available_kernels(void);
 
+/* Bytes of one cached vector; 0 for another type or a head_dim outside 1 to 4096. */
+ML_API uint64_t ml_kv_vector_bytes(ml_kv_type type, uint32_t head_dim);
+
 ML_API ml_status ml_context_create(uint32_t threads, ml_context **out);
 ML_API void ml_context_destroy(ml_context *context);
 ML_API uint32_t ml_context_threads(const ml_context *context);

@@ -66,8 +66,11 @@ void ml_session::run(const int64_t *tokens, uint32_t count, bool all_logits, flo
                 " is outside the vocabulary of ", model_->vocab_size);
     const uint32_t before = position;
     try {
+        // Where a stage has full attention, the tokens of a call see each other and cannot be cut apart.
+        const bool causal = std::all_of(model_->stages.begin(), model_->stages.end(),
+                                        [](const StageSpec &stage) { return stage.causal; });
         for (uint32_t done = 0; done < count;) {
-            const uint32_t chunk = std::min(kChunk, count - done);
+            const uint32_t chunk = causal ? std::min(kChunk, count - done) : count;
             run_chunk(tokens + done, chunk, all_logits ? logits + uint64_t{done} * model_->vocab_size : logits,
                       all_logits, done + chunk == count);
             done += chunk;
@@ -103,6 +106,7 @@ void ml_session::run_chunk(const int64_t *tokens, uint32_t count, float *logits,
         args.value_cache = values_ + slot_bytes() * stage.first_slot;
         args.cache_bytes = slot_bytes() * stage.num_slots();
         args.kv_type = model.kv_type;
+        args.full_attention = stage.causal ? 0 : 1;
         args.num_slots = stage.num_slots();
         args.capacity = model.context;
         context_.loop(args);

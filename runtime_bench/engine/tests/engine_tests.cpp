@@ -502,6 +502,13 @@ void test_attention(const Kernels &kernels, const Kernels &truth) {
     }
 }
 
+void test_kv_vector_bytes() {
+    CHECK(ml_kv_vector_bytes(ML_KV_F32, 64) == 256 && ml_kv_vector_bytes(ML_KV_F16, 64) == 128);
+    CHECK(ml_kv_vector_bytes(ML_KV_I8, 64) == 68 && ml_kv_vector_bytes(ML_KV_I8, 66) == 72);
+    CHECK(ml_kv_vector_bytes(ML_KV_I8, 0) == 0 && ml_kv_vector_bytes(ML_KV_I8, 4097) == 0);
+    CHECK(ml_kv_vector_bytes(static_cast<ml_kv_type>(4), 64) == 0);
+}
+
 void test_byte_cache(const Kernels &kernels, const Kernels &truth) {
     const auto stored = [&](const Kernels &set, const std::vector<float> &x) {
         std::vector<uint8_t> bytes(kv_vector_bytes(ML_KV_I8, x.size()));
@@ -1123,6 +1130,7 @@ void test_artifacts() {
     };
     CHECK(runs(swapped("\"damping\":1.0", "\"damping\":0.5")));
     CHECK(runs(swapped("\"loop_end_norm\":false", "\"loop_end_norm\":true")));
+    CHECK(runs(swapped("\"causal\":true", "\"causal\":false")));
     const char *const wrong[][2] = {
         {"\"blocks\":[0]", "\"blocks\":[1]"},
         {"\"blocks\":[0]", "\"blocks\":[]"},
@@ -1139,7 +1147,6 @@ void test_artifacts() {
         {"\"damping\":1.0", "\"damping\":1.5"},
         {"\"rule\":\"none\"", "\"rule\":\"cosine\""},
         {"\"kind\":\"own\"", "\"kind\":\"last\""},
-        {"\"causal\":true", "\"causal\":false"},
         {"\"noise\":false", "\"noise\":true"},
         {"\"low_rank\":0", "\"low_rank\":8"},
     };
@@ -1156,9 +1163,11 @@ void test_artifacts() {
     CHECK(!runs(make_artifact(metadata(""))));
     CHECK(!runs(make_artifact("[]")));
     CHECK(!runs(make_artifact("{\"format_version\":2}")));
-    std::string bits = metadata(kStage);
-    bits.replace(bits.find("\"kv_bits\":16"), 12, "\"kv_bits\":24");
-    CHECK(!runs(make_artifact(bits)));
+    for (const char *bits : {"8", "16", "32", "24", "4", "0"}) {
+        std::string info = metadata(kStage);
+        info.replace(info.find("\"kv_bits\":16") + 10, 2, bits);
+        CHECK(runs(make_artifact(info)) == (bits[0] == '8' || bits[1] == '6' || bits[0] == '3'));
+    }
     std::string many; // more slots than a file may ask for, in numbers that wrap 32 bits when multiplied
     for (int i = 0; i < 4096; i++) many += i ? ",0" : "0";
     std::string stage = kStage;
@@ -1298,6 +1307,7 @@ int main() {
     test_threads();
     test_threads_that_cannot_be_started();
     test_scratch_after_a_failed_growth();
+    test_kv_vector_bytes();
     test_json();
     test_sessions_in_threads();
     std::printf("%d passed, %d failed\n", passed, failed);
