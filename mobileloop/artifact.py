@@ -18,9 +18,10 @@ from mobileloop.costs import TokenBytes
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.model import Checkpoint, TokenizerSpec
 from mobileloop.quant.packed import PackedModel
+from mobileloop.quant.schemes import GROUP, GROUPS
 from mobileloop.schedule import Schedule
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RUNTIME_OF_SUFFIX = {".safetensors": "engine", ".pte": "executorch", ".onnx": "onnx"}
 
 
@@ -49,6 +50,7 @@ class ArtifactInfo(BaseModel):
     config: ModelConfig
     schedule: Schedule
     quantization: str
+    group: int = Field(default=GROUP, strict=True)
     context: int = Field(gt=0, le=1 << 20)
     kv_bits: int = Field(default=16, strict=True)
     source: str
@@ -62,6 +64,8 @@ class ArtifactInfo(BaseModel):
             raise ValueError(f"costs name {len(self.costs.block_bytes)} blocks, the config {self.config.num_blocks}")
         if self.kv_bits not in (8, 16, 32):
             raise ValueError(f"kv_bits is {self.kv_bits}, but 8, 16 or 32 was expected")
+        if self.group not in GROUPS:
+            raise ValueError(f"group is {self.group}, but one of {', '.join(map(str, GROUPS))} was expected")
         return self
 
     @classmethod
@@ -81,6 +85,7 @@ class ArtifactInfo(BaseModel):
             config=packed.config,
             schedule=packed.schedule,
             quantization=packed.quantization,
+            group=packed.group,
             context=context,
             kv_bits=kv_bits,
             source=Path(checkpoint.source).name,

@@ -93,7 +93,7 @@ def compare(
         progress: called with a step and the share done.
     """
     info = session.info
-    packed = PackedModel.from_checkpoint(checkpoint, info.quantization, info.schedule)
+    packed = PackedModel.from_checkpoint(checkpoint, info.quantization, info.schedule, group=info.group)
     reference = ReferenceModel(packed.config, info.schedule, packed.dequantized())
     window = min(info.context, 256)
     totals = np.zeros(4)

@@ -25,8 +25,10 @@ class Exporter(Protocol):
 FORMATS = {"engine": ".safetensors", "executorch": ".pte", "onnx": ".onnx"}
 
 
-def check_carried(packed: PackedModel, info: ArtifactInfo, target: str, kv_bits: tuple[int, ...]) -> None:
-    """Raise MobileloopError where a format cannot say what the engine's own can: full attention, some KV caches."""
+def check_carried(
+    packed: PackedModel, info: ArtifactInfo, target: str, kv_bits: tuple[int, ...], groups: tuple[int, ...]
+) -> None:
+    """Raise MobileloopError where a format cannot say what the engine's own can."""
     if not packed.schedule.causal:
         raise MobileloopError(
             f"the schedule {packed.schedule.name} has full attention, which the {target} export does not carry; "
@@ -36,6 +38,11 @@ def check_carried(packed: PackedModel, info: ArtifactInfo, target: str, kv_bits:
         raise MobileloopError(
             f"a KV cache of {info.kv_bits} bits is not something the {target} export carries; choose another --kv, "
             "or export with --to engine."
+        )
+    if packed.group not in groups:
+        raise MobileloopError(
+            f"weights in groups of {packed.group} are not something the {target} export carries; choose another "
+            "--group, or export with --to engine."
         )
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.costs import kv_vector_bytes
 from mobileloop.quant.packed import PackedModel
+from mobileloop.quant.schemes import GROUPS
 from mobileloop.quiet import quiet_imports
 from mobileloop_export import Progress, check_carried
 
@@ -159,7 +160,7 @@ def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progres
     Raises:
         MobileloopError: where the model asks for what the program's operators do not do.
     """
-    check_carried(packed, info, "executorch", kv_bits=(8, 16, 32))
+    check_carried(packed, info, "executorch", kv_bits=(8, 16, 32), groups=GROUPS)
     progress("packing blocks", 0.0)
     program = _Program(packed, info).eval()
     with quiet_imports():

@@ -50,7 +50,7 @@ def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progres
         MobileloopError: where the schedule cannot run yet, or the model is beyond 2 GB.
     """
     packed.schedule.check_runnable()
-    check_carried(packed, info, "onnx", kv_bits=(16, 32))
+    check_carried(packed, info, "onnx", kv_bits=(16, 32), groups=(32,))
     metadata = info.model_dump_json()
     size = packed.weight_bytes() + len(metadata.encode())
     if size + _GRAPH_ROOM > MAX_BYTES:

@@ -70,6 +70,9 @@ def export(
         KvType | None,
         typer.Option("--kv", help="The KV cache; float16 unless the weights are unquantized, then float32."),
     ] = None,
+    group: Annotated[
+        int, typer.Option("--group", help="Inputs that share a scale: 32, 64 or 128, smaller where it does not divide.")
+    ] = 32,
     context: Annotated[
         int | None,
         typer.Option("--context", help=f"Tokens the KV cache holds; {DEFAULT_CONTEXT} when the model has them."),
@@ -111,7 +114,11 @@ def export(
         chosen.check_runnable()
         progress("quantizing", 0.1)
         packed = PackedModel.from_checkpoint(
-            checkpoint, quantize.value, chosen, lambda done, total: progress("quantizing", 0.1 + 0.4 * done / total)
+            checkpoint,
+            quantize.value,
+            chosen,
+            lambda done, total: progress("quantizing", 0.1 + 0.4 * done / total),
+            group,
         )
         wanted = context if context is not None else min(DEFAULT_CONTEXT, checkpoint.config.max_position)
         kv = kv or (KvType.float32 if quantize is Quantization.none else KvType.float16)

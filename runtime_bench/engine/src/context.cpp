@@ -72,31 +72,8 @@ void ml_context::embed(const Matrix &embedding, const int64_t *tokens, uint32_t 
     for (uint32_t t = 0; t < count; t++)
         require(tokens[t] >= 0 && tokens[t] < int64_t{embedding.rows}, "token ", tokens[t],
                 " is outside the vocabulary of ", embedding.rows);
-    const size_t bytes = tile_bytes(embedding.scheme);
-    for (uint32_t t = 0; t < count; t++) {
-        const uint32_t row = static_cast<uint32_t>(tokens[t]), r = row % kTileRows;
-        float *to = out + size_t{t} * embedding.cols;
-        for (uint32_t i = 0; i < embedding.cols; i++) {
-            const uint32_t g = i / kGroup, k = i % kGroup;
-            const uint8_t *tile = embedding.tiles + (size_t{row / kTileRows} * embedding.groups + g) * bytes;
-            const auto half = [&](size_t offset) {
-                uint16_t bits;
-                std::memcpy(&bits, tile + offset + 2 * r, sizeof bits);
-                return half_to_float(bits);
-            };
-            switch (embedding.scheme) {
-            case Scheme::float32: std::memcpy(to + i, tile + 4 * (k * 8 + r), sizeof(float)); break;
-            case Scheme::int8:
-                to[i] = static_cast<float>(static_cast<int8_t>(tile[k / 4 * 32 + r * 4 + k % 4])) * half(256);
-                break;
-            default: {
-                const uint8_t byte = tile[k % 16 / 4 * 32 + r * 4 + k % 4];
-                const float code = static_cast<float>(k < 16 ? byte & 15 : byte >> 4);
-                to[i] = embedding.scheme == Scheme::int4 ? code * half(128) + half(144) : (code - 8.0f) * half(128);
-            }
-            }
-        }
-    }
+    for (uint32_t t = 0; t < count; t++)
+        dequantize_row(embedding, static_cast<uint32_t>(tokens[t]), out + size_t{t} * embedding.cols);
 }
 
 void ml_context::head(const Matrix &head, const float *norm, float eps, const float *hidden, uint32_t rows,

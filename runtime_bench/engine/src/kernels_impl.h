@@ -67,16 +67,38 @@ template <typename V> V dot_float32(const uint8_t *tile, const float *x) {
     return V::add(V::add(part[0], part[1]), V::add(part[2], part[3]));
 }
 
-// `R` row groups against `N` tokens: 8 rows at once, one accumulator per row group and token, no horizontal sum.
+template <typename V, int R, int N> void fill_zero(V (&sums)[R][N]) {
+    for (auto &row : sums)
+        for (V &sum : row) sum = V::all(0);
+}
+
+// The whole numbers of one part of 32 inputs: out[r][n] = codes of tile r . planes of token n.
 template <typename V, typename Tiles, Scheme S, int R, int N>
+void dot_part(const uint8_t *const (&codes)[R], const Activations &a, size_t token, size_t part, V (&out)[R][N]) {
+    Planes x[N];
+    for (int n = 0; n < N; n++) {
+        const size_t at = (token + n) * a.stride + part * kGroup;
+        x[n] = {a.high + at, a.low + at, a.eights[at / kGroup]};
+    }
+    if constexpr (S == Scheme::int8) {
+        Tiles::template dot_int8<R, N>(codes, x, out);
+    } else {
+        Tiles::template dot_int4<S == Scheme::int4_symmetric, R, N>(codes, x, out); // below 2^24, so exact
+    }
+}
+
+// `R` row groups against `N` tokens: 8 rows at once, one accumulator per row group and token, no horizontal sum.
+//
+// A weight's group of 32 adds dot * (scale * x_scale). One of 64 or 128, whose activations have a scale per part of 32,
+// adds (sum over its parts of dot * x_scale) * scale: one scale less to unpack and to multiply per part.
+template <typename V, typename Tiles, Scheme S, uint32_t G, int R, int N>
 void multiply_cell(const Matrix &m, uint32_t rg, const Activations &a, size_t token, float *y, size_t y_stride,
                    bool accumulate) {
-    constexpr size_t kBytes = tile_bytes(S), kCodes = S == Scheme::int8 ? 256 : 128;
+    constexpr size_t kBytes = tile_bytes(S, G), kParts = G / kGroup, kCodes = kParts * code_bytes(S);
     const size_t groups = a.stride / kGroup, row_bytes = m.groups * kBytes;
     const uint8_t *tile = m.tiles + rg * row_bytes;
     V sums[R][N];
-    for (auto &row : sums)
-        for (V &sum : row) sum = V::all(0);
+    fill_zero(sums);
     for (uint32_t g = 0; g < m.groups; g++, tile += kBytes) {
         const uint8_t *tiles[R];
         for (int r = 0; r < R; r++) {
@@ -89,27 +111,37 @@ void multiply_cell(const Matrix &m, uint32_t rg, const Activations &a, size_t to
                     sums[r][n] =
                         V::add(sums[r][n], dot_float32<V>(tiles[r], a.floats + (token + n) * a.stride + g * kGroup));
         } else {
-            Planes x[N];
-            for (int n = 0; n < N; n++) {
-                const size_t at = (token + n) * a.stride + g * kGroup;
-                x[n] = {a.high + at, a.low + at, a.eights[(token + n) * groups + g]};
-            }
-            V dots[R][N]; // whole numbers; those of 4-bit codes are below 2^24, so exact
-            if constexpr (S == Scheme::int8) {
-                Tiles::template dot_int8<R, N>(tiles, x, dots);
-            } else {
-                Tiles::template dot_int4<S == Scheme::int4_symmetric, R, N>(tiles, x, dots);
+            V dots[R][N]; // of groups of several parts
+            fill_zero(dots);
+            float offsets[N] = {};
+            for (size_t part = 0; part < kParts; part++) {
+                const size_t at = g * kParts + part;
+                const uint8_t *codes[R];
+                for (int r = 0; r < R; r++) codes[r] = tiles[r] + part * code_bytes(S);
+                V whole[R][N];
+                dot_part<V, Tiles, S, R, N>(codes, a, token, at, whole);
+                for (int n = 0; n < N; n++) {
+                    const V x_scale = V::all(a.scales[(token + n) * groups + at]);
+                    const float offset = a.offsets[(token + n) * groups + at];
+                    offsets[n] = part == 0 ? offset : offsets[n] + offset;
+                    for (int r = 0; r < R; r++) {
+                        if constexpr (kParts == 1) {
+                            const V scale = V::mul(V::load_half(tiles[r] + kCodes), x_scale);
+                            sums[r][n] = V::fma(whole[r][n], scale, sums[r][n]);
+                        } else {
+                            dots[r][n] = V::fma(whole[r][n], x_scale, dots[r][n]);
+                        }
+                    }
+                }
             }
             for (int r = 0; r < R; r++) {
-                const V scale = V::load_half(tiles[r] + kCodes);
-                for (int n = 0; n < N; n++) {
-                    const V x_scale = V::all(a.scales[(token + n) * groups + g]);
-                    sums[r][n] = V::fma(dots[r][n], V::mul(scale, x_scale), sums[r][n]);
+                if constexpr (kParts > 1) {
+                    const V scale = V::load_half(tiles[r] + kCodes);
+                    for (int n = 0; n < N; n++) sums[r][n] = V::fma(dots[r][n], scale, sums[r][n]);
                 }
                 if constexpr (S == Scheme::int4) {
                     const V minimum = V::load_half(tiles[r] + kCodes + 16);
-                    for (int n = 0; n < N; n++)
-                        sums[r][n] = V::fma(minimum, V::all(a.offsets[(token + n) * groups + g]), sums[r][n]);
+                    for (int n = 0; n < N; n++) sums[r][n] = V::fma(minimum, V::all(offsets[n]), sums[r][n]);
                 }
             }
         }
@@ -124,36 +156,47 @@ void multiply_cell(const Matrix &m, uint32_t rg, const Activations &a, size_t to
     }
 }
 
-template <typename V, typename Tiles, Scheme S, int R>
+template <typename V, typename Tiles, Scheme S, uint32_t G, int R>
 void multiply_rows(const Matrix &m, uint32_t rg, const Activations &a, size_t tokens, float *y, size_t y_stride,
                    bool accumulate) {
     constexpr int N = Tiles::kTokens;
     size_t token = 0;
-    for (; token + N <= tokens; token += N) multiply_cell<V, Tiles, S, R, N>(m, rg, a, token, y, y_stride, accumulate);
-    for (; token < tokens; token++) multiply_cell<V, Tiles, S, R, 1>(m, rg, a, token, y, y_stride, accumulate);
+    for (; token + N <= tokens; token += N)
+        multiply_cell<V, Tiles, S, G, R, N>(m, rg, a, token, y, y_stride, accumulate);
+    for (; token < tokens; token++) multiply_cell<V, Tiles, S, G, R, 1>(m, rg, a, token, y, y_stride, accumulate);
 }
 
-template <typename V, typename Tiles, Scheme S>
+template <typename V, typename Tiles, Scheme S, uint32_t G>
 void multiply_scheme(const Matrix &m, uint32_t begin, uint32_t end, const Activations &a, size_t tokens, float *y,
                      size_t y_stride, bool accumulate) {
     uint32_t rg = begin;
-    for (; rg + 2 <= end; rg += 2) multiply_rows<V, Tiles, S, 2>(m, rg, a, tokens, y, y_stride, accumulate);
-    if (rg < end) multiply_rows<V, Tiles, S, 1>(m, rg, a, tokens, y, y_stride, accumulate);
+    for (; rg + 2 <= end; rg += 2) multiply_rows<V, Tiles, S, G, 2>(m, rg, a, tokens, y, y_stride, accumulate);
+    if (rg < end) multiply_rows<V, Tiles, S, G, 1>(m, rg, a, tokens, y, y_stride, accumulate);
+}
+
+template <typename V, typename Tiles, uint32_t G>
+void multiply_quantized(const Matrix &m, uint32_t begin, uint32_t end, const Activations &a, size_t tokens, float *y,
+                        size_t y_stride, bool accumulate) {
+    switch (m.scheme) {
+    case Scheme::int4_symmetric:
+        return multiply_scheme<V, Tiles, Scheme::int4_symmetric, G>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    case Scheme::int4:
+        return multiply_scheme<V, Tiles, Scheme::int4, G>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    case Scheme::int8:
+        return multiply_scheme<V, Tiles, Scheme::int8, G>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    default: return;
+    }
 }
 
 template <typename V, typename Tiles>
 void multiply(const Matrix &m, uint32_t begin, uint32_t end, const Activations &a, size_t tokens, float *y,
               size_t y_stride, bool accumulate) {
-    switch (m.scheme) {
-    case Scheme::float32:
-        return multiply_scheme<V, Tiles, Scheme::float32>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    case Scheme::int4_symmetric:
-        return multiply_scheme<V, Tiles, Scheme::int4_symmetric>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    case Scheme::int4:
-        return multiply_scheme<V, Tiles, Scheme::int4>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    case Scheme::int8:
-        return multiply_scheme<V, Tiles, Scheme::int8>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    case Scheme::vector: return;
+    if (m.scheme == Scheme::float32)
+        return multiply_scheme<V, Tiles, Scheme::float32, kGroup>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    switch (m.group) {
+    case 64: return multiply_quantized<V, Tiles, 64>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    case 128: return multiply_quantized<V, Tiles, 128>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    default: return multiply_quantized<V, Tiles, kGroup>(m, begin, end, a, tokens, y, y_stride, accumulate);
     }
 }
 

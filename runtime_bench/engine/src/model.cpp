@@ -15,7 +15,7 @@
 namespace ml {
 namespace {
 
-constexpr uint64_t kFormatVersion = 1;
+constexpr uint64_t kFormatVersion = 2;
 constexpr uint64_t kMaxHeader = 100u << 20; // the safetensors limit
 constexpr uint64_t kMaxContext = 1u << 20, kMaxLoops = 1024, kMaxSlots = 1u << 20;
 

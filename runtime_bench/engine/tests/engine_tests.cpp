@@ -300,16 +300,17 @@ void test_exponential(const Kernels &kernels) {
 struct Weights {
     std::vector<uint8_t> tiles;
     Matrix matrix;
-    Weights(Scheme scheme, uint32_t rows, uint32_t groups) {
+    Weights(Scheme scheme, uint32_t rows, uint32_t groups, uint32_t group = kGroup) {
         matrix.scheme = scheme;
         matrix.rows = rows;
-        matrix.cols = groups * kGroup;
+        matrix.cols = groups * group;
+        matrix.group = group;
         matrix.row_groups = (rows + kTileRows - 1) / kTileRows;
         matrix.groups = groups;
-        const size_t size = tile_bytes(scheme);
+        const size_t size = tile_bytes(scheme, group);
         tiles.resize(size * matrix.row_groups * groups);
         for (size_t at = 0; at < tiles.size(); at += size) {
-            const size_t codes = scheme == Scheme::int8 ? 256 : 128;
+            const size_t codes = (scheme == Scheme::int8 ? 256 : 128) * (group / 32);
             if (scheme == Scheme::float32) {
                 for (size_t i = 0; i < 256; i++) store(at + 4 * i, uniform(-1, 1));
                 continue;
@@ -326,8 +327,9 @@ struct Weights {
 
     // By the formulas of docs/format.md.
     double weight(uint32_t row, uint32_t col) const {
-        const uint32_t r = row % 8, k = col % 32;
-        const uint8_t *tile = &tiles[(size_t{row / 8} * matrix.groups + col / 32) * tile_bytes(matrix.scheme)];
+        const uint32_t r = row % 8, k = col % 32, parts = matrix.group / 32, part = col % matrix.group / 32;
+        const uint8_t *tile =
+            &tiles[(size_t{row / 8} * matrix.groups + col / matrix.group) * tile_bytes(matrix.scheme, matrix.group)];
         const auto half = [&](size_t offset) {
             uint16_t bits;
             std::memcpy(&bits, tile + offset + 2 * r, 2);
@@ -338,18 +340,20 @@ struct Weights {
             std::memcpy(&value, tile + 4 * (8 * k + r), 4);
             return value;
         }
-        if (matrix.scheme == Scheme::int8) return static_cast<int8_t>(tile[32 * (k / 4) + 4 * r + k % 4]) * half(256);
-        const uint8_t byte = tile[32 * (k % 16 / 4) + 4 * r + k % 4];
+        if (matrix.scheme == Scheme::int8)
+            return static_cast<int8_t>(tile[256 * part + 32 * (k / 4) + 4 * r + k % 4]) * half(256 * parts);
+        const uint8_t byte = tile[128 * part + 32 * (k % 16 / 4) + 4 * r + k % 4];
         const int code = k < 16 ? byte & 15 : byte >> 4;
-        return matrix.scheme == Scheme::int4 ? code * half(128) + half(144) : (code - 8) * half(128);
+        return matrix.scheme == Scheme::int4 ? code * half(128 * parts) + half(128 * parts + 16)
+                                             : (code - 8) * half(128 * parts);
     }
 };
 
-void test_multiply(const Kernels &kernels, const Kernels &truth, Scheme scheme) {
+void test_multiply(const Kernels &kernels, const Kernels &truth, Scheme scheme, uint32_t group) {
     for (uint32_t rows = 1; rows <= 25; rows += rows < 10 ? 1 : 5) {
         for (size_t tokens = 1; tokens <= 9; tokens++) {
             const uint32_t groups = 1 + below(3);
-            const Weights w(scheme, rows, groups);
+            const Weights w(scheme, rows, groups, group);
             Rows a(tokens, w.matrix.cols);
             for (float &x : a.floats) x = uniform(-2, 2);
             truth.quantize(a.view, 0, tokens);
@@ -392,6 +396,22 @@ void test_multiply(const Kernels &kernels, const Kernels &truth, Scheme scheme) 
             }
         }
     }
+}
+
+void test_dequantize_row() {
+    for (const Scheme scheme : {Scheme::float32, Scheme::int4, Scheme::int4_symmetric, Scheme::int8})
+        for (const uint32_t group : {32u, 64u, 128u}) {
+            if (group > 32 && scheme == Scheme::float32) continue;
+            const Weights w(scheme, 11, 3, group);
+            std::vector<float> row(w.matrix.cols);
+            for (uint32_t i = 0; i < 11; i++) {
+                dequantize_row(w.matrix, i, row.data());
+                double worst = 0;
+                for (uint32_t c = 0; c < w.matrix.cols; c++)
+                    worst = std::max(worst, std::fabs(row[c] - w.weight(i, c)));
+                CHECK(worst < 1e-5);
+            }
+        }
 }
 
 // The extreme codes: the largest sums that the 16-bit steps of a fast kernel have to hold.
@@ -739,7 +759,7 @@ constexpr uint32_t kHidden = 32, kInner = 64, kHeads = 2, kKvHeads = 1, kHeadDim
 struct Tensor {
     uint32_t role;
     Scheme scheme;
-    uint32_t rows, cols;
+    uint32_t rows, cols, group = kGroup;
 };
 
 std::vector<uint8_t> make_record(uint32_t kind, const std::vector<Tensor> &tensors) {
@@ -761,13 +781,14 @@ std::vector<uint8_t> make_record(uint32_t kind, const std::vector<Tensor> &tenso
             data.resize(size_t{t.cols} * 4);
             for (uint32_t c = 0; c < t.cols; c++) put(data, size_t{4} * c, uniform(0.5f, 1.5f));
         } else {
-            data = Weights(t.scheme, t.rows, t.cols / kGroup).tiles;
+            data = Weights(t.scheme, t.rows, t.cols / t.group, t.group).tiles;
         }
         const size_t entry = 64 + 32 * i, offset = bytes.size();
         bytes.insert(bytes.end(), data.begin(), data.end());
         bytes.resize((bytes.size() + 63) / 64 * 64);
         put(bytes, entry, t.role);
-        put(bytes, entry + 4, static_cast<uint32_t>(t.scheme));
+        put(bytes, entry + 4, static_cast<uint32_t>(t.scheme) | (t.group == 32 ? 0 : t.group << 16));
+        if (t.group != 32) put(bytes, 4, 2u);
         put(bytes, entry + 8, t.rows);
         put(bytes, entry + 12, t.cols);
         put(bytes, entry + 16, static_cast<uint64_t>(offset));
@@ -862,6 +883,40 @@ void test_records() {
         passed++; // reaching this line is the point
     }
     ml_context_destroy(context);
+}
+
+void test_record_groups() {
+    const auto refused = [](std::vector<uint8_t> bytes, const char *words) {
+        return refuses([&] { parse_matrix({bytes.data(), bytes.size()}); }, words);
+    };
+    for (const uint32_t group : {64u, 128u}) {
+        const std::vector<uint8_t> good = make_record(2, {{16, Scheme::int4, kVocab, 256, group}});
+        const Matrix matrix = parse_matrix({good.data(), good.size()});
+        CHECK(matrix.group == group && matrix.groups == 256 / group && matrix.cols == 256);
+        std::vector<uint8_t> bad = good;
+        put(bad, 4, 1u);
+        CHECK(refused(bad, "of record version 1 does not have"));
+        put(bad, 4, 3u);
+        CHECK(refused(bad, "a record has version 3"));
+        put(bad, 4, 2u);
+        for (const uint32_t wrong : {1u, 32u, 96u, 256u, 65535u}) {
+            put(bad, 64 + 4, 3u | wrong << 16);
+            CHECK(refused(bad, "has groups of"));
+        }
+        put(bad, 64 + 4, 3u | (192 - group) << 16);
+        CHECK(refused(bad, "bytes where"));
+        put(bad, 64 + 4, 1u | group << 16);
+        CHECK(refused(bad, "has groups of"));
+        put(bad, 64 + 4, 3u | group << 16);
+        CHECK(!refused(bad, ""));
+        put(bad, 64 + 12, 256 - 32u);
+        CHECK(refused(bad, "not a multiple of the group"));
+    }
+    std::vector<uint8_t> norm = make_block(Scheme::int4);
+    put(norm, 4, 2u);
+    CHECK(!refuses([&] { parse_block({norm.data(), norm.size()}); }));
+    put(norm, 64 + 4, 64u << 16);
+    CHECK(refuses([&] { parse_block({norm.data(), norm.size()}); }, "the norm in tensor 0"));
 }
 
 // -- the C interface ------------------------------------------------------------------------------
@@ -1293,12 +1348,16 @@ int main() {
         test_quantize(*set, truth);
         test_silu(*set, truth);
         test_exponential(*set);
-        for (const Scheme scheme : kSchemes) test_multiply(*set, truth, scheme);
+        for (const Scheme scheme : kSchemes)
+            for (const uint32_t group : {32u, 64u, 128u})
+                if (group == 32 || scheme != Scheme::float32) test_multiply(*set, truth, scheme, group);
+        test_dequantize_row();
         test_extreme_codes(*set, truth);
         test_attention(*set, truth);
         test_byte_cache(*set, truth);
         test_read(*set, truth);
         test_records();
+        test_record_groups();
         test_a_half_cache_holds_large_values();
         test_artifacts();
         test_null_pointers();
