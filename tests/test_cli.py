@@ -131,6 +131,17 @@ def test_export_takes_a_kv_cache(world, tmp_path):
     assert not list(tmp_path.glob("*.onnx"))
 
 
+def test_export_takes_a_group(world, tmp_path):
+    path = tmp_path / "a.safetensors"
+    said = passed(cli("export", world.source, "--group", 64, "-o", path, cwd=tmp_path)).stdout
+    assert "3 matrices are in smaller groups, since 64 does not divide their inputs" in said  # 96 inputs
+    assert open_session(path).info.group == 64
+    passed(cli("verify", path, "--against", world.source, "--tokens", 20, cwd=tmp_path))
+    refused(cli("export", world.source, "--group", 48, cwd=tmp_path), "groups of 48")
+    refused(cli("export", world.source, "--group", 64, "--quantize", "none", cwd=tmp_path), "groups of 64")
+    refused(cli("export", world.source, "--group", 64, "--to", "onnx", cwd=tmp_path), "in groups of 64 are not")
+
+
 def test_export_again_replaces_the_file(world, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"old")
@@ -387,11 +398,11 @@ def test_a_newer_format_version(world, target, tmp_path):
     if target == "onnx":
         model = onnx.load(world.onnx)
         held = model.metadata_props[0]
-        held.value = held.value.replace('"format_version":1', '"format_version":2')
+        held.value = held.value.replace('"format_version":2', '"format_version":3')
         onnx.save(model, path)
     else:  # the metadata lie in the file as JSON text: of the same length, nothing else need change
         data = getattr(world, target).read_bytes()
-        changed = re.sub(rb'(\\?"format_version\\?":)1', rb"\g<1>2", data)
+        changed = re.sub(rb'(\\?"format_version\\?":)2', rb"\g<1>3", data)
         assert changed != data
         path.write_bytes(changed)
     refused(cli("info", path, cwd=tmp_path), "has format version 2")

@@ -24,6 +24,7 @@ from builders import (
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.packed import PackedModel
 from mobileloop.reference import ReferenceModel
@@ -94,6 +95,13 @@ def test_an_eight_bit_cache_equals_the_engine_bit_for_bit(tmp_path):
     engine = write_engine(tmp_path / "a.safetensors", checkpoint, packed, 32, 8)
     assert same_bits(run(path), run(engine))
     assert kl_divergence(reference(packed), run(path)) < 1e-2
+
+
+def test_wider_groups_equal_the_engine_bit_for_bit(tmp_path):
+    checkpoint = random_model(TINY, Schedule.immediate(3, 2))
+    packed = PackedModel.from_checkpoint(checkpoint, "int4", group=64)
+    engine = write_engine(tmp_path / "a.safetensors", checkpoint, packed, 64, 16)
+    assert same_bits(run(export(tmp_path / "a.pte", checkpoint, packed)), run(engine))
 
 
 def test_full_attention_is_refused_by_name(tmp_path):

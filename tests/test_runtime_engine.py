@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.packed import PackedModel
 from mobileloop.quant.records import PAGE
@@ -86,6 +87,35 @@ def test_half_precision_cache_is_close(engine_artifact):
     assert not same_bits(run(wide), run(half))
     assert np.abs(run(half) - reference(packed)).max() < 2e-2
     assert kl_divergence(reference(packed), run(half)) < 1e-5
+
+
+@pytest.mark.parametrize("quantization", ["int4", "int4-symmetric", "int8"])
+@pytest.mark.parametrize("group", [64, 128])
+def test_wider_groups(tmp_path, kernels, quantization, group):
+    """Against the reference of the same weights; 96 inputs are in groups of 32 whatever is asked for."""
+    config = TINY.model_copy(update={"hidden_size": 128, "tie_embeddings": False})
+    checkpoint = random_model(config, mixed_schedule())
+    packed = PackedModel.from_checkpoint(checkpoint, quantization, group=group)
+    path = write_engine(tmp_path / "a.safetensors", checkpoint, packed)
+    assert read_info(path).group == group
+    found = run(path)
+    assert kl_divergence(reference(packed), found) < 1e-6
+    assert np.abs(found - reference(packed)).max() < 2e-3
+    for name, threads in itertools.product(native.available_kernels(), (1, 3)):
+        kernels(name)
+        assert same_bits(run(path, threads=threads, pieces=[1, 6, 4]), found)
+
+
+def test_a_file_of_format_version_1_is_read(engine_artifact, tmp_path):
+    path, _ = engine_artifact(quantization="int4")
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    old = data[8:end].replace(b'\\"format_version\\":2', b'\\"format_version\\":1').replace(b',\\"group\\":32', b"")
+    assert len(old) == end - 8 - len(b',\\"group\\":32')
+    first = tmp_path / "first.safetensors"
+    first.write_bytes(data[:8] + old.ljust(end - 8) + data[end:])
+    assert read_info(first).format_version == 1
+    assert same_bits(run(first), run(path))
 
 
 def test_eight_bit_cache_is_close(engine_artifact):
@@ -290,7 +320,7 @@ def test_the_file_is_safetensors_on_pages(engine_artifact):
         at = end
     assert 8 + header_size + at == len(data)
     info = json.loads(header["__metadata__"]["mobileloop"])
-    assert info["format_version"] == 1
+    assert info["format_version"] == 2
     assert info["source_sha256"] == "random"
     with safe_open(str(path), framework="np") as stored:
         assert np.array_equal(stored.get_tensor("blocks.1"), packed.block_record(1))
@@ -331,7 +361,7 @@ def rewritten(data, change_header):
 
 
 HOSTILE_HEADERS = {
-    "newer": lambda h, i: i.update(format_version=2),
+    "newer": lambda h, i: i.update(format_version=3),
     "no block": lambda h, i: h.pop("blocks.1"),
     "no embedding": lambda h, i: h.pop("embedding"),
     "no final norm": lambda h, i: h.pop("final_norm"),
