@@ -405,7 +405,7 @@ def test_a_newer_format_version(world, target, tmp_path):
         changed = re.sub(rb'(\\?"format_version\\?":)2', rb"\g<1>3", data)
         assert changed != data
         path.write_bytes(changed)
-    refused(cli("info", path, cwd=tmp_path), "has format version 2")
+    refused(cli("info", path, cwd=tmp_path), "has format version 3")
 
 
 def full_disk():
