@@ -18,6 +18,7 @@ from mobileloop.costs import TokenBytes
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.model import Checkpoint, TokenizerSpec
 from mobileloop.quant.packed import PackedModel
+from mobileloop.quant.schemes import GROUP, GROUPS
 from mobileloop.schedule import Schedule
 
 FORMAT_VERSION = 2
@@ -38,7 +39,8 @@ class Costs(BaseModel):
 class ArtifactInfo(BaseModel):
     """The metadata of an artifact: enough to run it, to count its bytes and to say where it came from.
 
-    `kv_bits` is 16 (float16) or 32 (float32); `context` is the number of tokens the KV cache holds.
+    `kv_bits` is 8 (int8 with scales), 16 (float16) or 32 (float32); `context` is the number of tokens that
+    the KV cache holds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +50,7 @@ class ArtifactInfo(BaseModel):
     config: ModelConfig
     schedule: Schedule
     quantization: str
+    group: int = Field(default=GROUP, strict=True)
     context: int = Field(gt=0, le=1 << 20)
     kv_bits: int = Field(default=16, strict=True)
     source: str
@@ -59,8 +62,10 @@ class ArtifactInfo(BaseModel):
     def _fits(self) -> ArtifactInfo:
         if len(self.costs.block_bytes) != self.config.num_blocks:
             raise ValueError(f"costs name {len(self.costs.block_bytes)} blocks, the config {self.config.num_blocks}")
-        if self.kv_bits not in (16, 32):
-            raise ValueError(f"kv_bits is {self.kv_bits}, but 16 or 32 was expected")
+        if self.kv_bits not in (8, 16, 32):
+            raise ValueError(f"kv_bits is {self.kv_bits}, but 8, 16 or 32 was expected")
+        if self.group not in GROUPS:
+            raise ValueError(f"group is {self.group}, but one of {', '.join(map(str, GROUPS))} was expected")
         return self
 
     @classmethod
@@ -80,6 +85,7 @@ class ArtifactInfo(BaseModel):
             config=packed.config,
             schedule=packed.schedule,
             quantization=packed.quantization,
+            group=packed.group,
             context=context,
             kv_bits=kv_bits,
             source=Path(checkpoint.source).name,

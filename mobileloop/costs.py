@@ -9,6 +9,11 @@ from mobileloop.config import ModelConfig
 from mobileloop.schedule import Schedule
 
 
+def kv_vector_bytes(head_dim: int, kv_bits: int) -> int:
+    """Bytes of one cached key or value of one head; 8-bit codes have a float16 scale per 32 of them."""
+    return head_dim + 2 * -(-head_dim // 32) if kv_bits == 8 else head_dim * kv_bits // 8
+
+
 @dataclass(frozen=True)
 class TokenBytes:
     """Bytes per decoded token of a model under a schedule; all counts leave padding out.
@@ -18,7 +23,7 @@ class TokenBytes:
         block_bytes: weight bytes of one application, by block.
         head_bytes: of the head and the final norm.
         embedding_row_bytes: of one looked-up row.
-        kv_bits: 16 or 32, per KV element.
+        kv_bits: 8, 16 or 32, per KV element.
     """
 
     config: ModelConfig
@@ -57,7 +62,7 @@ class TokenBytes:
         return sum(1 for _ in self.schedule.applications(loops))
 
     def _kv_per_slot_token(self) -> int:
-        return 2 * self.config.kv_size * (self.kv_bits // 8)
+        return 2 * self.config.num_kv_heads * kv_vector_bytes(self.config.head_dim, self.kv_bits)
 
     def _outer(self) -> int:
         return self.head_bytes + self.embedding_row_bytes

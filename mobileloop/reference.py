@@ -152,7 +152,7 @@ class ReferenceModel:
                 continue
             after = hidden
             for place, (slot, block) in enumerate(zip(slots, stage.blocks, strict=True)):
-                after, made[place] = self._apply(block, slot, after, cache, going, made[place])
+                after, made[place] = self._apply(block, slot, after, cache, going, made[place], stage.causal)
                 trace.append(after)
             if stage.damping != 1.0:
                 after = hidden + stage.damping * (after - hidden)
@@ -186,7 +186,14 @@ class ReferenceModel:
         return angles.cos(), angles.sin()
 
     def _apply(
-        self, block: int, slot: int, x: Tensor, cache: KvCache, going: Tensor, last: tuple[Tensor, Tensor]
+        self,
+        block: int,
+        slot: int,
+        x: Tensor,
+        cache: KvCache,
+        going: Tensor,
+        last: tuple[Tensor, Tensor],
+        causal: bool = True,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One application of one block: x [batch, tokens, hidden] -> the same shape, and its new keys and values.
 
@@ -215,9 +222,11 @@ class ReferenceModel:
         groups = config.num_heads // config.num_kv_heads
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         scores = query @ key.transpose(2, 3) / float(np.sqrt(config.head_dim))
-        past = key.shape[2] - tokens
-        hidden_future = torch.ones(tokens, key.shape[2], dtype=torch.bool).triu(past + 1)
-        attended = scores.masked_fill(hidden_future, float("-inf")).softmax(-1) @ value
+        if causal:
+            past = key.shape[2] - tokens
+            hidden_future = torch.ones(tokens, key.shape[2], dtype=torch.bool).triu(past + 1)
+            scores = scores.masked_fill(hidden_future, float("-inf"))
+        attended = scores.softmax(-1) @ value
         x = x + F.linear(attended.transpose(1, 2).reshape(batch, tokens, -1), weight("o_proj"))
         normed = rms_norm(x, weight("post_attention_layernorm"), config.rms_norm_eps)
         gated = F.silu(F.linear(normed, weight("gate_proj"))) * F.linear(normed, weight("up_proj"))

@@ -96,7 +96,8 @@ class Stage(BaseModel):
         loop_end_norm: apply the model's final norm at every loop end (Ouro, Nanbeige).
         damping: step d of h <- h + d * (f(h) - h), f one loop of this stage; 1 is the plain loop
             (arXiv 2605.23872 loops a frozen model's middle blocks with d = 1 / loops).
-        causal: False for full attention (HRM, TRM, GRAM, LoopMDM).
+        causal: False for full attention: all tokens of a call attend to each other and to what came before (HRM, TRM,
+            GRAM, LoopMDM).
         noise: Gaussian noise after the stage, given to the session as an input (GRAM).
         low_rank: rank of the per-application weight deltas (relaxed recursive transformers); 0 is none.
     """
@@ -259,6 +260,11 @@ class Schedule(BaseModel):
         """KV slots of the whole model."""
         return sum(stage.num_slots for stage in self.stages)
 
+    @property
+    def causal(self) -> bool:
+        """Whether no stage lets a token attend to later ones of the same call."""
+        return all(stage.causal for stage in self.stages)
+
     def slot_bases(self) -> list[int]:
         """First KV slot of every top-level stage."""
         bases, base = [], 0
@@ -315,12 +321,16 @@ class Schedule(BaseModel):
                 "latent_difference or cosine."
             )
 
-    def check_halts_nowhere(self, runtime: str) -> None:
-        """Raise MobileloopError where a stage halts, for a runtime that runs every loop."""
+    def check_carried(self, runtime: str) -> None:
+        """Raise MobileloopError where a stage halts or has full attention, which the engine alone runs."""
         if self.halts:
             raise MobileloopError(
                 f"the schedule {self.name} has a halting rule, which {runtime} does not run; export it to the engine, "
                 "or take the rule out."
+            )
+        if not self.causal:
+            raise MobileloopError(
+                f"the schedule {self.name} has full attention, which {runtime} does not run; export it to the engine."
             )
 
     def not_runnable(self) -> str | None:
@@ -375,7 +385,6 @@ def _not_runnable(stage: Stage) -> str | None:
         (stage.state != "h", f"a second hidden state '{stage.state}', which is not built yet"),
         (stage.halting.rule not in RUNNABLE_RULES, f"the halting rule '{stage.halting.rule}', which is not built yet"),
         (stage.kv_policy.kind != "own", f"the KV policy '{stage.kv_policy.kind}', which is not built yet"),
-        (not stage.causal, "full (non-causal) attention, which is not built yet"),
         (stage.noise, "a noise input, which is not built yet"),
         (stage.low_rank > 0, "per-application low-rank deltas, which are not built yet"),
     )

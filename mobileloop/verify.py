@@ -93,7 +93,7 @@ def compare(
         progress: called with a step and the share done.
     """
     info = session.info
-    packed = PackedModel.from_checkpoint(checkpoint, info.quantization, info.schedule)
+    packed = PackedModel.from_checkpoint(checkpoint, info.quantization, info.schedule, group=info.group)
     reference = ReferenceModel(packed.config, info.schedule, packed.dequantized())
     window = min(info.context, 256)
     totals = np.zeros(4)
@@ -140,8 +140,11 @@ def _both_phases(session: Session, tokens: Sequence[int]) -> NDArray[np.float32]
     """Logits of all tokens by every path a session has, for a session that was just reset.
 
     The first half is run for all its logits, then again as the prefill that generation uses, whose one row replaces
-    the last of them; the rest is decoded token by token behind that.
+    the last of them; the rest is decoded token by token behind that. Under full attention one call sees all of its
+    tokens, so there is no other path with the same logits.
     """
+    if not session.info.schedule.causal:
+        return session.logits(tokens)
     half = max(1, len(tokens) // 2)
     whole = session.logits(tokens[:half])
     session.reset()

@@ -46,6 +46,11 @@ def mixed_schedule() -> Schedule:
     )
 
 
+def full_attention_schedule() -> Schedule:
+    """Every block once under full attention, the last one causal."""
+    return Schedule(name="full", stages=(Stage(blocks=(0, 1), causal=False), Stage(blocks=(2,))))
+
+
 def schedules(num_blocks: int = 3) -> dict[str, Schedule]:
     """One of every shape that the runtimes execute."""
     return {

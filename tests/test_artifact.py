@@ -173,7 +173,7 @@ def change(data, path, value):
         (("config", "extra"), 1, "extra"),
         (("schedule", "stages"), [], "stages"),
         (("schedule", "stages", 0, "blocks"), [7], "names block 7"),
-        (("schedule", "stages", 0, "causal"), False, "cannot run yet"),
+        (("schedule", "stages", 0, "noise"), True, "cannot run yet"),
         (("schedule", "stages", 0, "loops"), 99, "loops"),
     ],
 )
@@ -185,7 +185,7 @@ def test_corrupted_metadata_names_the_field(info, path, value, words):
 def test_every_missing_field_is_named(info):
     data = info.model_dump(mode="json")
     for name in data:
-        if name in ("kv_bits", "tokenizer"):
+        if name in ("group", "kv_bits", "tokenizer"):
             continue
         with pytest.raises(MobileloopError, match=name):
             ArtifactInfo.parse({key: value for key, value in data.items() if key != name}, "x.pte")

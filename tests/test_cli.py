@@ -20,6 +20,7 @@ from builders import TINY, add_tokenizer, write_folder
 
 from mobileloop import __version__
 from mobileloop.checkpoints.random import random_model
+from mobileloop.runtimes import open_session
 from mobileloop_export import FORMATS
 
 COMMANDS = ("export", "run", "verify", "bench", "report", "info", "fetch", "demo")
@@ -117,6 +118,28 @@ def test_export_names_the_file_itself(world, tmp_path):
     assert facts["artifact"] == "source-plain-int8.safetensors"
     assert facts["size_bytes"] == (tmp_path / facts["artifact"]).stat().st_size
     assert facts["context"] == CONFIG.max_position
+
+
+def test_export_takes_a_kv_cache(world, tmp_path):
+    caches = {}
+    for kv in ("int8", "float16", "float32"):
+        path = tmp_path / f"{kv}.safetensors"
+        passed(cli("export", world.source, "--kv", kv, "-o", path, cwd=tmp_path))
+        caches[kv] = open_session(path).info.kv_bits
+    assert caches == {"int8": 8, "float16": 16, "float32": 32}
+    refused(cli("export", world.source, "--kv", "int8", "--to", "onnx", cwd=tmp_path), "KV cache of 8 bits")
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_export_takes_a_group(world, tmp_path):
+    path = tmp_path / "a.safetensors"
+    said = passed(cli("export", world.source, "--group", 64, "-o", path, cwd=tmp_path)).stdout
+    assert "3 matrices are in smaller groups, since 64 does not divide their inputs" in said  # 96 inputs
+    assert open_session(path).info.group == 64
+    passed(cli("verify", path, "--against", world.source, "--tokens", 20, cwd=tmp_path))
+    refused(cli("export", world.source, "--group", 48, cwd=tmp_path), "groups of 48")
+    refused(cli("export", world.source, "--group", 64, "--quantize", "none", cwd=tmp_path), "groups of 64")
+    refused(cli("export", world.source, "--group", 64, "--to", "onnx", cwd=tmp_path), "in groups of 64 are not")
 
 
 def test_export_again_replaces_the_file(world, tmp_path):

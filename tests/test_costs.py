@@ -5,7 +5,7 @@ from builders import TINY
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
-from mobileloop.costs import TokenBytes
+from mobileloop.costs import TokenBytes, kv_vector_bytes
 from mobileloop.quant.packed import PackedModel
 from mobileloop.reference import ReferenceModel
 from mobileloop.schedule import Schedule
@@ -20,6 +20,9 @@ def test_by_hand():
     assert moved.executed(2) == 2 * 600 + 57
     assert moved.kv(9, 2) == 6 * 2 * 32 * 2 * 10
     assert moved.kv_capacity(8) == 12 * 2 * 32 * 2 * 8
+    eight = TokenBytes(CONFIG, Schedule.plain(3), [100, 200, 300], 50, 7, 8)
+    assert eight.kv(9) == 3 * 2 * 2 * (16 + 2) * 10  # 2 KV heads of 16 codes and one float16 scale
+    assert [kv_vector_bytes(dim, 8) for dim in (6, 32, 64, 66)] == [8, 34, 68, 72]
     per_application = 3 * 64 + 2 * 64 + 2 * 32 + 3 * 96
     assert moved.activations(1) == 8 * (3 * per_application + 2 * 64 + 101)
 

@@ -9,10 +9,22 @@ import sys
 import numpy as np
 import pytest
 import torch
-from builders import DATA, TINY, golden, kl_divergence, mixed_schedule, packed_model, same_bits, schedules, write_engine
+from builders import (
+    DATA,
+    TINY,
+    full_attention_schedule,
+    golden,
+    kl_divergence,
+    mixed_schedule,
+    packed_model,
+    same_bits,
+    schedules,
+    write_engine,
+)
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.packed import PackedModel
 from mobileloop.reference import ReferenceModel
@@ -73,6 +85,30 @@ def test_equals_the_engine_bit_for_bit(name, quantization, tmp_path):
         expected = reference(packed, loops=loops)
         assert kl_divergence(expected, found) < (1e-6 if quantization == "none" else 1e-4)
         assert np.abs(found - expected).max() < (1e-4 if quantization == "none" else 5e-2)
+
+
+def test_an_eight_bit_cache_equals_the_engine_bit_for_bit(tmp_path):
+    checkpoint, packed = packed_model(schedule=Schedule.immediate(3, 2), quantization="int4")
+    info = ArtifactInfo.describe(checkpoint, packed, 32, 8)
+    path = tmp_path / "a.pte"
+    exporter("executorch")(packed, info, path, lambda step, share: None)
+    engine = write_engine(tmp_path / "a.safetensors", checkpoint, packed, 32, 8)
+    assert same_bits(run(path), run(engine))
+    assert kl_divergence(reference(packed), run(path)) < 1e-2
+
+
+def test_wider_groups_equal_the_engine_bit_for_bit(tmp_path):
+    checkpoint = random_model(TINY, Schedule.immediate(3, 2))
+    packed = PackedModel.from_checkpoint(checkpoint, "int4", group=64)
+    engine = write_engine(tmp_path / "a.safetensors", checkpoint, packed, 64, 16)
+    assert same_bits(run(export(tmp_path / "a.pte", checkpoint, packed)), run(engine))
+
+
+def test_full_attention_is_refused_by_name(tmp_path):
+    checkpoint, packed = packed_model(schedule=full_attention_schedule())
+    for target in ("executorch", "onnx"):
+        with pytest.raises(MobileloopError, match=f"full attention, which {target} does not run"):
+            exporter(target)(packed, describe(checkpoint, packed), tmp_path / "a", lambda step, share: None)
 
 
 @pytest.mark.parametrize("name", ["mobilellm_base", "mobilellm_ls"])

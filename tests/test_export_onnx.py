@@ -61,6 +61,12 @@ def export(checkpoint: Checkpoint, packed: PackedModel, path: Path, kv_bits: int
     return path
 
 
+def test_an_eight_bit_cache_is_refused_by_name(tmp_path: Path) -> None:
+    checkpoint, packed = pack(Schedule.plain(CONFIG.num_blocks), "int4")
+    with pytest.raises(MobileloopError, match="a KV cache of 8 bits is not something the onnx export carries"):
+        export(checkpoint, packed, tmp_path / "model.onnx", kv_bits=8)
+
+
 def reference(packed: PackedModel, tokens: list[int], loops: int | None = None) -> F32:
     model = ReferenceModel(packed.config, packed.schedule, packed.dequantized())
     logits: F32 = model.forward(torch.tensor([tokens]), loops=loops).numpy()[0]

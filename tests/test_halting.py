@@ -6,9 +6,10 @@ import struct
 import numpy as np
 import pytest
 import torch
-from builders import TINY, packed_model, write_engine
+from builders import TINY, packed_model, same_bits, write_engine
 
 from mobileloop.artifact import ArtifactInfo
+from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.packed import PackedModel
 from mobileloop.reference import KvCache, ReferenceModel
@@ -210,6 +211,49 @@ def test_halting_in_a_batch_is_halting_alone(made, rule):
         assert np.array_equal(alone.applied[:, 0], applied[:, place])
         if place != 1:
             assert np.array_equal(alone.decode({2: 9, 0: 4}[place]), decoded[{2: 0, 0: 1}[place]])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("rule", ["latent_difference", "cosine", "exit_gate"])
+def test_a_batch_of_everything_is_each_alone(tmp_path, rule, causal):
+    """Halting, an int8 cache, weights in groups of 64, and full attention."""
+    stage = SCHEDULES["all-normed"].stages[0].model_copy(update={"causal": causal})
+    checkpoint = random_model(GATED, Schedule(name="everything", stages=(stage,)))
+    packed = PackedModel.from_checkpoint(checkpoint, "int4", group=64)
+    path = write_engine(tmp_path / "everything.safetensors", checkpoint, packed, kv_bits=8)
+    halting = Halting(rule=rule, threshold=dividing_threshold(reference_of(packed), f"everything {causal}", rule))
+    batch = EngineSession(path, threads=3, sequences=3, halting=halting)
+    alone = EngineSession(path, threads=1, halting=halting)
+    rows, more = [TOKENS[:5], TOKENS[3:8], TOKENS[6:]], [TOKENS[2:5], TOKENS[1:4]]
+    together = batch.run([0, 1, 2], rows, all_logits=True)
+    applied = batch.applied
+    later = batch.run([2, 0], more, all_logits=True)
+    assert applied.min() < applied.max()
+    for place, row in enumerate(rows):
+        alone.reset()
+        assert same_bits(alone.logits(row), together[place])
+        assert np.array_equal(alone.applied[:, 0], applied[:, place])
+        if place != 1:
+            number = {2: 0, 0: 1}[place]
+            assert same_bits(alone.logits(more[number]), later[number])
+            assert np.array_equal(alone.applied[:, 0], batch.applied[:, number])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("rule", ["latent_difference", "cosine", "exit_gate"])
+def test_halting_under_full_attention(tmp_path, rule, threads):
+    """The tokens of a call see each other in every loop, those that halted by what they left."""
+    stage = SCHEDULES["all-normed"].stages[0].model_copy(update={"causal": False})
+    checkpoint, packed = packed_model(GATED, Schedule(name="full", stages=(stage,)))
+    model = reference_of(packed)
+    halting = Halting(rule=rule, threshold=dividing_threshold(model, "full", rule))
+    path = write_engine(tmp_path / "full.safetensors", checkpoint, packed)
+    expected, loops = forward(model, halting=halting)
+    assert loops.min() < loops.max()
+    session = EngineSession(path, threads=threads, halting=halting)
+    assert np.abs(session.logits(TOKENS) - expected).max() < 1e-4
+    assert np.array_equal(session.applied[:, 0], loops)
+    assert np.abs(forward(reference_of(packed_model(GATED, SCHEDULES["all-normed"])[1]))[0] - expected).max() > 1e-2
 
 
 def test_the_rule_of_the_artifact_is_the_default(tmp_path):

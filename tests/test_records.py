@@ -13,32 +13,39 @@ from mobileloop.quant import records
 from mobileloop.quant.packed import PackedModel
 from mobileloop.quant.schemes import SCHEMES
 
-TILE_BYTES = {1: 1024, 2: 128 + 16, 3: 128 + 16 + 16, 4: 256 + 16}
+CODE_BYTES = {1: 1024, 2: 128, 3: 128, 4: 256}  # of 8 rows by 32 inputs
+SCALE_BYTES = {1: 0, 2: 16, 3: 32, 4: 16}  # of 8 rows by one group
 HALF = struct.Struct("<e")
 
 
-def one_weight(tile, scheme, row, k):
-    """The weight of input `k` (0..31) of row `row` (0..7) of one tile, by the formulas of docs/format.md."""
+def one_weight(tile, scheme, row, k, group=32):
+    """The weight of input `k` (0..group - 1) of row `row` (0..7) of one tile, by the formulas of docs/format.md."""
+    codes = CODE_BYTES[scheme] * (group // 32)
+    part, k = tile[k // 32 * CODE_BYTES[scheme] :], k % 32
     if scheme == 1:
-        return struct.unpack_from("<f", tile, 4 * (8 * k + row))[0]
+        return struct.unpack_from("<f", part, 4 * (8 * k + row))[0]
     if scheme == 4:
-        code = struct.unpack_from("<b", tile, 32 * (k // 4) + 4 * row + k % 4)[0]
-        return np.float32(code) * np.float32(HALF.unpack_from(tile, 256 + 2 * row)[0])
-    byte = tile[32 * ((k % 16) // 4) + 4 * row + k % 4]
+        code = struct.unpack_from("<b", part, 32 * (k // 4) + 4 * row + k % 4)[0]
+        return np.float32(code) * np.float32(HALF.unpack_from(tile, codes + 2 * row)[0])
+    byte = part[32 * ((k % 16) // 4) + 4 * row + k % 4]
     code = byte & 15 if k < 16 else byte >> 4
-    scale = np.float32(HALF.unpack_from(tile, 128 + 2 * row)[0])
+    scale = np.float32(HALF.unpack_from(tile, codes + 2 * row)[0])
     if scheme == 2:
         return np.float32(code - 8) * scale
-    return np.float32(code) * scale + np.float32(HALF.unpack_from(tile, 144 + 2 * row)[0])
+    return np.float32(code) * scale + np.float32(HALF.unpack_from(tile, codes + 16 + 2 * row)[0])
 
 
-def unpack(data, scheme, rows, cols):
-    groups, size = -(-cols // 32), TILE_BYTES[scheme]
+def tile_bytes(scheme, group=32):
+    return CODE_BYTES[scheme] * (group // 32) + SCALE_BYTES[scheme]
+
+
+def unpack(data, scheme, rows, cols, group=32):
+    groups, size = -(-cols // group), tile_bytes(scheme, group)
     out = np.zeros((rows, cols), np.float32)
     for row in range(rows):
         for col in range(cols):
-            tile = data[((row // 8) * groups + col // 32) * size :][:size]
-            out[row, col] = one_weight(tile, scheme, row % 8, col % 32)
+            tile = data[((row // 8) * groups + col // group) * size :][:size]
+            out[row, col] = one_weight(tile, scheme, row % 8, col % group, group)
     return out
 
 
@@ -62,8 +69,34 @@ def test_tiles_hold_every_weight_where_the_format_says(name, rows, groups, seed)
     tensor = SCHEMES[name].quantize(values)
     packed = records.pack_matrix(tensor)
     scheme = SCHEMES[name].code
-    assert packed.size == -(-rows // 8) * groups * TILE_BYTES[scheme]
+    assert packed.size == -(-rows // 8) * groups * tile_bytes(scheme)
     assert np.array_equal(unpack(bytes(packed), scheme, rows, cols), tensor.dequantize())
+
+
+@pytest.mark.parametrize("name", ["int4", "int4-symmetric", "int8"])
+@pytest.mark.parametrize("group", [64, 128])
+@settings(max_examples=5, deadline=None)
+@given(st.integers(1, 11), st.integers(1, 2), st.integers(0, 1000))
+def test_wider_tiles(name, group, rows, groups, seed):
+    values = np.random.default_rng(seed).standard_normal((rows, group * groups)).astype(np.float32)
+    tensor = SCHEMES[name].quantize(values, group)
+    packed, scheme = records.pack_matrix(tensor), SCHEMES[name].code
+    assert packed.size == -(-rows // 8) * groups * tile_bytes(scheme, group)
+    assert np.array_equal(unpack(bytes(packed), scheme, rows, values.shape[1], group), tensor.dequantize())
+
+
+def test_the_lowest_version_that_says_what_a_record_holds():
+    checkpoint = random_model(TINY)
+    versions = {}
+    for group in (32, 64):
+        packed = PackedModel.from_checkpoint(checkpoint, "int4", group=group)
+        head, entries = read_record(packed.block_record(0))
+        versions[group] = head[1]
+        schemes = [entries[role][0] for role in range(9)]
+        assert [scheme & 0xFFFF for scheme in schemes] == [0, 3, 3, 3, 3, 0, 3, 3, 3]
+        held = [0 if group == 32 or role in (0, 5, 8) else 64 for role in range(9)]  # 96 inputs of the down projection
+        assert [scheme >> 16 for scheme in schemes] == held
+    assert versions == {32: 1, 64: 2}
 
 
 @pytest.mark.parametrize("name", list(SCHEMES))

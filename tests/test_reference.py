@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from builders import DATA, TINY, golden, hf_config, schedules
+from builders import DATA, TINY, full_attention_schedule, golden, hf_config, schedules
 from safetensors.numpy import load_file
 
 from mobileloop.checkpoints import load_checkpoint
@@ -162,10 +162,24 @@ def test_interleaved_pairing_is_a_permutation_of_half():
     assert close(half.forward(tokens_of()), other.forward(tokens_of()), 1e-5)
 
 
+def test_full_attention_sees_all_tokens_of_a_call():
+    checkpoint = random_model(TINY)
+    full = ReferenceModel.from_checkpoint(checkpoint, full_attention_schedule())
+    causal = ReferenceModel.from_checkpoint(checkpoint, Schedule.plain(3))
+    tokens = tokens_of()
+    other = tokens.clone()
+    other[:, -1] = (other[:, -1] + 1) % TINY.vocab_size
+    assert not close(full.forward(tokens)[:, 0], full.forward(other)[:, 0], 1e-5)
+    assert close(causal.forward(tokens)[:, 0], causal.forward(other)[:, 0], 1e-6)
+    # One token at a time nothing lies in the future, and a later call changes nothing of an earlier one.
+    assert close(cached_decode(full, tokens), causal.forward(tokens), 1e-5)
+    assert close(cached_decode(full, tokens, steps=[4, 5])[:, :4], full.forward(tokens[:, :4]), 1e-5)
+
+
 def test_refusals():
     checkpoint = random_model(TINY)
     with pytest.raises(MobileloopError, match="cannot run yet"):
-        ReferenceModel.from_checkpoint(checkpoint, Schedule(stages=(Stage(blocks=(0,), causal=False),)))
+        ReferenceModel.from_checkpoint(checkpoint, Schedule(stages=(Stage(blocks=(0,), noise=True),)))
     with pytest.raises(MobileloopError, match="names block 3"):
         ReferenceModel.from_checkpoint(checkpoint, Schedule.plain(4))
     with pytest.raises(MobileloopError, match="loops 2 is outside 1-1"):

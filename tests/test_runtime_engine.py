@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import DATA, TINY, golden, kl_divergence, mixed_schedule, schedules, write_engine
+from builders import DATA, TINY, full_attention_schedule, golden, kl_divergence, mixed_schedule, schedules, write_engine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -19,10 +19,11 @@ from safetensors.numpy import save_file
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.packed import PackedModel
 from mobileloop.quant.records import PAGE
-from mobileloop.reference import ReferenceModel
+from mobileloop.reference import KvCache, ReferenceModel
 from mobileloop.runtimes import native, open_session
 from mobileloop.runtimes.engine import EngineSession, read_info
 from mobileloop.schedule import Schedule
@@ -86,6 +87,63 @@ def test_half_precision_cache_is_close(engine_artifact):
     assert not same_bits(run(wide), run(half))
     assert np.abs(run(half) - reference(packed)).max() < 2e-2
     assert kl_divergence(reference(packed), run(half)) < 1e-5
+
+
+@pytest.mark.parametrize("quantization", ["int4", "int4-symmetric", "int8"])
+@pytest.mark.parametrize("group", [64, 128])
+def test_wider_groups(tmp_path, kernels, quantization, group):
+    """Against the reference of the same weights; 96 inputs are in groups of 32 whatever is asked for."""
+    config = TINY.model_copy(update={"hidden_size": 128, "tie_embeddings": False})
+    checkpoint = random_model(config, mixed_schedule())
+    packed = PackedModel.from_checkpoint(checkpoint, quantization, group=group)
+    path = write_engine(tmp_path / "a.safetensors", checkpoint, packed)
+    assert read_info(path).group == group
+    found = run(path)
+    assert kl_divergence(reference(packed), found) < 1e-6
+    assert np.abs(found - reference(packed)).max() < 2e-3
+    for name, threads in itertools.product(native.available_kernels(), (1, 3)):
+        kernels(name)
+        assert same_bits(run(path, threads=threads, pieces=[1, 6, 4]), found)
+
+
+def test_a_file_of_format_version_1_is_read(engine_artifact, tmp_path):
+    path, _ = engine_artifact(quantization="int4")
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    old = data[8:end].replace(b'\\"format_version\\":2', b'\\"format_version\\":1').replace(b',\\"group\\":32', b"")
+    assert len(old) == end - 8 - len(b',\\"group\\":32')
+    first = tmp_path / "first.safetensors"
+    first.write_bytes(data[:8] + old.ljust(end - 8) + data[end:])
+    assert read_info(first).format_version == 1
+    assert same_bits(run(first), run(path))
+
+
+def test_eight_bit_cache_is_close(engine_artifact):
+    schedule = Schedule.immediate(3, 2)
+    path, packed = engine_artifact(schedule, kv_bits=8)
+    half, _ = engine_artifact(schedule, kv_bits=16)
+    assert not same_bits(run(path), run(half))
+    assert 1e-9 < kl_divergence(reference(packed), run(path)) < 1e-2
+    for pieces in ([1] * 11, [5, 6]):
+        assert same_bits(run(path, pieces=pieces, threads=2), run(path))
+
+
+@pytest.mark.parametrize("kv_bits", [8, 32])
+def test_full_attention(engine_artifact, kernels, kv_bits):
+    """All tokens of a call see each other, however many they are; what came before stays as it was."""
+    path, packed = engine_artifact(full_attention_schedule(), context=300, kv_bits=kv_bits)
+    limit = 1e-4 if kv_bits == 32 else 0.5
+    tokens = [(7 * i) % 67 for i in range(200)]  # more than one pass over the weights when it is causal
+    found = run(path, tokens)
+    assert np.abs(found - reference(packed, tokens)).max() < limit
+    for name, threads in itertools.product(native.available_kernels(), (1, 3)):
+        kernels(name)
+        assert same_bits(run(path, tokens, threads=threads), found)
+    pieces = run(path, tokens[:9], pieces=[4, 5])
+    model, cache = ReferenceModel(packed.config, packed.schedule, packed.dequantized()), KvCache()
+    for at, size in ((0, 4), (4, 5)):
+        expected = model.forward(torch.tensor([tokens[at : at + size]]), cache)[0].numpy()
+        assert np.abs(pieces[at : at + size] - expected).max() < limit
 
 
 @pytest.mark.parametrize(
@@ -241,6 +299,22 @@ def test_a_batch_equals_each_sequence_alone(engine_artifact, quantization):
         assert np.abs(found[sequence, False] - reference(packed, tokens)).max() < 2e-2
     batch.reset()
     assert batch.positions == [0, 0, 0]
+
+
+@pytest.mark.parametrize("kv_bits", [8, 32])
+def test_full_attention_in_a_batch(engine_artifact, kv_bits):
+    """Tokens see the others of their own sequence and call, however many, and nothing of another sequence."""
+    path, packed = engine_artifact(full_attention_schedule(), context=200, kv_bits=kv_bits)
+    batch, alone = EngineSession(path, threads=3, sequences=3), EngineSession(path, threads=1)
+    rows = [[(n * i + n) % 67 for i in range(90)] for n in (3, 5, 7)]  # together more than one causal pass
+    together = batch.run([2, 0, 1], rows, all_logits=True)
+    later = batch.run([1, 2], [TOKENS[:4], TOKENS[4:8]])
+    for place, row in enumerate(rows):
+        alone.reset()
+        assert same_bits(alone.logits(row), together[place])
+        assert np.abs(together[place] - reference(packed, row)).max() < (1e-4 if kv_bits == 32 else 0.5)
+        if place != 1:
+            assert same_bits(alone.logits({2: TOKENS[:4], 0: TOKENS[4:8]}[place])[-1], later[{2: 0, 0: 1}[place]])
 
 
 def test_a_prompt_is_shared_by_its_forks(engine_artifact):

@@ -217,7 +217,6 @@ SYSTEMS = [
     (hrm, (2 * 2 + 2) * 2, "stage 0 needs nested stages"),
     (trm, (2 * 6 + 2) * 16, "stage 0 needs nested stages"),
     (gram, (2 * 6 + 2) * 3, "stage 0 needs nested stages"),
-    (loop_mdm, 1 + 2 * 8 + 1, "stage 0 needs full (non-causal) attention"),
     (loop_wm, 2 * 8, "stage 0 needs the injection 'lti'"),
     (mixture_of_recursions, 1 + 2 * 2 + 1, "stage 1 needs the halting rule 'router'"),
     (relaxed, 1 + 2 * 2 + 1, "stage 1 needs per-application low-rank deltas"),
@@ -272,9 +271,13 @@ def test_halting_that_does_not_fit_its_schedule():
     ):
         with pytest.raises(MobileloopError, match=words):
             schedule.check_halting(halting, has_gate)
-    plain.check_halts_nowhere("ONNX")
-    with pytest.raises(MobileloopError, match="the schedule ouro has a halting rule, which ONNX does not run"):
-        gated.check_halts_nowhere("ONNX")
+
+
+def test_what_only_the_engine_runs():
+    Schedule.immediate(2, 3).check_carried("onnx")
+    for schedule, words in ((ouro(), "ouro has a halting rule"), (loop_mdm(), "loopmdm has full attention")):
+        with pytest.raises(MobileloopError, match=f"the schedule {words}, which onnx does not run"):
+            schedule.check_carried("onnx")
 
 
 def test_the_systems_that_run_now():
@@ -284,6 +287,7 @@ def test_the_systems_that_run_now():
         Schedule.immediate(4, 2),
         Schedule.repeat_all_over(4, 2, loop_end_norm=True),
         Schedule.damped_range(4, 1, 2, 3, 1 / 3),
+        loop_mdm(),
         Schedule(name="middle-cycle", stages=(Stage(blocks=(0,)), Stage(blocks=(1, 2), loops=2, max_loops=2))),
     ]
     for schedule in runnable:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mobileloop.errors import MobileloopError
-from mobileloop.quant.schemes import GROUP, QUANTIZATIONS, SCHEMES, QuantTensor
+from mobileloop.quant.schemes import GROUP, GROUPS, QUANTIZATIONS, SCHEMES, QuantTensor, fitting_group
 
 QUANTIZED = ["int4", "int4-symmetric", "int8"]
 GGUF_TYPE = {
@@ -108,6 +108,27 @@ def test_refuses_what_a_half_precision_scale_cannot_hold(name):
     values = weights(2, 32, scale=1e8)
     with pytest.raises(MobileloopError, match="too large"):
         SCHEMES[name].quantize(values)
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_wider_groups_share_a_scale(name):
+    values = weights(3, 256)
+    errors = []
+    for group in GROUPS:
+        tensor = SCHEMES[name].quantize(values, group)
+        assert tensor.group == group
+        assert tensor.scale.shape == (3, 256 // group)
+        scheme = SCHEMES[name]
+        assert tensor.stored_bytes() == 3 * 256 * scheme.bits // 8 + 3 * (256 // group) * scheme.group_bytes
+        errors.append(np.square(tensor.dequantize() - values).mean())
+    assert errors == sorted(errors)
+    with pytest.raises(MobileloopError, match="96 is not a multiple of the quantization group of 64"):
+        SCHEMES[name].quantize(weights(2, 96), 64)
+
+
+def test_fitting_group():
+    assert [fitting_group(576, group) for group in GROUPS] == [32, 64, 64]
+    assert [fitting_group(cols, 128) for cols in (1536, 96, 33)] == [128, 32, 32]
 
 
 def test_codes_and_quantizations():

@@ -25,6 +25,23 @@ class Exporter(Protocol):
 FORMATS = {"engine": ".safetensors", "executorch": ".pte", "onnx": ".onnx"}
 
 
+def check_carried(
+    packed: PackedModel, info: ArtifactInfo, target: str, kv_bits: tuple[int, ...], groups: tuple[int, ...]
+) -> None:
+    """Raise MobileloopError where a format cannot say what the engine's own can."""
+    packed.schedule.check_carried(target)
+    if info.kv_bits not in kv_bits:
+        raise MobileloopError(
+            f"a KV cache of {info.kv_bits} bits is not something the {target} export carries; choose another --kv, "
+            "or export with --to engine."
+        )
+    if packed.group not in groups:
+        raise MobileloopError(
+            f"weights in groups of {packed.group} are not something the {target} export carries; choose another "
+            "--group, or export with --to engine."
+        )
+
+
 def exporter(target: str) -> Exporter:
     """The exporter of a format; its own dependencies are imported only here.
 

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from mobileloop.artifact import ArtifactInfo
+from mobileloop.costs import kv_vector_bytes
 from mobileloop.quant.packed import PackedModel
+from mobileloop.quant.schemes import GROUPS
 from mobileloop.quiet import quiet_imports
-from mobileloop_export import Progress
+from mobileloop_export import Progress, check_carried
 
 with quiet_imports():
     import executorch.exir as exir
@@ -83,7 +85,8 @@ class _Program(torch.nn.Module):
     def __init__(self, packed: PackedModel, info: ArtifactInfo) -> None:
         super().__init__()
         self.config, self.schedule = packed.config, packed.schedule
-        kv_type = torch.float16 if info.kv_bits == 16 else torch.float32
+        kv_type = {8: torch.uint8, 16: torch.float16, 32: torch.float32}[info.kv_bits]
+        kv_row = kv_vector_bytes(self.config.head_dim, info.kv_bits) // kv_type.itemsize
         for block in range(packed.config.num_blocks):
             self.register_buffer(f"block_{block}", torch.from_numpy(packed.block_record(block)))
         self.register_buffer("embedding", torch.from_numpy(packed.matrix_record("embedding")))
@@ -91,7 +94,7 @@ class _Program(torch.nn.Module):
             self.register_buffer("head", torch.from_numpy(packed.matrix_record("head")))
         self.register_buffer("final_norm", torch.from_numpy(packed.vector("final_norm").copy()))
         for number, stage in enumerate(self.schedule.stages):
-            shape = (stage.num_slots, self.config.num_kv_heads, info.context, self.config.head_dim)
+            shape = (stage.num_slots, self.config.num_kv_heads, info.context, kv_row)
             self.register_buffer(f"keys_{number}", torch.zeros(shape, dtype=kv_type))
             self.register_buffer(f"values_{number}", torch.zeros(shape, dtype=kv_type))
             self.register_buffer(f"loops_{number}", torch.tensor([stage.loops]))
@@ -155,9 +158,9 @@ def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progres
     """Export the three methods and write the program.
 
     Raises:
-        MobileloopError: where a stage halts, which this operator does not do.
+        MobileloopError: where the model asks for what the program's operators do not do.
     """
-    packed.schedule.check_halts_nowhere("ExecuTorch")
+    check_carried(packed, info, "executorch", kv_bits=(8, 16, 32), groups=GROUPS)
     progress("packing blocks", 0.0)
     program = _Program(packed, info).eval()
     with quiet_imports():

@@ -17,7 +17,7 @@ from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.packed import PackedModel
 from mobileloop.schedule import Stage
-from mobileloop_export import Progress
+from mobileloop_export import Progress, check_carried
 from mobileloop_export.onnx_nodes import Matrix, Nodes, look_up, stored, tensor
 from mobileloop_export.onnx_stage import (
     DOMAIN,
@@ -52,7 +52,7 @@ def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progres
         MobileloopError: where the schedule cannot run yet, or the model is beyond 2 GB.
     """
     packed.schedule.check_runnable()
-    packed.schedule.check_halts_nowhere("ONNX")
+    check_carried(packed, info, "onnx", kv_bits=(16, 32), groups=(32,))
     metadata = info.model_dump_json()
     size = packed.weight_bytes() + len(metadata.encode())
     if size + _GRAPH_ROOM > MAX_BYTES:

@@ -37,6 +37,17 @@ class Quantization(str, Enum):
     none = "none"
 
 
+class KvType(str, Enum):
+    """Names of `--kv`."""
+
+    int8 = "int8"
+    float16 = "float16"
+    float32 = "float32"
+
+
+_KV_BITS = {KvType.int8: 8, KvType.float16: 16, KvType.float32: 32}
+
+
 def export(
     source: Annotated[
         str,
@@ -55,6 +66,13 @@ def export(
     quantize: Annotated[
         Quantization, typer.Option("--quantize", help="Weights of the blocks; embedding and head are int8 with int4.")
     ] = Quantization.int4,
+    kv: Annotated[
+        KvType | None,
+        typer.Option("--kv", help="The KV cache; float16 unless the weights are unquantized, then float32."),
+    ] = None,
+    group: Annotated[
+        int, typer.Option("--group", help="Inputs that share a scale: 32, 64 or 128, smaller where it does not divide.")
+    ] = 32,
     context: Annotated[
         int | None,
         typer.Option("--context", help=f"Tokens the KV cache holds; {DEFAULT_CONTEXT} when the model has them."),
@@ -96,10 +114,15 @@ def export(
         chosen.check_runnable()
         progress("quantizing", 0.1)
         packed = PackedModel.from_checkpoint(
-            checkpoint, quantize.value, chosen, lambda done, total: progress("quantizing", 0.1 + 0.4 * done / total)
+            checkpoint,
+            quantize.value,
+            chosen,
+            lambda done, total: progress("quantizing", 0.1 + 0.4 * done / total),
+            group,
         )
         wanted = context if context is not None else min(DEFAULT_CONTEXT, checkpoint.config.max_position)
-        info = ArtifactInfo.describe(checkpoint, packed, wanted, 32 if quantize is Quantization.none else 16)
+        kv = kv or (KvType.float32 if quantize is Quantization.none else KvType.float16)
+        info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv])
         path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
         with written_whole(path) as temporary:
             write(packed, info, temporary, lambda step, done: progress(step, 0.5 + 0.5 * done))

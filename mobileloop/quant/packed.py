@@ -12,7 +12,7 @@ from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError
 from mobileloop.model import Checkpoint
 from mobileloop.quant import records
-from mobileloop.quant.schemes import QUANTIZATIONS, SCHEMES, QuantTensor
+from mobileloop.quant.schemes import GROUP, GROUPS, QUANTIZATIONS, SCHEMES, QuantTensor, fitting_group
 from mobileloop.schedule import Schedule
 
 Tensor = QuantTensor | NDArray[np.float32]
@@ -28,6 +28,7 @@ class PackedModel:
         schedule: which block is applied when.
         quantization: the `--quantize` name that made it.
         tensors: the names of `ModelConfig.tensor_shapes`; matrices QuantTensor, norms float32.
+        group: the `--group` that was asked for; a matrix whose inputs it does not divide has a smaller one.
     """
 
     config: ModelConfig
@@ -35,6 +36,7 @@ class PackedModel:
     quantization: str
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...] = field(default=())
+    group: int = GROUP
 
     @classmethod
     def from_checkpoint(
@@ -43,14 +45,16 @@ class PackedModel:
         quantization: str = "int4",
         schedule: Schedule | None = None,
         progress: Progress | None = None,
+        group: int = GROUP,
     ) -> PackedModel:
-        """Quantize a checkpoint; tensors that already have the wanted number of bits are kept as they are.
+        """Quantize a checkpoint; tensors that already have the wanted number of bits and group are kept as they are.
 
         Args:
             checkpoint: any loaded source.
             quantization: a key of `QUANTIZATIONS`.
             schedule: overrides the checkpoint's own.
             progress: called with (done, total) tensors.
+            group: inputs that share a scale, one of `GROUPS`.
 
         Raises:
             MobileloopError: for an unknown quantization, or a tensor that cannot be quantized so.
@@ -59,25 +63,33 @@ class PackedModel:
             raise MobileloopError(
                 f"the quantization '{quantization}' is not known; choose one of {', '.join(QUANTIZATIONS)}."
             )
+        if group not in GROUPS or (group != GROUP and quantization == "none"):
+            raise MobileloopError(
+                f"groups of {group} do not go with the quantization '{quantization}'; quantized weights come in groups "
+                f"of {', '.join(map(str, GROUPS))}, and unquantized ones have none."
+            )
         block_scheme, outer_scheme = QUANTIZATIONS[quantization]
         chosen = schedule or checkpoint.schedule
         chosen.check_blocks(checkpoint.config.num_blocks)
         chosen.check_halting(None, checkpoint.config.exit_gate)
         shapes = checkpoint.config.tensor_shapes()
         tensors: dict[str, Tensor] = {}
-        kept = 0
+        kept = smaller = 0
         for done, (name, shape) in enumerate(shapes.items()):
             tensor = checkpoint.tensors[name]
             if len(shape) == 1:
                 tensors[name] = _as_float(tensor)
             else:
                 wanted = block_scheme if name.startswith("blocks.") else outer_scheme
-                tensors[name], same = _requantize(tensor, wanted)
+                tensors[name], same = _requantize(tensor, wanted, fitting_group(shape[1], group))
                 kept += same
+                smaller += fitting_group(shape[1], group) != group
             if progress:
                 progress(done + 1, len(shapes))
-        notes = (f"{kept} matrices kept bit for bit from the checkpoint",) if kept else ()
-        return cls(checkpoint.config, chosen, quantization, tensors, notes)
+        notes = [f"{kept} matrices kept bit for bit from the checkpoint"] if kept else []
+        if smaller:
+            notes.append(f"{smaller} matrices are in smaller groups, since {group} does not divide their inputs")
+        return cls(checkpoint.config, chosen, quantization, tensors, tuple(notes), group)
 
     def block(self, index: int) -> dict[str, Tensor]:
         """The tensors of one block under their short names."""
@@ -143,10 +155,10 @@ def _stored_bytes(tensor: Tensor) -> int:
     return tensor.stored_bytes() if isinstance(tensor, QuantTensor) else 4 * tensor.size
 
 
-def _requantize(tensor: Tensor, wanted: str) -> tuple[QuantTensor, bool]:
-    if isinstance(tensor, QuantTensor):
+def _requantize(tensor: Tensor, wanted: str, group: int) -> tuple[QuantTensor, bool]:
+    if isinstance(tensor, QuantTensor) and tensor.group == group:
         asked, held = SCHEMES[wanted], SCHEMES[tensor.scheme]
         # `int4` means "4-bit, as good as the source": a symmetric source needs no minimum.
         if held is asked or (asked.name == "int4" and held.name == "int4-symmetric"):
             return tensor, True
-    return SCHEMES[wanted].quantize(_as_float(tensor)), False
+    return SCHEMES[wanted].quantize(_as_float(tensor), group), False

@@ -1,7 +1,7 @@
 """Packed records: the bytes that one application reads, front to back (docs/format.md, to the byte).
 
 A record is self-describing: a header with the block's dimensions, a table of its tensors, then the tensors in
-the order an application reads them. Matrices are cut into tiles of 8 rows by 32 inputs, scales inside the tile,
+the order an application reads them. Matrices are cut into tiles of 8 rows by one group of inputs, scales inside,
 so that a kernel streams one contiguous range and finishes 8 rows at once without a horizontal sum.
 """
 
@@ -16,7 +16,7 @@ from mobileloop.config import ModelConfig
 from mobileloop.quant.schemes import GROUP, SCHEMES, QuantTensor
 
 MAGIC = 0x4B4C424D  # "MBLK"
-RECORD_VERSION = 1
+RECORD_VERSION = 2  # 1 knows groups of 32 only, and is written where there are no others
 KIND_BLOCK, KIND_MATRIX = 1, 2
 VECTOR_SCHEME = 0
 TILE_ROWS = 8
@@ -24,7 +24,7 @@ TENSOR_ALIGNMENT = 64
 PAGE = 16384  # Android devices use pages of 4 KiB or 16 KiB; a multiple of the larger suits both
 
 HEADER = struct.Struct("<IIIIQIIIIIIffII")
-ENTRY = struct.Struct("<IIIIQQ")
+ENTRY = struct.Struct("<IHHIIQQ")
 
 ROLES = {
     "input_layernorm": 0,
@@ -40,6 +40,7 @@ ROLES = {
 }
 
 U8 = NDArray[np.uint8]
+_Part = tuple[str, int, int, int, int, U8]  # role, scheme, group (0 is 32), rows, cols, data
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -53,14 +54,14 @@ def pack_matrix(tensor: QuantTensor) -> U8:
         tensor: [rows, cols].
 
     Returns:
-        1-D uint8, `ceil(rows / 8) * ceil(cols / 32)` tiles.
+        1-D uint8, `ceil(rows / 8) * ceil(cols / group)` tiles.
     """
     rows, cols = tensor.shape
-    padded = np.zeros((_round_up(rows, TILE_ROWS), _round_up(cols, GROUP)), dtype=tensor.codes.dtype)
+    padded = np.zeros((_round_up(rows, TILE_ROWS), _round_up(cols, tensor.group)), dtype=tensor.codes.dtype)
     padded[:rows, :cols] = tensor.codes
-    row_groups, groups = padded.shape[0] // TILE_ROWS, padded.shape[1] // GROUP
-    tiles = padded.reshape(row_groups, TILE_ROWS, groups, GROUP).transpose(0, 2, 1, 3)  # [rg, g, row, input]
-    parts = [_CODE_BYTES[tensor.scheme](tiles)]
+    row_groups, groups = padded.shape[0] // TILE_ROWS, padded.shape[1] // tensor.group
+    tiles = padded.reshape(row_groups, TILE_ROWS, -1, GROUP).transpose(0, 2, 1, 3)  # [rg, part, row, input]
+    parts = [_CODE_BYTES[tensor.scheme](tiles).reshape(row_groups, groups, -1)]
     for values in (tensor.scale, tensor.minimum):
         if values is not None:
             wide = np.zeros((padded.shape[0], groups), dtype=np.float16)
@@ -71,20 +72,20 @@ def pack_matrix(tensor: QuantTensor) -> U8:
 
 
 def _nibbles(tiles: NDArray[np.generic]) -> U8:
-    """[rg, g, 8, 32] codes -> [rg, g, 128]: byte c*32 + r*4 + j is row r, input c*4+j low, 16+c*4+j high."""
+    """[rg, part, 8, 32] codes -> [rg, part, 128]: byte c*32 + r*4 + j is row r, input c*4+j low, 16+c*4+j high."""
     halves = tiles.reshape(*tiles.shape[:3], 2, 4, 4).astype(np.uint8)  # row, half, c, j
     packed = halves[:, :, :, 0] | (halves[:, :, :, 1] << 4)
     return np.ascontiguousarray(packed.transpose(0, 1, 3, 2, 4)).reshape(*tiles.shape[:2], -1)
 
 
 def _bytes8(tiles: NDArray[np.generic]) -> U8:
-    """[rg, g, 8, 32] codes -> [rg, g, 256]: byte c*32 + r*4 + j holds input c*4+j of row r."""
+    """[rg, part, 8, 32] codes -> [rg, part, 256]: byte c*32 + r*4 + j holds input c*4+j of row r."""
     quads = tiles.reshape(*tiles.shape[:3], 8, 4).transpose(0, 1, 3, 2, 4)
     return np.ascontiguousarray(quads).view(np.uint8).reshape(*tiles.shape[:2], -1)
 
 
 def _floats(tiles: NDArray[np.generic]) -> U8:
-    """[rg, g, 8, 32] floats -> [rg, g, 1024]: float k*8 + r holds input k of row r."""
+    """[rg, part, 8, 32] floats -> [rg, part, 1024]: float k*8 + r holds input k of row r."""
     columns = np.ascontiguousarray(tiles.transpose(0, 1, 3, 2))
     return columns.view(np.uint8).reshape(*tiles.shape[:2], -1)
 
@@ -92,18 +93,17 @@ def _floats(tiles: NDArray[np.generic]) -> U8:
 _CODE_BYTES = {"none": _floats, "int4": _nibbles, "int4-symmetric": _nibbles, "int8": _bytes8}
 
 
-def _assemble(
-    kind: int, dims: tuple[int, ...], eps: float, theta: float, flags: int, parts: list[tuple[str, int, int, int, U8]]
-) -> U8:
+def _assemble(kind: int, dims: tuple[int, ...], eps: float, theta: float, flags: int, parts: list[_Part]) -> U8:
     offset = _round_up(HEADER.size + ENTRY.size * len(parts), TENSOR_ALIGNMENT)
     entries, placed = [], []
-    for role, scheme, rows, cols, data in parts:
-        entries.append(ENTRY.pack(ROLES[role], scheme, rows, cols, offset, data.size))
+    for role, scheme, group, rows, cols, data in parts:
+        entries.append(ENTRY.pack(ROLES[role], scheme, group, rows, cols, offset, data.size))
         placed.append((offset, data))
         offset = _round_up(offset + data.size, TENSOR_ALIGNMENT)
     total = _round_up(offset, PAGE)
     record = np.zeros(total, dtype=np.uint8)
-    header = HEADER.pack(MAGIC, RECORD_VERSION, kind, len(parts), total, *dims, eps, theta, flags, 0)
+    version = RECORD_VERSION if any(group for _, _, group, *_ in parts) else 1
+    header = HEADER.pack(MAGIC, version, kind, len(parts), total, *dims, eps, theta, flags, 0)
     table = np.frombuffer(header + b"".join(entries), dtype=np.uint8)
     record[: table.size] = table
     for start, data in placed:
@@ -136,8 +136,9 @@ def matrix_record(tensor: QuantTensor) -> U8:
     return _assemble(KIND_MATRIX, (tensor.shape[1], 0, 0, 0, 0, 0), 0.0, 0.0, 0, [_part("matrix", tensor)])
 
 
-def _part(role: str, tensor: QuantTensor | NDArray[np.float32]) -> tuple[str, int, int, int, U8]:
+def _part(role: str, tensor: QuantTensor | NDArray[np.float32]) -> _Part:
     if isinstance(tensor, QuantTensor):
-        return role, SCHEMES[tensor.scheme].code, *tensor.shape, pack_matrix(tensor)
+        group = 0 if tensor.group == GROUP else tensor.group
+        return role, SCHEMES[tensor.scheme].code, group, *tensor.shape, pack_matrix(tensor)
     vector = np.ascontiguousarray(tensor, dtype="<f4")
-    return role, VECTOR_SCHEME, 1, vector.size, vector.view(np.uint8)
+    return role, VECTOR_SCHEME, 0, 1, vector.size, vector.view(np.uint8)

@@ -1,6 +1,6 @@
-"""Weight quantization: one class per scheme, groups of 32 along the input dimension, fp16 scales.
+"""Weight quantization: one class per scheme, groups of 32, 64 or 128 along the input dimension, fp16 scales.
 
-The numbers are those of GGUF's blocks, so that Q4_0, Q4_1 and Q8_0 import without loss:
+The numbers in groups of 32 are those of GGUF's blocks, so that Q4_0, Q4_1 and Q8_0 import without loss:
 
     int4            w = d * q + m          q in 0..15, d and m fp16 per group   (Q4_1)
     int4-symmetric  w = d * (q - 8)        q in 0..15, d fp16 per group         (Q4_0)
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from mobileloop.errors import MobileloopError
 
-GROUP = 32
+GROUP = 32  # also that of the activations
+GROUPS = (32, 64, 128)
 
 F16 = NDArray[np.float16]
 F32 = NDArray[np.float32]
@@ -31,14 +32,16 @@ class QuantTensor:
     Attributes:
         scheme: key into `SCHEMES`.
         codes: [rows, cols] uint8 (int4), int8 (int8) or float32 (none).
-        scale: [rows, cols / 32] float16, or None for `none`.
-        minimum: [rows, cols / 32] float16, only for `int4`.
+        scale: [rows, cols / group] float16, or None for `none`.
+        minimum: [rows, cols / group] float16, only for `int4`.
+        group: inputs that share a scale, one of `GROUPS`; 32 for `none`, which has no scales.
     """
 
     scheme: str
     codes: NDArray[np.generic]
     scale: F16 | None = None
     minimum: F16 | None = None
+    group: int = GROUP
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -53,7 +56,8 @@ class QuantTensor:
     def stored_bytes(self) -> int:
         """Bytes of codes, scales and minimums, without padding."""
         rows, cols = self.shape
-        return rows * cols * SCHEMES[self.scheme].bits // 8 + rows * (cols // GROUP) * SCHEMES[self.scheme].group_bytes
+        scheme = SCHEMES[self.scheme]
+        return rows * cols * scheme.bits // 8 + rows * (cols // self.group) * scheme.group_bytes
 
 
 class Scheme:
@@ -62,9 +66,9 @@ class Scheme:
     name: ClassVar[str]
     code: ClassVar[int]  # the number in the packed record, docs/format.md
     bits: ClassVar[int]
-    group_bytes: ClassVar[int]  # bytes of scale (and minimum) per group of 32
+    group_bytes: ClassVar[int]  # bytes of scale (and minimum) per group
 
-    def quantize(self, weights: F32) -> QuantTensor:
+    def quantize(self, weights: F32, group: int = GROUP) -> QuantTensor:
         """[rows, cols] float32 -> QuantTensor.
 
         Raises:
@@ -77,16 +81,21 @@ class Scheme:
         raise NotImplementedError
 
 
-def _groups(weights: F32) -> F32:
+def fitting_group(cols: int, group: int) -> int:
+    """The largest of `GROUPS` up to `group` that divides `cols`; 32 where none does, which `quantize` then refuses."""
+    return max((size for size in GROUPS if size <= group and cols % size == 0), default=GROUP)
+
+
+def _groups(weights: F32, group: int) -> F32:
     rows, cols = weights.shape
-    if cols % GROUP:
+    if cols % group:
         raise MobileloopError(
-            f"an input dimension of {cols} is not a multiple of the quantization group of {GROUP}; "
+            f"an input dimension of {cols} is not a multiple of the quantization group of {group}; "
             "export this model with --quantize none."
         )
     if not np.isfinite(weights).all():
         raise MobileloopError("a weight is not a finite number, so it cannot be quantized; check the checkpoint.")
-    return np.ascontiguousarray(weights, dtype=np.float32).reshape(rows, cols // GROUP, GROUP)
+    return np.ascontiguousarray(weights, dtype=np.float32).reshape(rows, cols // group, group)
 
 
 def _half(values: F32) -> F16:
@@ -116,7 +125,7 @@ class Float32(Scheme):
 
     name, code, bits, group_bytes = "none", 1, 32, 0
 
-    def quantize(self, weights: F32) -> QuantTensor:
+    def quantize(self, weights: F32, group: int = GROUP) -> QuantTensor:
         return QuantTensor(self.name, np.ascontiguousarray(weights, dtype=np.float32))
 
     def dequantize(self, tensor: QuantTensor) -> F32:
@@ -128,16 +137,17 @@ class Int4(Scheme):
 
     name, code, bits, group_bytes = "int4", 3, 4, 4
 
-    def quantize(self, weights: F32) -> QuantTensor:
-        groups = _groups(weights)
+    def quantize(self, weights: F32, group: int = GROUP) -> QuantTensor:
+        groups = _groups(weights, group)
         low, high = groups.min(axis=2), groups.max(axis=2)
         scale = _half((high - low) / np.float32(15))
         minimum = _half(low)
         codes = np.rint((groups - _spread(minimum)) * _nonzero_inverse(scale))
-        return QuantTensor(self.name, np.clip(codes, 0, 15).astype(np.uint8).reshape(weights.shape), scale, minimum)
+        codes = np.clip(codes, 0, 15).astype(np.uint8).reshape(weights.shape)
+        return QuantTensor(self.name, codes, scale, minimum, group)
 
     def dequantize(self, tensor: QuantTensor) -> F32:
-        codes = tensor.codes.reshape(tensor.shape[0], -1, GROUP).astype(np.float32)
+        codes = tensor.codes.reshape(tensor.shape[0], -1, tensor.group).astype(np.float32)
         return (codes * _spread(tensor.scale) + _spread(tensor.minimum)).reshape(tensor.shape)
 
 
@@ -146,15 +156,16 @@ class Int4Symmetric(Scheme):
 
     name, code, bits, group_bytes = "int4-symmetric", 2, 4, 2
 
-    def quantize(self, weights: F32) -> QuantTensor:
-        groups = _groups(weights)
+    def quantize(self, weights: F32, group: int = GROUP) -> QuantTensor:
+        groups = _groups(weights, group)
         extreme = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
         scale = _half(extreme / np.float32(-8))
         codes = np.rint(groups * _nonzero_inverse(scale)) + 8
-        return QuantTensor(self.name, np.clip(codes, 0, 15).astype(np.uint8).reshape(weights.shape), scale)
+        codes = np.clip(codes, 0, 15).astype(np.uint8).reshape(weights.shape)
+        return QuantTensor(self.name, codes, scale, group=group)
 
     def dequantize(self, tensor: QuantTensor) -> F32:
-        codes: F32 = tensor.codes.reshape(tensor.shape[0], -1, GROUP).astype(np.float32) - np.float32(8)
+        codes: F32 = tensor.codes.reshape(tensor.shape[0], -1, tensor.group).astype(np.float32) - np.float32(8)
         return (codes * _spread(tensor.scale)).reshape(tensor.shape)
 
 
@@ -163,14 +174,15 @@ class Int8(Scheme):
 
     name, code, bits, group_bytes = "int8", 4, 8, 2
 
-    def quantize(self, weights: F32) -> QuantTensor:
-        groups = _groups(weights)
+    def quantize(self, weights: F32, group: int = GROUP) -> QuantTensor:
+        groups = _groups(weights, group)
         scale = _half(np.abs(groups).max(axis=2) / np.float32(127))
         codes = np.rint(groups * _nonzero_inverse(scale))
-        return QuantTensor(self.name, np.clip(codes, -127, 127).astype(np.int8).reshape(weights.shape), scale)
+        codes = np.clip(codes, -127, 127).astype(np.int8).reshape(weights.shape)
+        return QuantTensor(self.name, codes, scale, group=group)
 
     def dequantize(self, tensor: QuantTensor) -> F32:
-        codes = tensor.codes.reshape(tensor.shape[0], -1, GROUP).astype(np.float32)
+        codes = tensor.codes.reshape(tensor.shape[0], -1, tensor.group).astype(np.float32)
         return (codes * _spread(tensor.scale)).reshape(tensor.shape)
 
 

@@ -43,13 +43,13 @@ class Session(ABC):
     """
 
     runtime: str
-    runs_halting = False  # whether a runtime carries out halting rules
+    runs_every_schedule = False  # whether a runtime carries out halting rules and full attention
 
     def __init__(self, path: Path, info: ArtifactInfo, threads: int, loops: int | None) -> None:
         check_threads(threads)
         info.schedule.check_loops(loops)
-        if not self.runs_halting:
-            info.schedule.check_halts_nowhere(self.runtime)
+        if not self.runs_every_schedule:
+            info.schedule.check_carried(self.runtime)
         self.path = path
         self.info = info
         self.threads = threads or available_threads()

@@ -65,7 +65,7 @@ class EngineSession(Session):
     """
 
     runtime = "engine"
-    runs_halting = True
+    runs_every_schedule = True
 
     def __init__(
         self,

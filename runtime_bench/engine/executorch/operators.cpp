@@ -149,13 +149,22 @@ std::vector<ml_record> blocks_at(Span<EValue *> stack, size_t place) {
     return records;
 }
 
-// [slots, kv_heads, capacity, head_dim]
+ml_kv_type kv_type(const Tensor &cache) {
+    return cache.scalar_type() == ScalarType::Float  ? ML_KV_F32
+           : cache.scalar_type() == ScalarType::Half ? ML_KV_F16
+                                                     : ML_KV_I8;
+}
+
+// [slots, kv_heads, capacity, head_dim], or bytes [slots, kv_heads, capacity, ml_kv_vector_bytes] of an int8 cache
 Tensor cache_at(Span<EValue *> stack, size_t place) {
-    constexpr const char *kWhy = "a KV cache is not float16 or float32 of shape [slots, kv_heads, capacity, head_dim]";
-    const bool half = at(stack, place).isTensor() && at(stack, place).toTensor().scalar_type() == ScalarType::Half;
-    const Tensor cache = tensor_at(stack, place, half ? ScalarType::Half : ScalarType::Float, kWhy);
+    constexpr const char *kWhy =
+        "a KV cache is not float32, float16 or bytes of shape [slots, kv_heads, capacity, head_dim]";
+    expect(at(stack, place).isTensor(), kWhy);
+    const ScalarType type = at(stack, place).toTensor().scalar_type();
+    expect(type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::Byte, kWhy);
+    const Tensor cache = tensor_at(stack, place, type, kWhy);
     expect(cache.dim() == 4, kWhy);
-    uint64_t bytes = half ? 2 : 4; // by the sizes, which are a program's to choose
+    uint64_t bytes = executorch::runtime::elementSize(type); // by the sizes, which are a program's to choose
     for (int i = 0; i < 4; i++)
         expect(cache.size(i) >= 1 && !__builtin_mul_overflow(bytes, static_cast<uint64_t>(cache.size(i)), &bytes),
                kWhy);
@@ -168,7 +177,9 @@ bool fits(const ml_record &block, const Tensor &cache) {
     uint32_t kv_heads_and_dim[2] = {};
     if (block.size_bytes < 64) return false;
     std::memcpy(kv_heads_and_dim, static_cast<const uint8_t *>(block.data) + 36, sizeof kv_heads_and_dim);
-    return kv_heads_and_dim[0] == cache.size(1) && kv_heads_and_dim[1] == cache.size(3);
+    return kv_heads_and_dim[0] == cache.size(1) &&
+           ml_kv_vector_bytes(kv_type(cache), kv_heads_and_dim[1]) ==
+               static_cast<uint64_t>(cache.size(3)) * executorch::runtime::elementSize(cache.scalar_type());
 }
 
 // [1, rows, columns] of float32, to be written
@@ -226,7 +237,7 @@ void loop_out(Span<EValue *> stack) {
     args.tokens = static_cast<uint32_t>(hidden.size(1));
     args.sequences = &sequence;
     args.num_sequences = 1;
-    args.kv_type = keys.scalar_type() == ScalarType::Float ? ML_KV_F32 : ML_KV_F16;
+    args.kv_type = kv_type(keys);
     args.num_slots = static_cast<uint32_t>(keys.size(0));
     args.capacity = static_cast<uint32_t>(keys.size(2));
     const std::lock_guard<std::mutex> lock(mutex);

@@ -27,8 +27,9 @@ extern "C" {
 
 typedef enum { ML_OK = 0, ML_FAILED = 1 } ml_status;
 
-/* Element type of a KV cache. */
-typedef enum { ML_KV_F32 = 32, ML_KV_F16 = 16 } ml_kv_type;
+/* Type of a KV cache. A cached vector of one head takes 4 * head_dim bytes (float32), 2 * head_dim (float16), or
+ * head_dim + 2 * ceil(head_dim / 32) (int8: codes, then a float16 scale per 32 of them). */
+typedef enum { ML_KV_F32 = 32, ML_KV_F16 = 16, ML_KV_I8 = 8 } ml_kv_type;
 
 /* A packed record: a block, an embedding or a head. Must be aligned to 4 bytes. */
 typedef struct {
@@ -64,8 +65,8 @@ typedef struct {
     float gate_bias;
 } ml_halting;
 
-/* One sequence of a loop call: its own KV caches, each [num_slots, kv_heads, capacity, head_dim], and the position of
- * its first token in this call. */
+/* One sequence of a loop call: its own KV caches, each [num_slots, kv_heads, capacity] vectors, and the position of its
+ * first token in this call. */
 typedef struct {
     void *key_cache;
     void *value_cache;
@@ -96,6 +97,9 @@ typedef struct {
     const ml_sequence *sequences;
     uint32_t num_sequences;
     uint32_t kv_type; /* an ml_kv_type; no enum here, since any number may arrive */
+    /* 0: a token attends to itself and to what lies before it; 1: also to the later tokens of its sequence in this
+     * call. */
+    uint32_t full_attention;
     uint32_t num_slots;
     uint32_t capacity;       /* tokens per slot */
     const ml_record *next;   /* hint: what is read after this stage; may be NULL */
@@ -114,6 +118,9 @@ ML_API const char *ml_kernels(void);
 ML_API ml_status ml_use_kernels(const char *name);
 /* Comma-separated kernel sets that this processor can run. */
 ML_API const char *ml_available_kernels(void);
+
+/* Bytes of one cached vector of an ml_kv_type; 0 for another type or a head_dim outside 1 to 4096. */
+ML_API uint64_t ml_kv_vector_bytes(uint32_t type, uint32_t head_dim);
 
 ML_API ml_status ml_context_create(uint32_t threads, ml_context **out);
 ML_API void ml_context_destroy(ml_context *context);

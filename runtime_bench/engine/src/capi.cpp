@@ -83,6 +83,10 @@ const char *ml_available_kernels(void) {
     return names;
 }
 
+uint64_t ml_kv_vector_bytes(uint32_t type, uint32_t head_dim) {
+    return ml::known_kv_type(type) && head_dim >= 1 && head_dim <= 4096 ? ml::kv_vector_bytes(type, head_dim) : 0;
+}
+
 ml_status ml_context_create(uint32_t threads, ml_context **out) {
     return guarded([&] {
         given(out, "place for the context") = nullptr;

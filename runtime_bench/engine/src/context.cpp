@@ -92,38 +92,14 @@ struct ml_context::Rows {
     size_t of_call(size_t i) const { return list ? list[i] : i; }
 };
 
-ml_context::ml_context(uint32_t threads)
-    : pool(threads), kernels(current_kernels()), private_(pool.size()), scores_(pool.size()) {}
+ml_context::ml_context(uint32_t threads) : pool(threads), kernels(current_kernels()), private_(pool.size()) {}
 
 void ml_context::embed(const Matrix &embedding, const int64_t *tokens, uint32_t count, float *out) {
     for (uint32_t t = 0; t < count; t++)
         require(tokens[t] >= 0 && tokens[t] < int64_t{embedding.rows}, "token ", tokens[t],
                 " is outside the vocabulary of ", embedding.rows);
-    const size_t bytes = tile_bytes(embedding.scheme);
-    for (uint32_t t = 0; t < count; t++) {
-        const uint32_t row = static_cast<uint32_t>(tokens[t]), r = row % kTileRows;
-        float *to = out + size_t{t} * embedding.cols;
-        for (uint32_t i = 0; i < embedding.cols; i++) {
-            const uint32_t g = i / kGroup, k = i % kGroup;
-            const uint8_t *tile = embedding.tiles + (size_t{row / kTileRows} * embedding.groups + g) * bytes;
-            const auto half = [&](size_t offset) {
-                uint16_t bits;
-                std::memcpy(&bits, tile + offset + 2 * r, sizeof bits);
-                return half_to_float(bits);
-            };
-            switch (embedding.scheme) {
-            case Scheme::float32: std::memcpy(to + i, tile + 4 * (k * 8 + r), sizeof(float)); break;
-            case Scheme::int8:
-                to[i] = static_cast<float>(static_cast<int8_t>(tile[k / 4 * 32 + r * 4 + k % 4])) * half(256);
-                break;
-            default: {
-                const uint8_t byte = tile[k % 16 / 4 * 32 + r * 4 + k % 4];
-                const float code = static_cast<float>(k < 16 ? byte & 15 : byte >> 4);
-                to[i] = embedding.scheme == Scheme::int4 ? code * half(128) + half(144) : (code - 8.0f) * half(128);
-            }
-            }
-        }
-    }
+    for (uint32_t t = 0; t < count; t++)
+        dequantize_row(embedding, static_cast<uint32_t>(tokens[t]), out + size_t{t} * embedding.cols);
 }
 
 void ml_context::head(const Matrix &head, const float *norm, float eps, const float *hidden, uint32_t rows,
@@ -187,7 +163,8 @@ void ml_context::check(const ml_loop_args &args) {
     require(args.loops >= 1, "loops is 0, and a stage runs at least once");
     require(args.tokens >= 1 && args.hidden_in && args.hidden_out, "a loop call has no hidden states");
     require(std::isfinite(args.damping) && args.damping > 0 && args.damping <= 1, "the damping is outside (0, 1]");
-    require(args.kv_type == ML_KV_F16 || args.kv_type == ML_KV_F32, "the KV type is neither float16 nor float32");
+    require(known_kv_type(args.kv_type), "the KV type is none of float32, float16 and int8");
+    require(args.full_attention <= 1, "full_attention is ", args.full_attention, ", neither 0 nor 1");
     require(args.num_sequences >= 1 && args.sequences, "a loop call has no sequences");
     require(args.num_sequences <= kMaxSequences, args.num_sequences, " sequences are more than the ", kMaxSequences,
             " of one call");
@@ -210,7 +187,7 @@ void ml_context::check(const ml_loop_args &args) {
     require(uint64_t{slot_loops} * args.num_blocks <= args.num_slots, slot_loops, " loops of ", args.num_blocks,
             " blocks need more than the ", args.num_slots, " KV slots given");
     const uint64_t needed =
-        product({args.num_slots, first.kv_heads, args.capacity, first.head_dim, args.kv_type == ML_KV_F16 ? 2u : 4u});
+        product({args.num_slots, first.kv_heads, args.capacity, kv_vector_bytes(args.kv_type, first.head_dim)});
     caches_.clear();
     for (uint32_t s = 0; s < args.num_sequences; s++) {
         const ml_sequence &sequence = args.sequences[s];
@@ -285,14 +262,6 @@ private:
                           rows_.count, y, matrix.rows, accumulate);
     }
 
-    void store(uint8_t *to, const float *from) const {
-        if (args_.kv_type == ML_KV_F16) {
-            kernels_.to_f16(from, reinterpret_cast<uint16_t *>(to), head_dim_);
-        } else {
-            std::memcpy(to, from, head_dim_ * sizeof(float));
-        }
-    }
-
     // Rotate queries, rotate keys into the slot, store values in the slot.
     void rotate_and_store(float *query, float *key, const float *value) {
         const float *rotary = context_.rotary_.at_least(0);
@@ -301,6 +270,7 @@ private:
             const float *cosines = rotary + rows_.of_call(i / block_.heads) * head_dim_;
             rotate(query + i * head_dim_, cosines, cosines + head_dim_ / 2, block_.head_dim, block_.interleaved);
         }
+        const KvKernels &kv = kernels_.kv(args_.kv_type);
         const Range kv_pairs = own(rows_.count * block_.kv_heads);
         for (size_t i = kv_pairs.begin; i < kv_pairs.end; i++) {
             const size_t row = rows_.of_call(i / block_.kv_heads), head = i % block_.kv_heads;
@@ -308,28 +278,38 @@ private:
             rotate(key + i * head_dim_, cosines, cosines + head_dim_ / 2, block_.head_dim, block_.interleaved);
             const ml_sequence &sequence = stage_.sequence_of(row);
             const size_t at = stage_.position_of(row) * stage_.kv_row_bytes;
-            store(stage_.part_of(sequence.key_cache, slot_, head) + at, key + i * head_dim_);
-            store(stage_.part_of(sequence.value_cache, slot_, head) + at, value + i * head_dim_);
+            kv.store(key + i * head_dim_, head_dim_, stage_.part_of(sequence.key_cache, slot_, head) + at);
+            kv.store(value + i * head_dim_, head_dim_, stage_.part_of(sequence.value_cache, slot_, head) + at);
         }
     }
 
-    // Heads before rows, so that one thread keeps to few KV heads; later tokens are longer, so heads balance better.
-    void attend(const float *query, float *attended) {
-        const Range tasks = own(rows_.count * block_.heads);
-        for (size_t i = tasks.begin; i < tasks.end; i++) {
-            const size_t head = i / rows_.count, row = i % rows_.count;
-            const size_t kv_head = head / (block_.heads / block_.kv_heads);
-            const ml_sequence &sequence = stage_.sequence_of(rows_.of_call(row));
-            const AttentionArgs attention{query + row * query_size_ + head * head_dim_,
-                                          stage_.part_of(sequence.key_cache, slot_, kv_head),
-                                          stage_.part_of(sequence.value_cache, slot_, kv_head),
-                                          stage_.position_of(rows_.of_call(row)) + 1,
-                                          block_.head_dim,
-                                          1.0f / std::sqrt(static_cast<float>(head_dim_)),
-                                          context_.scores_[thread_].at_least(0),
-                                          attended + row * query_size_ + head * head_dim_};
-            (args_.kv_type == ML_KV_F16 ? kernels_.attend_f16 : kernels_.attend_f32)(attention);
+    // A thread owns a run of query heads, and those that share a key take it together. Several rows that still loop are
+    // dealt out in turn instead: later tokens attend to more.
+    void attend(const float *query, float *attended) const {
+        const size_t group = block_.heads / block_.kv_heads;
+        if (rows_.count > 1) {
+            for (size_t i = thread_; i < rows_.count * block_.kv_heads; i += stage_.threads)
+                attend_heads(query, attended, i / block_.kv_heads, i % block_.kv_heads * group, group);
+            return;
         }
+        const Range heads = own(block_.heads);
+        for (size_t head = heads.begin; head < heads.end;) {
+            const size_t count = std::min(heads.end - head, group - head % group);
+            attend_heads(query, attended, 0, head, count);
+            head += count;
+        }
+    }
+
+    // `count` query heads of row i of the state, all of one KV head.
+    void attend_heads(const float *query, float *attended, size_t i, size_t head, size_t count) const {
+        const size_t at = i * query_size_ + head * head_dim_, kv_head = head / (block_.heads / block_.kv_heads);
+        const size_t row = rows_.of_call(i);
+        const ml_sequence &sequence = stage_.sequence_of(row);
+        const uint32_t length = args_.full_attention ? sequence.position + args_.tokens : stage_.position_of(row) + 1;
+        kernels_.kv(args_.kv_type)
+            .attend({query + at, stage_.part_of(sequence.key_cache, slot_, kv_head),
+                     stage_.part_of(sequence.value_cache, slot_, kv_head), length, block_.head_dim,
+                     static_cast<uint32_t>(count), 1.0f / std::sqrt(static_cast<float>(head_dim_)), attended + at});
     }
 
     void feed_forward() {
@@ -488,10 +468,6 @@ void ml_context::reserve(const ml_loop_args &args, const Block &block) {
     }
     const size_t widest = std::max({size_t{block.hidden}, query_size, size_t{block.intermediate}});
     for (uint32_t thread = 0; thread < (rows > 1 ? 1 : pool.size()); thread++) private_[thread].rows(rows, widest);
-    uint32_t longest = 0;
-    for (uint32_t s = 0; s < args.num_sequences; s++) longest = std::max(longest, args.sequences[s].position);
-    const size_t room = (size_t{longest} + args.tokens + 8 + 255) / 256 * 256; // in steps: decoding grows by a token
-    for (Scratch<float> &scores : scores_) scores.at_least(room);
 }
 
 void ml_context::loop(const ml_loop_args &args) {
@@ -513,6 +489,6 @@ void ml_context::loop(const ml_loop_args &args) {
     if (hidden != args.hidden_in) std::copy_n(args.hidden_in, total, hidden);
     const Stage stage{filled,       hidden,         halting || args.damping != 1.0f ? entered_.at_least(0) : nullptr,
                       rows,         rows > 1,       halting,
-                      pool.ready(), block.kv_heads, size_t{block.head_dim} * (args.kv_type == ML_KV_F16 ? 2 : 4)};
+                      pool.ready(), block.kv_heads, kv_vector_bytes(args.kv_type, block.head_dim)};
     pool.run([&](uint32_t thread) { Region(*this, stage, thread).run(); }, stage.threads);
 }

@@ -80,7 +80,6 @@ private:
     ml::Scratch<uint32_t> going_[2];
     ml::Scratch<uint8_t> done_;
     ml::Scratch<double> survival_;
-    std::vector<ml::Scratch<float>> scores_;
     ml::Scratch<float> rotary_; // [sequences, tokens, head_dim]: cosines, then sines
     float rotary_theta_ = 0;
     uint32_t rotary_dim_ = 0, rotary_tokens_ = 0;

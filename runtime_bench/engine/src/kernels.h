@@ -37,15 +37,33 @@ struct Planes {
     int32_t eights;
 };
 
+// Of the numbers that callers give for an ml_kv_type.
+constexpr bool known_kv_type(uint32_t type) { return type == ML_KV_F32 || type == ML_KV_F16 || type == ML_KV_I8; }
+
+// Bytes that a cached key or value of one head takes: float32, float16, or int8 codes and behind them one float16 scale
+// per group of 32 dimensions (docs/format.md).
+constexpr size_t kv_vector_bytes(uint32_t type, size_t head_dim) {
+    return type == ML_KV_F32 ? 4 * head_dim : type == ML_KV_F16 ? 2 * head_dim : head_dim + (head_dim + 31) / 32 * 2;
+}
+
+// One token's query heads that share a KV head.
 struct AttentionArgs {
-    const float *query; // [head_dim]
-    const void *keys;   // [length, head_dim] of one KV head
-    const void *values; // [length, head_dim]
-    uint32_t length;
+    const float *query; // [heads, head_dim]
+    const void *keys;   // [length] vectors of kv_vector_bytes
+    const void *values; // the same
+    uint32_t length;    // at least 1
     uint32_t head_dim;
+    uint32_t heads;
     float scale;
-    float *scores; // scratch [length rounded up to 8]
-    float *out;    // [head_dim]
+    float *out; // [heads, head_dim]
+};
+
+// What depends on the type of a KV cache.
+struct KvKernels {
+    void (*attend)(const AttentionArgs &args);
+    // Write one vector. Beyond +-65504 a float16 cache holds +-65504, since one infinite key would make every later
+    // token not a number. A value that is not a number stays so, but not as an 8-bit code.
+    void (*store)(const float *x, size_t size, uint8_t *out);
 };
 
 struct Kernels {
@@ -58,13 +76,11 @@ struct Kernels {
                      float *y, size_t y_stride, bool accumulate);
     // gate[i] = silu(gate[i]) * up[i]
     void (*silu_multiply)(float *gate, const float *up, size_t size);
-    void (*attend_f32)(const AttentionArgs &args);
-    void (*attend_f16)(const AttentionArgs &args);
-    // For the KV cache: what is beyond +-65504 becomes +-65504, since one infinite key would make every later token
-    // not a number. A value that is not a number stays so.
-    void (*to_f16)(const float *x, uint16_t *out, size_t size);
+    KvKernels kv_f32, kv_f16, kv_i8;
     // Sum of all floats: the read loop of the bandwidth measurement.
     float (*read)(const float *data, size_t size);
+
+    const KvKernels &kv(uint32_t type) const { return type == ML_KV_F32 ? kv_f32 : type == ML_KV_F16 ? kv_f16 : kv_i8; }
 };
 
 const Kernels &scalar_kernels();

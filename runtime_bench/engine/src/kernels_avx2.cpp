@@ -70,7 +70,7 @@ private:
 } // namespace
 
 const Kernels &avx2_kernels() {
-    static const Kernels kernels = make_kernels<Avx8, Avx2Tiles>("avx2", avx_to_f16);
+    static const Kernels kernels = make_kernels<Avx8, Avx2Tiles>("avx2", avx_store_halves);
     return kernels;
 }
 

@@ -69,7 +69,7 @@ private:
 } // namespace
 
 const Kernels &avxvnni_kernels() {
-    static const Kernels kernels = make_kernels<Avx8, VnniTiles>("avx-vnni", avx_to_f16);
+    static const Kernels kernels = make_kernels<Avx8, VnniTiles>("avx-vnni", avx_store_halves);
     return kernels;
 }
 

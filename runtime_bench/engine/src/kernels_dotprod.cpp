@@ -93,7 +93,7 @@ private:
 } // namespace
 
 const Kernels &dotprod_kernels() {
-    static const Kernels kernels = make_kernels<Neon8, DotprodTiles>("neon-dotprod", neon_to_f16);
+    static const Kernels kernels = make_kernels<Neon8, DotprodTiles>("neon-dotprod", neon_store_halves);
     return kernels;
 }
 

@@ -5,47 +5,12 @@
 #include <cmath>
 #include <cstring>
 
+#include "attention.h"
 #include "kernels.h"
+#include "vectors.h"
 
 namespace ml {
 namespace {
-
-// 1/2^k style Cephes exponential: |relative error| < 2e-7 over the range used here; the same operations in every set.
-template <typename V> V exponential(V x) {
-    x = V::max(V::min(x, V::all(88.0f)), V::all(-87.0f));
-    const V n = V::round(V::mul(x, V::all(1.44269504088896341f)));
-    V r = V::fma(n, V::all(-0.693359375f), x);
-    r = V::fma(n, V::all(2.12194440e-4f), r);
-    V p = V::all(1.9875691500e-4f);
-    p = V::fma(p, r, V::all(1.3981999507e-3f));
-    p = V::fma(p, r, V::all(8.3334519073e-3f));
-    p = V::fma(p, r, V::all(4.1665795894e-2f));
-    p = V::fma(p, r, V::all(1.6666665459e-1f));
-    p = V::fma(p, r, V::all(5.0000001201e-1f));
-    p = V::fma(p, V::mul(r, r), V::add(r, V::all(1.0f)));
-    return V::mul(p, V::power_of_two(n));
-}
-
-// Calls body(offset, valid) over 8-float steps; the last step may be partial.
-template <typename Body> void for_steps(size_t size, const Body &body) {
-    size_t i = 0;
-    for (; i + 8 <= size; i += 8) body(i, size_t{8});
-    if (i < size) body(i, size - i);
-}
-
-template <typename V> V load_some(const float *x, size_t valid) {
-    if (valid == 8) return V::load(x);
-    float padded[8] = {};
-    std::memcpy(padded, x, valid * sizeof(float));
-    return V::load(padded);
-}
-
-template <typename V> void store_some(float *out, V value, size_t valid) {
-    if (valid == 8) return value.store(out);
-    float padded[8];
-    value.store(padded);
-    std::memcpy(out, padded, valid * sizeof(float));
-}
 
 template <typename V> void rms_norm(const float *x, const float *scale, float eps, size_t size, float *out) {
     V sum = V::all(0);
@@ -59,16 +24,6 @@ template <typename V> void rms_norm(const float *x, const float *scale, float ep
         store_some(out + i, v, valid);
     });
 }
-
-// To the range of float16. The value comes second, so that one that is not a number stays so.
-template <typename V> V saturated(V x) { return V::max(V::all(-kLargestHalf), V::min(V::all(kLargestHalf), x)); }
-
-inline uint16_t saturated_half(float x) {
-    return float_to_half(x > kLargestHalf ? kLargestHalf : x < -kLargestHalf ? -kLargestHalf : x);
-}
-
-// Codes of one step, rounded, clipped to -127..127 (a value that is not a number, from a hostile file, becomes -127).
-template <typename V> V clipped(V rounded) { return V::min(V::max(rounded, V::all(-127.0f)), V::all(127.0f)); }
 
 template <typename V> void quantize(const Activations &a, size_t begin, size_t end) {
     const size_t groups = a.stride / kGroup;
@@ -112,16 +67,38 @@ template <typename V> V dot_float32(const uint8_t *tile, const float *x) {
     return V::add(V::add(part[0], part[1]), V::add(part[2], part[3]));
 }
 
-// `R` row groups against `N` tokens: 8 rows at once, one accumulator per row group and token, no horizontal sum.
+template <typename V, int R, int N> void fill_zero(V (&sums)[R][N]) {
+    for (auto &row : sums)
+        for (V &sum : row) sum = V::all(0);
+}
+
+// The whole numbers of one part of 32 inputs: out[r][n] = codes of tile r . planes of token n.
 template <typename V, typename Tiles, Scheme S, int R, int N>
+void dot_part(const uint8_t *const (&codes)[R], const Activations &a, size_t token, size_t part, V (&out)[R][N]) {
+    Planes x[N];
+    for (int n = 0; n < N; n++) {
+        const size_t at = (token + n) * a.stride + part * kGroup;
+        x[n] = {a.high + at, a.low + at, a.eights[at / kGroup]};
+    }
+    if constexpr (S == Scheme::int8) {
+        Tiles::template dot_int8<R, N>(codes, x, out);
+    } else {
+        Tiles::template dot_int4<S == Scheme::int4_symmetric, R, N>(codes, x, out); // below 2^24, so exact
+    }
+}
+
+// `R` row groups against `N` tokens: 8 rows at once, one accumulator per row group and token, no horizontal sum.
+//
+// A weight's group of 32 adds dot * (scale * x_scale). One of 64 or 128, whose activations have a scale per part of 32,
+// adds (sum over its parts of dot * x_scale) * scale: one scale less to unpack and to multiply per part.
+template <typename V, typename Tiles, Scheme S, uint32_t G, int R, int N>
 void multiply_cell(const Matrix &m, uint32_t rg, const Activations &a, size_t token, float *y, size_t y_stride,
                    bool accumulate) {
-    constexpr size_t kBytes = tile_bytes(S), kCodes = S == Scheme::int8 ? 256 : 128;
+    constexpr size_t kBytes = tile_bytes(S, G), kParts = G / kGroup, kCodes = kParts * code_bytes(S);
     const size_t groups = a.stride / kGroup, row_bytes = m.groups * kBytes;
     const uint8_t *tile = m.tiles + rg * row_bytes;
     V sums[R][N];
-    for (auto &row : sums)
-        for (V &sum : row) sum = V::all(0);
+    fill_zero(sums);
     for (uint32_t g = 0; g < m.groups; g++, tile += kBytes) {
         const uint8_t *tiles[R];
         for (int r = 0; r < R; r++) {
@@ -134,27 +111,37 @@ void multiply_cell(const Matrix &m, uint32_t rg, const Activations &a, size_t to
                     sums[r][n] =
                         V::add(sums[r][n], dot_float32<V>(tiles[r], a.floats + (token + n) * a.stride + g * kGroup));
         } else {
-            Planes x[N];
-            for (int n = 0; n < N; n++) {
-                const size_t at = (token + n) * a.stride + g * kGroup;
-                x[n] = {a.high + at, a.low + at, a.eights[(token + n) * groups + g]};
-            }
-            V dots[R][N]; // whole numbers; those of 4-bit codes are below 2^24, so exact
-            if constexpr (S == Scheme::int8) {
-                Tiles::template dot_int8<R, N>(tiles, x, dots);
-            } else {
-                Tiles::template dot_int4<S == Scheme::int4_symmetric, R, N>(tiles, x, dots);
+            V dots[R][N]; // of groups of several parts
+            fill_zero(dots);
+            float offsets[N] = {};
+            for (size_t part = 0; part < kParts; part++) {
+                const size_t at = g * kParts + part;
+                const uint8_t *codes[R];
+                for (int r = 0; r < R; r++) codes[r] = tiles[r] + part * code_bytes(S);
+                V whole[R][N];
+                dot_part<V, Tiles, S, R, N>(codes, a, token, at, whole);
+                for (int n = 0; n < N; n++) {
+                    const V x_scale = V::all(a.scales[(token + n) * groups + at]);
+                    const float offset = a.offsets[(token + n) * groups + at];
+                    offsets[n] = part == 0 ? offset : offsets[n] + offset;
+                    for (int r = 0; r < R; r++) {
+                        if constexpr (kParts == 1) {
+                            const V scale = V::mul(V::load_half(tiles[r] + kCodes), x_scale);
+                            sums[r][n] = V::fma(whole[r][n], scale, sums[r][n]);
+                        } else {
+                            dots[r][n] = V::fma(whole[r][n], x_scale, dots[r][n]);
+                        }
+                    }
+                }
             }
             for (int r = 0; r < R; r++) {
-                const V scale = V::load_half(tiles[r] + kCodes);
-                for (int n = 0; n < N; n++) {
-                    const V x_scale = V::all(a.scales[(token + n) * groups + g]);
-                    sums[r][n] = V::fma(dots[r][n], V::mul(scale, x_scale), sums[r][n]);
+                if constexpr (kParts > 1) {
+                    const V scale = V::load_half(tiles[r] + kCodes);
+                    for (int n = 0; n < N; n++) sums[r][n] = V::fma(dots[r][n], scale, sums[r][n]);
                 }
                 if constexpr (S == Scheme::int4) {
                     const V minimum = V::load_half(tiles[r] + kCodes + 16);
-                    for (int n = 0; n < N; n++)
-                        sums[r][n] = V::fma(minimum, V::all(a.offsets[(token + n) * groups + g]), sums[r][n]);
+                    for (int n = 0; n < N; n++) sums[r][n] = V::fma(minimum, V::all(offsets[n]), sums[r][n]);
                 }
             }
         }
@@ -169,36 +156,47 @@ void multiply_cell(const Matrix &m, uint32_t rg, const Activations &a, size_t to
     }
 }
 
-template <typename V, typename Tiles, Scheme S, int R>
+template <typename V, typename Tiles, Scheme S, uint32_t G, int R>
 void multiply_rows(const Matrix &m, uint32_t rg, const Activations &a, size_t tokens, float *y, size_t y_stride,
                    bool accumulate) {
     constexpr int N = Tiles::kTokens;
     size_t token = 0;
-    for (; token + N <= tokens; token += N) multiply_cell<V, Tiles, S, R, N>(m, rg, a, token, y, y_stride, accumulate);
-    for (; token < tokens; token++) multiply_cell<V, Tiles, S, R, 1>(m, rg, a, token, y, y_stride, accumulate);
+    for (; token + N <= tokens; token += N)
+        multiply_cell<V, Tiles, S, G, R, N>(m, rg, a, token, y, y_stride, accumulate);
+    for (; token < tokens; token++) multiply_cell<V, Tiles, S, G, R, 1>(m, rg, a, token, y, y_stride, accumulate);
 }
 
-template <typename V, typename Tiles, Scheme S>
+template <typename V, typename Tiles, Scheme S, uint32_t G>
 void multiply_scheme(const Matrix &m, uint32_t begin, uint32_t end, const Activations &a, size_t tokens, float *y,
                      size_t y_stride, bool accumulate) {
     uint32_t rg = begin;
-    for (; rg + 2 <= end; rg += 2) multiply_rows<V, Tiles, S, 2>(m, rg, a, tokens, y, y_stride, accumulate);
-    if (rg < end) multiply_rows<V, Tiles, S, 1>(m, rg, a, tokens, y, y_stride, accumulate);
+    for (; rg + 2 <= end; rg += 2) multiply_rows<V, Tiles, S, G, 2>(m, rg, a, tokens, y, y_stride, accumulate);
+    if (rg < end) multiply_rows<V, Tiles, S, G, 1>(m, rg, a, tokens, y, y_stride, accumulate);
+}
+
+template <typename V, typename Tiles, uint32_t G>
+void multiply_quantized(const Matrix &m, uint32_t begin, uint32_t end, const Activations &a, size_t tokens, float *y,
+                        size_t y_stride, bool accumulate) {
+    switch (m.scheme) {
+    case Scheme::int4_symmetric:
+        return multiply_scheme<V, Tiles, Scheme::int4_symmetric, G>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    case Scheme::int4:
+        return multiply_scheme<V, Tiles, Scheme::int4, G>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    case Scheme::int8:
+        return multiply_scheme<V, Tiles, Scheme::int8, G>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    default: return;
+    }
 }
 
 template <typename V, typename Tiles>
 void multiply(const Matrix &m, uint32_t begin, uint32_t end, const Activations &a, size_t tokens, float *y,
               size_t y_stride, bool accumulate) {
-    switch (m.scheme) {
-    case Scheme::float32:
-        return multiply_scheme<V, Tiles, Scheme::float32>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    case Scheme::int4_symmetric:
-        return multiply_scheme<V, Tiles, Scheme::int4_symmetric>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    case Scheme::int4:
-        return multiply_scheme<V, Tiles, Scheme::int4>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    case Scheme::int8:
-        return multiply_scheme<V, Tiles, Scheme::int8>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    case Scheme::vector: return;
+    if (m.scheme == Scheme::float32)
+        return multiply_scheme<V, Tiles, Scheme::float32, kGroup>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    switch (m.group) {
+    case 64: return multiply_quantized<V, Tiles, 64>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    case 128: return multiply_quantized<V, Tiles, 128>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    default: return multiply_quantized<V, Tiles, kGroup>(m, begin, end, a, tokens, y, y_stride, accumulate);
     }
 }
 
@@ -208,55 +206,6 @@ template <typename V> void silu_multiply(float *gate, const float *up, size_t si
         const V e = exponential<V>(V::mul(g, V::all(-1.0f)));
         const V silu = V::div(g, V::add(e, V::all(1.0f)));
         store_some(gate + i, V::mul(silu, load_some<V>(up + i, valid)), valid);
-    });
-}
-
-template <typename V> struct FloatRows {
-    using Element = float;
-    static V load(const float *x, size_t valid) { return load_some<V>(x, valid); }
-};
-
-template <typename V> struct HalfRows {
-    using Element = uint16_t;
-    static V load(const uint16_t *x, size_t valid) {
-        if (valid == 8) return V::load_half(x);
-        uint16_t padded[8] = {};
-        std::memcpy(padded, x, valid * sizeof(uint16_t));
-        return V::load_half(padded);
-    }
-};
-
-// Softmax attention of one query head over the whole length.
-template <typename V, typename Rows> void attend(const AttentionArgs &a) {
-    using Element = typename Rows::Element;
-    const auto *keys = static_cast<const Element *>(a.keys), *values = static_cast<const Element *>(a.values);
-    float largest = -INFINITY;
-    for (uint32_t t = 0; t < a.length; t++) {
-        V sum = V::all(0);
-        for_steps(a.head_dim, [&](size_t i, size_t valid) {
-            sum = V::fma(load_some<V>(a.query + i, valid), Rows::load(keys + size_t{t} * a.head_dim + i, valid), sum);
-        });
-        a.scores[t] = sum.sum() * a.scale;
-        largest = std::max(largest, a.scores[t]);
-    }
-    V total = V::all(0);
-    for_steps(a.length, [&](size_t i, size_t valid) {
-        V e = exponential<V>(V::add(load_some<V>(a.scores + i, valid), V::all(-largest)));
-        if (valid < 8) {
-            float lanes[8];
-            e.store(lanes);
-            std::fill(lanes + valid, lanes + 8, 0.0f);
-            e = V::load(lanes);
-        }
-        store_some(a.scores + i, e, valid);
-        total = V::add(total, e);
-    });
-    const float inverse = 1.0f / total.sum();
-    for_steps(a.head_dim, [&](size_t i, size_t valid) {
-        V sum = V::all(0);
-        for (uint32_t t = 0; t < a.length; t++)
-            sum = V::fma(V::all(a.scores[t]), Rows::load(values + size_t{t} * a.head_dim + i, valid), sum);
-        store_some(a.out + i, V::mul(sum, V::all(inverse)), valid);
     });
 }
 
@@ -271,15 +220,15 @@ template <typename V> float read_all(const float *data, size_t size) {
 }
 
 template <typename V, typename Tiles>
-constexpr Kernels make_kernels(const char *name, void (*to_f16)(const float *, uint16_t *, size_t)) {
+constexpr Kernels make_kernels(const char *name, void (*store_halves)(const float *, size_t, uint8_t *)) {
     return Kernels{name,
                    rms_norm<V>,
                    quantize<V>,
                    multiply<V, Tiles>,
                    silu_multiply<V>,
-                   attend<V, FloatRows<V>>,
-                   attend<V, HalfRows<V>>,
-                   to_f16,
+                   {attend<V, FloatPart<V>>, store_floats},
+                   {attend<V, HalfPart<V>>, store_halves},
+                   {attend<V, BytePart<V>>, store_bytes<V>},
                    read_all<V>};
 }
 

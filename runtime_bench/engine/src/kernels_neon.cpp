@@ -75,7 +75,7 @@ private:
 } // namespace
 
 const Kernels &neon_kernels() {
-    static const Kernels kernels = make_kernels<Neon8, NeonTiles>("neon", neon_to_f16);
+    static const Kernels kernels = make_kernels<Neon8, NeonTiles>("neon", neon_store_halves);
     return kernels;
 }
 

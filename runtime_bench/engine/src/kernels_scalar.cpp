@@ -23,6 +23,14 @@ struct Scalar8 {
         std::memcpy(half, x, sizeof half);
         return each([&](int i) { return half_to_float(half[i]); });
     }
+    static Scalar8 load_codes(const uint8_t *x) {
+        return each([&](int i) { return static_cast<float>(static_cast<int8_t>(x[i])); });
+    }
+    static Scalar8 all_half(const void *x) {
+        uint16_t half;
+        std::memcpy(&half, x, sizeof half);
+        return all(half_to_float(half));
+    }
     void store(float *out) const { std::memcpy(out, lane, sizeof lane); }
     void store_codes(int8_t *out) const { // whole numbers within -127..127
         for (int i = 0; i < 8; i++) out[i] = static_cast<int8_t>(lane[i]);
@@ -66,6 +74,13 @@ struct Scalar8 {
         for (int i = 0; i < 4; i++) s[i] = lane[i] + lane[i + 4];
         return (s[0] + s[2]) + (s[1] + s[3]);
     }
+    // Lane i is the sum of x[i], in the order of pairwise additions.
+    static Scalar8 sums(const Scalar8 *x) {
+        return each([&](int i) {
+            const float *l = x[i].lane;
+            return ((l[0] + l[1]) + (l[2] + l[3])) + ((l[4] + l[5]) + (l[6] + l[7]));
+        });
+    }
     float max_lane() const { return *std::max_element(lane, lane + 8); }
 };
 
@@ -102,14 +117,10 @@ private:
     static int32_t value(const Planes &x, int i) { return 256 * x.high[i] + x.low[i]; }
 };
 
-void to_f16(const float *x, uint16_t *out, size_t size) {
-    for (size_t i = 0; i < size; i++) out[i] = saturated_half(x[i]);
-}
-
 } // namespace
 
 const Kernels &scalar_kernels() {
-    static const Kernels kernels = make_kernels<Scalar8, ScalarTiles>("scalar", to_f16);
+    static const Kernels kernels = make_kernels<Scalar8, ScalarTiles>("scalar", store_halves);
     return kernels;
 }
 

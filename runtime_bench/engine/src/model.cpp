@@ -85,9 +85,9 @@ void Model::read_metadata(const Json &info) {
     tie_embeddings = config.at("tie_embeddings").boolean("tie_embeddings");
     has_exit_gate = config.has("exit_gate") && config.at("exit_gate").boolean("exit_gate");
     context = static_cast<uint32_t>(info.at("context").whole("context", 1, kMaxContext));
-    const uint64_t kv_bits = info.at("kv_bits").whole("kv_bits", 16, 32);
-    require(kv_bits == 16 || kv_bits == 32, "kv_bits is ", kv_bits, " where 16 or 32 was expected");
-    kv_type = kv_bits == 16 ? ML_KV_F16 : ML_KV_F32;
+    const uint64_t kv_bits = info.at("kv_bits").whole("kv_bits", 8, 32);
+    require(kv_bits == 8 || kv_bits == 16 || kv_bits == 32, "kv_bits is ", kv_bits, " where 8, 16 or 32 was expected");
+    kv_type = static_cast<ml_kv_type>(kv_bits);
     const auto &list = info.at("schedule").at("stages").array("schedule.stages");
     require(!list.empty(), "the schedule has no stages");
     for (size_t i = 0; i < list.size(); i++) read_stage(list[i], text("stage ", i));
@@ -128,8 +128,8 @@ void Model::read_stage(const Json &stage, const std::string &where) {
             : 1;
     require(spec.halting.rule != ML_HALT_EXIT_GATE || spec.loop_end_norm, where,
             " has an exit gate, which reads the normed state, but no norm at its loop ends");
-    require(stage.at("causal").boolean("causal") && !stage.at("noise").boolean("noise"), where,
-            " asks for full attention or noise, which this engine does not run yet");
+    require(!stage.at("noise").boolean("noise"), where, " asks for noise, which this engine does not run yet");
+    spec.causal = stage.at("causal").boolean("causal");
     spec.first_slot = num_slots;
     require(num_slots + uint64_t{spec.max_loops} * spec.blocks.size() <= kMaxSlots, "the schedule needs more than ",
             kMaxSlots, " KV slots");

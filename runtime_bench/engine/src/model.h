@@ -31,7 +31,7 @@ struct StageSpec {
     std::vector<uint32_t> blocks;
     uint32_t loops = 1, max_loops = 1, first_slot = 0;
     float damping = 1;
-    bool loop_end_norm = false;
+    bool loop_end_norm = false, causal = true;
     ml_halting halting{}; // with the model's gate
     uint32_t num_slots() const { return static_cast<uint32_t>(blocks.size()) * max_loops; }
 };

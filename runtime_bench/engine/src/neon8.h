@@ -17,6 +17,16 @@ struct Neon8 {
         const float16x8_t half = vreinterpretq_f16_u8(vld1q_u8(static_cast<const uint8_t *>(x)));
         return {vcvt_f32_f16(vget_low_f16(half)), vcvt_high_f32_f16(half)};
     }
+    static Neon8 load_codes(const uint8_t *x) {
+        const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(vld1_u8(x)));
+        return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide))), vcvtq_f32_s32(vmovl_high_s16(wide))};
+    }
+    static Neon8 all_half(const void *x) {
+        uint16_t half;
+        std::memcpy(&half, x, sizeof half);
+        const float32x4_t four = vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half)));
+        return {four, four};
+    }
     void store(float *out) const {
         vst1q_f32(out, a);
         vst1q_f32(out + 4, b);
@@ -44,6 +54,8 @@ struct Neon8 {
         const float32x2_t halves = vadd_f32(vget_low_f32(s), vget_high_f32(s));
         return vget_lane_f32(halves, 0) + vget_lane_f32(halves, 1);
     }
+    // Lane i is the sum of x[i], in the order of pairwise additions.
+    static Neon8 sums(const Neon8 *x) { return {sums4(x), sums4(x + 4)}; }
     float max_lane() const {
         float lanes[8];
         store(lanes);
@@ -51,6 +63,10 @@ struct Neon8 {
     }
 
 private:
+    static float32x4_t sums4(const Neon8 *x) {
+        return vaddq_f32(vpaddq_f32(vpaddq_f32(x[0].a, x[1].a), vpaddq_f32(x[2].a, x[3].a)),
+                         vpaddq_f32(vpaddq_f32(x[0].b, x[1].b), vpaddq_f32(x[2].b, x[3].b)));
+    }
     static float32x4_t power4(float32x4_t n) {
         return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
     }
@@ -62,14 +78,14 @@ inline Neon8 planes(const int32x4_t high[2], const int32x4_t low[2]) {
             vcvtq_f32_s32(vaddq_s32(low[1], vshlq_n_s32(high[1], 8)))};
 }
 
-inline void neon_to_f16(const float *x, uint16_t *out, size_t size) {
+inline void neon_store_halves(const float *x, size_t size, uint8_t *out) {
     size_t i = 0;
     for (; i + 8 <= size; i += 8) {
         const Neon8 v = saturated(Neon8::load(x + i));
-        vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(v.a)));
-        vst1_u16(out + i + 4, vreinterpret_u16_f16(vcvt_f16_f32(v.b)));
+        vst1_u8(out + 2 * i, vreinterpret_u8_f16(vcvt_f16_f32(v.a)));
+        vst1_u8(out + 2 * i + 8, vreinterpret_u8_f16(vcvt_f16_f32(v.b)));
     }
-    for (; i < size; i++) out[i] = saturated_half(x[i]);
+    store_halves(x + i, size - i, out + 2 * i);
 }
 
 } // namespace

@@ -1,15 +1,17 @@
 #include "record.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "error.h"
+#include "kernels.h"
 
 namespace ml {
 namespace {
 
 constexpr uint32_t kMagic = 0x4B4C424D; // "MBLK"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;        // 1 knows groups of 32 only
 constexpr uint32_t kKindBlock = 1, kKindMatrix = 2;
 constexpr uint32_t kMaxExtent = 1u << 24; // rows and columns; keeps every product below in 64 bits
 constexpr uint32_t kBlockTensors = 9;
@@ -24,7 +26,9 @@ struct Header {
 static_assert(sizeof(Header) == 64, "the record header is 64 bytes");
 
 struct Entry {
-    uint32_t role, scheme, rows, cols;
+    uint32_t role;
+    uint16_t scheme, group; // group 0 is 32
+    uint32_t rows, cols;
     uint64_t offset, size_bytes;
 };
 static_assert(sizeof(Entry) == 32, "a tensor entry is 32 bytes");
@@ -38,8 +42,8 @@ Header read_header(ml_record record, uint32_t kind) {
     std::memcpy(&header, record.data, sizeof header);
     require(header.magic == kMagic, "a record starts with ", header.magic, " where the magic number ", kMagic,
             " was expected");
-    require(header.version == kVersion, "a record has version ", header.version, ", and this engine reads version ",
-            kVersion);
+    require(header.version >= 1 && header.version <= kVersion, "a record has version ", header.version,
+            ", and this engine reads versions 1 to ", kVersion);
     require(header.kind == kind, "a record has kind ", header.kind, " where ", kind, " was expected");
     require(header.total_bytes <= record.size_bytes, "a record claims ", header.total_bytes, " bytes but holds ",
             record.size_bytes);
@@ -64,7 +68,7 @@ Entry read_entry(ml_record record, const Header &header, uint32_t index, uint32_
 
 const float *read_norm(ml_record record, const Header &header, uint32_t index, uint32_t role) {
     const Entry entry = read_entry(record, header, index, role);
-    require(entry.scheme == 0 && entry.rows == 1 && entry.cols == header.hidden &&
+    require(entry.scheme == 0 && entry.group == 0 && entry.rows == 1 && entry.cols == header.hidden &&
                 entry.size_bytes == uint64_t{header.hidden} * sizeof(float),
             "the norm in tensor ", index, " of a record holds ", entry.cols, " values in ", entry.size_bytes,
             " bytes where ", header.hidden, " floats were expected");
@@ -75,6 +79,10 @@ Matrix read_matrix(ml_record record, const Header &header, uint32_t index, uint3
     const Entry entry = read_entry(record, header, index, role);
     require(entry.scheme >= 1 && entry.scheme <= 4, "tensor ", index, " of a record has the unknown scheme ",
             entry.scheme);
+    const bool quantized = entry.scheme != static_cast<uint32_t>(Scheme::float32);
+    const bool wide = quantized && header.version >= 2 && (entry.group == 64 || entry.group == 128);
+    require(entry.group == 0 || wide, "tensor ", index, " of a record has groups of ", entry.group, ", which scheme ",
+            entry.scheme, " of record version ", header.version, " does not have");
     require(entry.rows >= 1 && entry.rows <= kMaxExtent && entry.cols >= 1 && entry.cols <= kMaxExtent, "tensor ",
             index, " of a record is ", entry.rows, " by ", entry.cols, ", outside 1 to ", kMaxExtent);
     Matrix matrix;
@@ -82,10 +90,11 @@ Matrix read_matrix(ml_record record, const Header &header, uint32_t index, uint3
     matrix.rows = entry.rows;
     matrix.cols = entry.cols;
     matrix.row_groups = (entry.rows + kTileRows - 1) / kTileRows;
-    matrix.groups = (entry.cols + kGroup - 1) / kGroup;
-    require(!matrix.integer() || entry.cols % kGroup == 0, "tensor ", index, " of a record has ", entry.cols,
-            " inputs, not a multiple of the group of ", kGroup);
-    const uint64_t expected = uint64_t{matrix.row_groups} * matrix.groups * tile_bytes(matrix.scheme);
+    matrix.group = wide ? entry.group : kGroup;
+    matrix.groups = (entry.cols + matrix.group - 1) / matrix.group;
+    require(!matrix.integer() || entry.cols % matrix.group == 0, "tensor ", index, " of a record has ", entry.cols,
+            " inputs, not a multiple of the group of ", matrix.group);
+    const uint64_t expected = uint64_t{matrix.row_groups} * matrix.groups * tile_bytes(matrix.scheme, matrix.group);
     require(entry.size_bytes == expected, "tensor ", index, " of a record holds ", entry.size_bytes, " bytes where ",
             expected, " were expected");
     matrix.tiles = static_cast<const uint8_t *>(record.data) + entry.offset;
@@ -147,6 +156,33 @@ Matrix parse_matrix(ml_record record) {
     const Header header = read_header(record, kKindMatrix);
     require(header.num_tensors == 1, "a matrix record has ", header.num_tensors, " tensors where 1 was expected");
     return read_matrix(record, header, 0, 16);
+}
+
+void dequantize_row(const Matrix &matrix, uint32_t row, float *out) {
+    const uint32_t r = row % kTileRows;
+    const size_t bytes = tile_bytes(matrix.scheme, matrix.group), codes = code_bytes(matrix.scheme);
+    const uint8_t *tile = matrix.tiles + size_t{row / kTileRows} * matrix.groups * bytes;
+    for (uint32_t begin = 0; begin < matrix.cols; begin += matrix.group, tile += bytes) {
+        const auto half = [&](size_t place) { // 0: the scale, 1: the minimum
+            uint16_t bits;
+            std::memcpy(&bits, tile + codes * (matrix.group / kGroup) + 2 * (place * kTileRows + r), sizeof bits);
+            return half_to_float(bits);
+        };
+        for (uint32_t i = 0; i < std::min(matrix.group, matrix.cols - begin); i++) {
+            const uint8_t *part = tile + i / kGroup * codes;
+            const uint32_t k = i % kGroup;
+            float &to = out[begin + i];
+            if (matrix.scheme == Scheme::float32) {
+                std::memcpy(&to, part + 4 * (k * 8 + r), sizeof to);
+            } else if (matrix.scheme == Scheme::int8) {
+                to = static_cast<float>(static_cast<int8_t>(part[k / 4 * 32 + r * 4 + k % 4])) * half(0);
+            } else {
+                const uint8_t byte = part[k % 16 / 4 * 32 + r * 4 + k % 4];
+                const float code = static_cast<float>(k < 16 ? byte & 15 : byte >> 4);
+                to = matrix.scheme == Scheme::int4 ? code * half(0) + half(1) : (code - 8.0f) * half(0);
+            }
+        }
+    }
 }
 
 } // namespace ml

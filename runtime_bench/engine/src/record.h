@@ -9,25 +9,28 @@
 namespace ml {
 
 constexpr uint32_t kTileRows = 8;
-constexpr uint32_t kGroup = 32;
+constexpr uint32_t kGroup = 32; // inputs that share a scale of the activations; a weight's group is a multiple of it
 
 enum class Scheme : uint32_t { vector = 0, float32 = 1, int4_symmetric = 2, int4 = 3, int8 = 4 };
 
-// Bytes of one tile of 8 rows by 32 inputs, scales and minimums included.
-constexpr size_t tile_bytes(Scheme scheme) {
-    switch (scheme) {
-    case Scheme::float32: return 1024;
-    case Scheme::int4_symmetric: return 128 + 16;
-    case Scheme::int4: return 128 + 16 + 16;
-    case Scheme::int8: return 256 + 16;
-    default: return 0;
-    }
+// Bytes of the codes of 8 rows by 32 inputs.
+constexpr size_t code_bytes(Scheme scheme) {
+    return scheme == Scheme::float32 ? 1024 : scheme == Scheme::int8 ? 256 : scheme == Scheme::vector ? 0 : 128;
+}
+
+// Bytes of one tile of 8 rows by one group of inputs: codes, then scales, then minimums.
+constexpr size_t tile_bytes(Scheme scheme, uint32_t group = kGroup) {
+    const size_t scales = scheme == Scheme::int4                                       ? 32
+                          : scheme == Scheme::int8 || scheme == Scheme::int4_symmetric ? 16
+                                                                                       : 0;
+    return code_bytes(scheme) * (group / kGroup) + scales;
 }
 
 struct Matrix {
     Scheme scheme{};
     uint32_t rows = 0, cols = 0;
-    uint32_t row_groups = 0, groups = 0; // rows / 8 and cols / 32, rounded up
+    uint32_t group = kGroup;             // inputs that share a scale: 32, 64 or 128
+    uint32_t row_groups = 0, groups = 0; // rows / 8 and cols / group, rounded up
     const uint8_t *tiles = nullptr;
     bool integer() const { return scheme != Scheme::float32; }
 };
@@ -42,5 +45,8 @@ struct Block {
 
 Block parse_block(ml_record record);
 Matrix parse_matrix(ml_record record);
+
+// One row of a matrix as float32, [cols].
+void dequantize_row(const Matrix &matrix, uint32_t row, float *out);
 
 } // namespace ml

@@ -23,7 +23,7 @@ uint64_t bytes_of(std::initializer_list<uint64_t> factors) {
 } // namespace
 
 KvMemory::KvMemory(const Model &model, uint32_t num_sequences) : kv_heads_(model.kv_heads), context_(model.context) {
-    slot_bytes_ = bytes_of({model.kv_heads, model.context, model.head_dim, model.kv_type == ML_KV_F16 ? 2u : 4u});
+    slot_bytes_ = bytes_of({model.kv_heads, model.context, kv_vector_bytes(model.kv_type, model.head_dim)});
     cache_bytes_ = bytes_of({slot_bytes_, model.num_slots});
     total_bytes_ = bytes_of({cache_bytes_, 2, num_sequences});
     void *mapped =
@@ -147,10 +147,13 @@ void ml_session::check(const ml_run_args &args) {
 void ml_session::run(const ml_run_args &args) {
     check(args);
     const uint32_t longest = std::max(1u, kChunk / args.num_sequences);
+    // Where a stage has full attention, the tokens of a call see each other and cannot be cut apart.
+    const bool causal =
+        std::all_of(model_->stages.begin(), model_->stages.end(), [](const StageSpec &stage) { return stage.causal; });
     uint32_t done = 0;
     try {
         while (done < args.count) {
-            const uint32_t count = std::min(longest, args.count - done);
+            const uint32_t count = causal ? std::min(longest, args.count - done) : args.count;
             run_chunk(args, done, count);
             done += count;
             for (const uint32_t sequence : running_) positions_[sequence] += count;
@@ -196,6 +199,7 @@ void ml_session::run_stage(const ml_run_args &run, size_t number, uint32_t done,
     args.sequences = sequences_.data();
     args.num_sequences = static_cast<uint32_t>(sequences_.size());
     args.kv_type = model_->kv_type;
+    args.full_attention = stage.causal ? 0 : 1;
     args.num_slots = stage.num_slots();
     args.capacity = model_->context;
     args.applied_loops = run.applied_loops ? applied_.at_least(running_.size() * count) : nullptr;

@@ -124,9 +124,16 @@ std::vector<const Kernels *> every_set() {
 
 uint16_t expected_half(float x) { return float_to_half(std::isnan(x) ? x : std::clamp(x, -65504.0f, 65504.0f)); }
 
+std::vector<uint16_t> to_halves(const Kernels &kernels, const std::vector<float> &values) {
+    std::vector<uint8_t> bytes(2 * values.size());
+    std::vector<uint16_t> halves(values.size());
+    kernels.kv_f16.store(values.data(), values.size(), bytes.data());
+    std::memcpy(halves.data(), bytes.data(), bytes.size());
+    return halves;
+}
+
 void test_halves(const Kernels &kernels) {
     std::vector<float> all(65536);
-    std::vector<uint16_t> converted(65536);
     int wrong = 0;
     for (uint32_t h = 0; h < 65536; h++) {
         all[h] = half_to_float(static_cast<uint16_t>(h));
@@ -138,7 +145,7 @@ void test_halves(const Kernels &kernels) {
         if ((h & 0x7FFFu) < 0x7C00u) wrong += all[h] != static_cast<float>(h & 0x8000u ? -magnitude : magnitude);
     }
     CHECK(wrong == 0);
-    kernels.to_f16(all.data(), converted.data(), all.size());
+    const std::vector<uint16_t> converted = to_halves(kernels, all);
     for (uint32_t h = 0; h < 65536; h++) wrong += converted[h] != expected_half(all[h]);
     CHECK(wrong == 0);
 
@@ -162,8 +169,7 @@ void test_halves(const Kernels &kernels) {
         values.push_back(value);
     }
     values.push_back(1.0f); // a tail behind the last whole vector
-    std::vector<uint16_t> out(values.size());
-    kernels.to_f16(values.data(), out.data(), values.size());
+    const std::vector<uint16_t> out = to_halves(kernels, values);
     for (size_t i = 0; i < values.size(); i++) wrong += out[i] != expected_half(values[i]);
     CHECK(wrong == 0);
 }
@@ -176,12 +182,10 @@ void test_halves_saturate(const Kernels &kernels) {
         for (const float value : beyond) {
             std::vector<float> values(size, value);
             for (size_t i = 1; i < size; i += 2) values[i] = -value;
-            std::vector<uint16_t> halves(size);
-            kernels.to_f16(values.data(), halves.data(), size);
+            const std::vector<uint16_t> halves = to_halves(kernels, values);
             for (size_t i = 0; i < size; i++) CHECK(halves[i] == (i % 2 ? 0xFBFF : 0x7BFF));
             values.assign(size, size % 2 ? NAN : -NAN);
-            kernels.to_f16(values.data(), halves.data(), size);
-            for (const uint16_t half : halves) CHECK((half & 0x7FFF) > 0x7C00);
+            for (const uint16_t half : to_halves(kernels, values)) CHECK((half & 0x7FFF) > 0x7C00);
         }
 }
 
@@ -190,9 +194,9 @@ void test_half_loads(const Kernels &kernels) {
     int wrong = 0;
     for (uint32_t h = 0; h < 65536; h += 8) {
         uint16_t keys[8] = {}, values[8];
-        float query[8] = {}, scores[8], out[8];
+        float query[8] = {}, out[8];
         for (uint32_t i = 0; i < 8; i++) values[i] = static_cast<uint16_t>(h + i);
-        kernels.attend_f16({query, keys, values, 1, 8, 1.0f, scores, out});
+        kernels.kv_f16.attend({query, keys, values, 1, 8, 1, 1.0f, out});
         for (uint32_t i = 0; i < 8; i++) {
             const float expected = half_to_float(values[i]);
             wrong += std::isnan(expected) ? !std::isnan(out[i]) : !(out[i] == expected);
@@ -307,8 +311,8 @@ void test_exponential(const Kernels &kernels) {
     worst = 0;
     for (float x = 0; x < 86; x += 0.041f) {
         const float query[8] = {1}, keys[16] = {0, 0, 0, 0, 0, 0, 0, 0, -x}, values[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1};
-        float scores[8], out[8];
-        kernels.attend_f32({query, keys, values, 2, 8, 1.0f, scores, out});
+        float out[8];
+        kernels.kv_f32.attend({query, keys, values, 2, 8, 1, 1.0f, out});
         const double e = std::exp(-double{x});
         worst = std::max(worst, std::fabs(out[0] / (e / (1 + e)) - 1));
     }
@@ -320,16 +324,17 @@ void test_exponential(const Kernels &kernels) {
 struct Weights {
     std::vector<uint8_t> tiles;
     Matrix matrix;
-    Weights(Scheme scheme, uint32_t rows, uint32_t groups) {
+    Weights(Scheme scheme, uint32_t rows, uint32_t groups, uint32_t group = kGroup) {
         matrix.scheme = scheme;
         matrix.rows = rows;
-        matrix.cols = groups * kGroup;
+        matrix.cols = groups * group;
+        matrix.group = group;
         matrix.row_groups = (rows + kTileRows - 1) / kTileRows;
         matrix.groups = groups;
-        const size_t size = tile_bytes(scheme);
+        const size_t size = tile_bytes(scheme, group);
         tiles.resize(size * matrix.row_groups * groups);
         for (size_t at = 0; at < tiles.size(); at += size) {
-            const size_t codes = scheme == Scheme::int8 ? 256 : 128;
+            const size_t codes = (scheme == Scheme::int8 ? 256 : 128) * (group / 32);
             if (scheme == Scheme::float32) {
                 for (size_t i = 0; i < 256; i++) store(at + 4 * i, uniform(-1, 1));
                 continue;
@@ -346,8 +351,9 @@ struct Weights {
 
     // By the formulas of docs/format.md.
     double weight(uint32_t row, uint32_t col) const {
-        const uint32_t r = row % 8, k = col % 32;
-        const uint8_t *tile = &tiles[(size_t{row / 8} * matrix.groups + col / 32) * tile_bytes(matrix.scheme)];
+        const uint32_t r = row % 8, k = col % 32, parts = matrix.group / 32, part = col % matrix.group / 32;
+        const uint8_t *tile =
+            &tiles[(size_t{row / 8} * matrix.groups + col / matrix.group) * tile_bytes(matrix.scheme, matrix.group)];
         const auto half = [&](size_t offset) {
             uint16_t bits;
             std::memcpy(&bits, tile + offset + 2 * r, 2);
@@ -358,18 +364,20 @@ struct Weights {
             std::memcpy(&value, tile + 4 * (8 * k + r), 4);
             return value;
         }
-        if (matrix.scheme == Scheme::int8) return static_cast<int8_t>(tile[32 * (k / 4) + 4 * r + k % 4]) * half(256);
-        const uint8_t byte = tile[32 * (k % 16 / 4) + 4 * r + k % 4];
+        if (matrix.scheme == Scheme::int8)
+            return static_cast<int8_t>(tile[256 * part + 32 * (k / 4) + 4 * r + k % 4]) * half(256 * parts);
+        const uint8_t byte = tile[128 * part + 32 * (k % 16 / 4) + 4 * r + k % 4];
         const int code = k < 16 ? byte & 15 : byte >> 4;
-        return matrix.scheme == Scheme::int4 ? code * half(128) + half(144) : (code - 8) * half(128);
+        return matrix.scheme == Scheme::int4 ? code * half(128 * parts) + half(128 * parts + 16)
+                                             : (code - 8) * half(128 * parts);
     }
 };
 
-void test_multiply(const Kernels &kernels, const Kernels &truth, Scheme scheme) {
+void test_multiply(const Kernels &kernels, const Kernels &truth, Scheme scheme, uint32_t group) {
     for (uint32_t rows = 1; rows <= 25; rows += rows < 10 ? 1 : 5) {
         for (size_t tokens = 1; tokens <= 9; tokens++) {
             const uint32_t groups = 1 + below(3);
-            const Weights w(scheme, rows, groups);
+            const Weights w(scheme, rows, groups, group);
             Rows a(tokens, w.matrix.cols);
             for (float &x : a.floats) x = uniform(-2, 2);
             truth.quantize(a.view, 0, tokens);
@@ -414,6 +422,22 @@ void test_multiply(const Kernels &kernels, const Kernels &truth, Scheme scheme) 
     }
 }
 
+void test_dequantize_row() {
+    for (const Scheme scheme : {Scheme::float32, Scheme::int4, Scheme::int4_symmetric, Scheme::int8})
+        for (const uint32_t group : {32u, 64u, 128u}) {
+            if (group > 32 && scheme == Scheme::float32) continue;
+            const Weights w(scheme, 11, 3, group);
+            std::vector<float> row(w.matrix.cols);
+            for (uint32_t i = 0; i < 11; i++) {
+                dequantize_row(w.matrix, i, row.data());
+                double worst = 0;
+                for (uint32_t c = 0; c < w.matrix.cols; c++)
+                    worst = std::max(worst, std::fabs(row[c] - w.weight(i, c)));
+                CHECK(worst < 1e-5);
+            }
+        }
+}
+
 // The extreme codes: the largest sums that the 16-bit steps of a fast kernel have to hold.
 void test_extreme_codes(const Kernels &kernels, const Kernels &truth) {
     for (const Scheme scheme : {Scheme::int4, Scheme::int4_symmetric, Scheme::int8})
@@ -444,44 +468,113 @@ void test_extreme_codes(const Kernels &kernels, const Kernels &truth) {
 
 // -- attention ------------------------------------------------------------------------------------
 
+constexpr ml_kv_type kKvTypes[] = {ML_KV_F32, ML_KV_F16, ML_KV_I8};
+
+// What a cached vector holds, by the formulas of docs/format.md.
+double cached(ml_kv_type type, const uint8_t *vector, uint32_t head_dim, uint32_t i) {
+    uint16_t half;
+    float value;
+    if (type == ML_KV_F32) {
+        std::memcpy(&value, vector + 4 * i, 4);
+        return value;
+    }
+    std::memcpy(&half, type == ML_KV_F16 ? vector + 2 * i : vector + head_dim + 2 * (i / 32), 2);
+    return type == ML_KV_F16 ? half_to_float(half) : half_to_float(half) * static_cast<int8_t>(vector[i]);
+}
+
+struct Cache {
+    ml_kv_type type;
+    uint32_t head_dim;
+    size_t vector_bytes;
+    std::vector<uint8_t> bytes;
+    Cache(const Kernels &kernels, ml_kv_type type, uint32_t length, uint32_t head_dim, float size)
+        : type(type), head_dim(head_dim), vector_bytes(kv_vector_bytes(type, head_dim)), bytes(length * vector_bytes) {
+        for (uint32_t t = 0; t < length; t++)
+            kernels.kv(type).store(random_floats(head_dim, size).data(), head_dim, &bytes[t * vector_bytes]);
+    }
+    double at(size_t t, uint32_t i) const { return cached(type, &bytes[t * vector_bytes], head_dim, i); }
+};
+
+// One query head over the whole length, in double precision, in the textbook's order.
+std::vector<double> naive_attention(const float *query, const Cache &keys, const Cache &values, uint32_t length,
+                                    float scale) {
+    const uint32_t dim = keys.head_dim;
+    std::vector<double> weight(length), out(dim);
+    double largest = -INFINITY, total = 0;
+    for (uint32_t t = 0; t < length; t++) {
+        for (uint32_t i = 0; i < dim; i++) weight[t] += query[i] * keys.at(t, i);
+        weight[t] *= scale;
+        largest = std::max(largest, weight[t]);
+    }
+    for (double &x : weight) total += x = std::exp(x - largest);
+    for (uint32_t t = 0; t < length; t++)
+        for (uint32_t i = 0; i < dim; i++) out[i] += weight[t] / total * values.at(t, i);
+    return out;
+}
+
+// `size` of keys: at 2 all weights count, at 60 the largest score moves from block to block and most weights vanish.
+void check_attention(const Kernels &kernels, const Kernels &truth, ml_kv_type type, uint32_t dim, uint32_t length,
+                     uint32_t heads, float size) {
+    const std::vector<float> query = random_floats(size_t{heads} * dim);
+    const Cache keys(kernels, type, length, dim, size), values(kernels, type, length, dim, 2);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    std::vector<float> out(query.size(), NAN), expected(query.size()), alone(query.size());
+    const auto run = [&](const Kernels &set, uint32_t first, uint32_t count, std::vector<float> &to) {
+        set.kv(type).attend({&query[size_t{first} * dim], keys.bytes.data(), values.bytes.data(), length, dim, count,
+                             scale, &to[size_t{first} * dim]});
+    };
+    run(kernels, 0, heads, out);
+    run(truth, 0, heads, expected);
+    CHECK(same_bits(out, expected));
+    for (uint32_t h = 0; h < heads; h++) run(kernels, h, 1, alone); // who shares the pass changes nothing
+    CHECK(same_bits(out, alone));
+    double worst = 0;
+    for (uint32_t h = 0; h < heads; h++) {
+        const std::vector<double> naive = naive_attention(&query[size_t{h} * dim], keys, values, length, scale);
+        for (uint32_t i = 0; i < dim; i++) worst = std::max(worst, std::fabs(naive[i] - out[size_t{h} * dim + i]));
+    }
+    CHECK(worst < (size > 10 ? 5e-4 : 1e-5)); // scores of some hundreds have float32 steps of 3e-5
+}
+
 void test_attention(const Kernels &kernels, const Kernels &truth) {
-    for (const uint32_t dim : {8u, 10u, 16u, 20u, 52u, 64u, 80u})
-        for (uint32_t length = 1; length <= 40; length++) {
-            const std::vector<float> query = random_floats(dim);
-            std::vector<float> keys = random_floats(size_t{length} * dim), values = random_floats(size_t{length} * dim);
-            std::vector<uint16_t> half_keys(keys.size()), half_values(values.size());
-            for (size_t i = 0; i < keys.size(); i++) {
-                half_keys[i] = float_to_half(keys[i]);
-                half_values[i] = float_to_half(values[i]);
-            }
-            const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-            for (const bool half : {false, true}) {
-                std::vector<float> scores((length + 7) / 8 * 8), out(dim), expected(dim);
-                const void *k = half ? static_cast<const void *>(half_keys.data()) : keys.data();
-                const void *v = half ? static_cast<const void *>(half_values.data()) : values.data();
-                const auto run = [&](const Kernels &set, std::vector<float> &to) {
-                    const AttentionArgs args{query.data(), k, v, length, dim, scale, scores.data(), to.data()};
-                    (half ? set.attend_f16 : set.attend_f32)(args);
-                };
-                run(kernels, out);
-                run(truth, expected);
-                CHECK(same_bits(out, expected));
-                std::vector<double> weight(length), naive(dim);
-                double largest = -INFINITY, total = 0, worst = 0;
-                const auto key = [&](size_t i) { return double{half ? half_to_float(half_keys[i]) : keys[i]}; };
-                const auto value = [&](size_t i) { return double{half ? half_to_float(half_values[i]) : values[i]}; };
-                for (uint32_t t = 0; t < length; t++) {
-                    for (uint32_t i = 0; i < dim; i++) weight[t] += query[i] * key(size_t{t} * dim + i);
-                    weight[t] *= scale;
-                    largest = std::max(largest, weight[t]);
-                }
-                for (double &x : weight) total += x = std::exp(x - largest);
-                for (uint32_t t = 0; t < length; t++)
-                    for (uint32_t i = 0; i < dim; i++) naive[i] += weight[t] / total * value(size_t{t} * dim + i);
-                for (uint32_t i = 0; i < dim; i++) worst = std::max(worst, std::fabs(naive[i] - out[i]));
-                CHECK(worst < 1e-5);
-            }
+    for (const ml_kv_type type : kKvTypes) {
+        for (const uint32_t dim : {8u, 10u, 16u, 20u, 32u, 52u, 64u, 80u})
+            for (uint32_t length = 1; length <= 100; length += length < 40 ? 1 : 7)
+                check_attention(kernels, truth, type, dim, length, 1 + length % 3, length % 2 ? 2.0f : 60.0f);
+        for (uint32_t heads = 1; heads <= 19; heads++) check_attention(kernels, truth, type, 64, 70, heads, 2);
+        check_attention(kernels, truth, type, 64, 1000, 4, 2);
+    }
+}
+
+void test_kv_vector_bytes() {
+    CHECK(ml_kv_vector_bytes(ML_KV_F32, 64) == 256 && ml_kv_vector_bytes(ML_KV_F16, 64) == 128);
+    CHECK(ml_kv_vector_bytes(ML_KV_I8, 64) == 68 && ml_kv_vector_bytes(ML_KV_I8, 66) == 72);
+    CHECK(ml_kv_vector_bytes(ML_KV_I8, 0) == 0 && ml_kv_vector_bytes(ML_KV_I8, 4097) == 0);
+    CHECK(ml_kv_vector_bytes(4, 64) == 0);
+}
+
+void test_byte_cache(const Kernels &kernels, const Kernels &truth) {
+    const auto stored = [&](const Kernels &set, const std::vector<float> &x) {
+        std::vector<uint8_t> bytes(kv_vector_bytes(ML_KV_I8, x.size()));
+        set.kv_i8.store(x.data(), x.size(), bytes.data());
+        return bytes;
+    };
+    for (uint32_t dim = 2; dim <= 100; dim += 2)
+        for (const float size : {1.0f, 1e-3f, 1e-6f, 0.0f}) {
+            const std::vector<float> x = random_floats(dim, size);
+            const std::vector<uint8_t> bytes = stored(kernels, x);
+            CHECK(bytes == stored(truth, x));
+            double worst = 0;
+            for (uint32_t i = 0; i < dim; i++)
+                worst = std::max(worst, std::fabs(cached(ML_KV_I8, bytes.data(), dim, i) - x[i]));
+            CHECK(worst <= double{size} / 127 * 0.505 + 127 * std::ldexp(1, -25)); // half a step, of a rounded scale
         }
+    std::vector<float> odd(40, 1.0f);
+    odd[1] = NAN, odd[2] = INFINITY, odd[3] = -INFINITY, odd[34] = 3e38f, odd[35] = -1e-42f;
+    const std::vector<uint8_t> bytes = stored(kernels, odd);
+    for (uint32_t i = 0; i < 40; i++) CHECK(std::isfinite(cached(ML_KV_I8, bytes.data(), 40, i)));
+    CHECK(static_cast<int8_t>(bytes[2]) == 127 && static_cast<int8_t>(bytes[3]) == -127);
+    CHECK(static_cast<int8_t>(bytes[34]) == 127 && bytes[35] == 0);
 }
 
 void test_read(const Kernels &kernels, const Kernels &truth) {
@@ -735,7 +828,7 @@ constexpr uint32_t kHidden = 32, kInner = 64, kHeads = 2, kKvHeads = 1, kHeadDim
 struct Tensor {
     uint32_t role;
     Scheme scheme;
-    uint32_t rows, cols;
+    uint32_t rows, cols, group = kGroup;
 };
 
 std::vector<uint8_t> make_record(uint32_t kind, const std::vector<Tensor> &tensors) {
@@ -757,13 +850,14 @@ std::vector<uint8_t> make_record(uint32_t kind, const std::vector<Tensor> &tenso
             data.resize(size_t{t.cols} * 4);
             for (uint32_t c = 0; c < t.cols; c++) put(data, size_t{4} * c, uniform(0.5f, 1.5f));
         } else {
-            data = Weights(t.scheme, t.rows, t.cols / kGroup).tiles;
+            data = Weights(t.scheme, t.rows, t.cols / t.group, t.group).tiles;
         }
         const size_t entry = 64 + 32 * i, offset = bytes.size();
         bytes.insert(bytes.end(), data.begin(), data.end());
         bytes.resize((bytes.size() + 63) / 64 * 64);
         put(bytes, entry, t.role);
-        put(bytes, entry + 4, static_cast<uint32_t>(t.scheme));
+        put(bytes, entry + 4, static_cast<uint32_t>(t.scheme) | (t.group == 32 ? 0 : t.group << 16));
+        if (t.group != 32) put(bytes, 4, 2u);
         put(bytes, entry + 8, t.rows);
         put(bytes, entry + 12, t.cols);
         put(bytes, entry + 16, static_cast<uint64_t>(offset));
@@ -773,7 +867,8 @@ std::vector<uint8_t> make_record(uint32_t kind, const std::vector<Tensor> &tenso
     return bytes;
 }
 
-std::vector<uint8_t> make_block(Scheme scheme) {
+// `inner_group` is the group of the only matrix wide enough for another than 32.
+std::vector<uint8_t> make_block(Scheme scheme, uint32_t inner_group = kGroup) {
     const uint32_t query = kHeads * kHeadDim, kv = kKvHeads * kHeadDim;
     return make_record(1, {{0, Scheme::vector, 1, kHidden},
                            {1, scheme, query, kHidden},
@@ -783,7 +878,7 @@ std::vector<uint8_t> make_block(Scheme scheme) {
                            {5, Scheme::vector, 1, kHidden},
                            {6, scheme, kInner, kHidden},
                            {7, scheme, kInner, kHidden},
-                           {8, scheme, kHidden, kInner}});
+                           {8, scheme, kHidden, kInner, inner_group}});
 }
 
 std::vector<uint8_t> make_matrix(Scheme scheme) { return make_record(2, {{16, scheme, kVocab, kHidden}}); }
@@ -858,6 +953,40 @@ void test_records() {
         passed++; // reaching this line is the point
     }
     ml_context_destroy(context);
+}
+
+void test_record_groups() {
+    const auto refused = [](std::vector<uint8_t> bytes, const char *words) {
+        return refuses([&] { parse_matrix({bytes.data(), bytes.size()}); }, words);
+    };
+    for (const uint32_t group : {64u, 128u}) {
+        const std::vector<uint8_t> good = make_record(2, {{16, Scheme::int4, kVocab, 256, group}});
+        const Matrix matrix = parse_matrix({good.data(), good.size()});
+        CHECK(matrix.group == group && matrix.groups == 256 / group && matrix.cols == 256);
+        std::vector<uint8_t> bad = good;
+        put(bad, 4, 1u);
+        CHECK(refused(bad, "of record version 1 does not have"));
+        put(bad, 4, 3u);
+        CHECK(refused(bad, "a record has version 3"));
+        put(bad, 4, 2u);
+        for (const uint32_t wrong : {1u, 32u, 96u, 256u, 65535u}) {
+            put(bad, 64 + 4, 3u | wrong << 16);
+            CHECK(refused(bad, "has groups of"));
+        }
+        put(bad, 64 + 4, 3u | (192 - group) << 16);
+        CHECK(refused(bad, "bytes where"));
+        put(bad, 64 + 4, 1u | group << 16);
+        CHECK(refused(bad, "has groups of"));
+        put(bad, 64 + 4, 3u | group << 16);
+        CHECK(!refused(bad, ""));
+        put(bad, 64 + 12, 256 - 32u);
+        CHECK(refused(bad, "not a multiple of the group"));
+    }
+    std::vector<uint8_t> norm = make_block(Scheme::int4);
+    put(norm, 4, 2u);
+    CHECK(!refuses([&] { parse_block({norm.data(), norm.size()}); }));
+    put(norm, 64 + 4, 64u << 16);
+    CHECK(refuses([&] { parse_block({norm.data(), norm.size()}); }, "the norm in tensor 0"));
 }
 
 // -- the C interface ------------------------------------------------------------------------------
@@ -936,7 +1065,9 @@ void test_loop_arguments() {
         [](ml_loop_args &a) { a.num_slots = 1; },
         [](ml_loop_args &a) { a.num_slots = 0xFFFFFFFF; },
         [](ml_loop_args &a) { a.capacity = 0xFFFFFFFF; },
-        [](ml_loop_args &a) { a.kv_type = static_cast<ml_kv_type>(8); },
+        [](ml_loop_args &a) { a.kv_type = 4; },
+        [](ml_loop_args &a) { a.kv_type = 0xFFFFFFFF; },
+        [](ml_loop_args &a) { a.full_attention = 2; },
     };
     for (const auto &change : wrong) {
         args = good();
@@ -961,36 +1092,41 @@ void test_loop_arguments() {
 // A stage of two blocks over two sequences, and everything that a call of it reads and writes.
 struct LoopWorld {
     static constexpr uint32_t kBlocks = 2, kLoops = 4, kSequences = 2, kTokens = 5, kCapacity = 8;
-    static constexpr size_t kRows = size_t{kSequences} * kTokens,
-                            kCache = kBlocks * kLoops * kKvHeads * kCapacity * kHeadDim;
-    std::vector<uint8_t> bytes[kBlocks] = {make_block(Scheme::float32), make_block(Scheme::int8)};
+    static constexpr size_t kRows = size_t{kSequences} * kTokens;
+    std::vector<uint8_t> bytes[kBlocks] = {make_block(Scheme::float32), make_block(Scheme::int8, 64)};
     std::vector<ml_record> blocks{{bytes[0].data(), bytes[0].size()}, {bytes[1].data(), bytes[1].size()}};
     std::vector<float> input = random_floats(kRows * kHidden), norm = random_floats(kHidden),
                        gate = random_floats(kHidden, 0.3f);
-    bool normed = false;
+    bool normed = false, full_attention = false;
     float damping = 1;
+    ml_kv_type kv_type = ML_KV_F32;
 
     struct Outcome {
-        std::vector<float> hidden, keys, values;
+        std::vector<float> hidden;
+        std::vector<uint8_t> keys, values;
         std::vector<uint32_t> applied;
     };
     Outcome outcome() const {
-        const std::vector<float> cache(kSequences * kCache);
+        const std::vector<uint8_t> cache(kSequences * cache_bytes());
         return {input, cache, cache, std::vector<uint32_t>(kRows)};
     }
     static uint32_t position_of(uint32_t sequence) { return sequence == 0 ? 0 : 2; }
+    size_t vector_bytes() const { return kv_vector_bytes(kv_type, kHeadDim); }
+    size_t slot_bytes() const { return kKvHeads * kCapacity * vector_bytes(); }
+    size_t cache_bytes() const { return kBlocks * kLoops * slot_bytes(); } // of one sequence
 
-    // Runs tokens of one sequence, or of all, from slot `first_slot` on.
-    void call(ml_context *context, Outcome &to, const ml_halting &halting, uint32_t loops,
-              uint32_t filled_loops) const {
+    // One call over `count` sequences from `first` on.
+    void call(ml_context *context, Outcome &to, const ml_halting &halting, uint32_t loops, uint32_t filled_loops,
+              uint32_t first = 0, uint32_t count = kSequences) const {
         std::vector<ml_sequence> sequences;
-        for (uint32_t s = 0; s < kSequences; s++)
-            sequences.push_back({&to.keys[s * kCache], &to.values[s * kCache], kCache * sizeof(float), position_of(s)});
+        for (uint32_t s = first; s < first + count; s++)
+            sequences.push_back(
+                {&to.keys[s * cache_bytes()], &to.values[s * cache_bytes()], cache_bytes(), position_of(s)});
         ml_loop_args args = arguments(sequences, loops, kTokens, kBlocks * kLoops);
-        args.hidden_in = args.hidden_out = to.hidden.data();
+        args.hidden_in = args.hidden_out = &to.hidden[size_t{first} * kTokens * kHidden];
         args.halting = halting;
         args.filled_loops = filled_loops;
-        args.applied_loops = to.applied.data();
+        args.applied_loops = &to.applied[first * kTokens];
         CHECK(ml_loop(context, &args) == ML_OK);
     }
     ml_loop_args arguments(const std::vector<ml_sequence> &sequences, uint32_t loops, uint32_t tokens,
@@ -1006,7 +1142,8 @@ struct LoopWorld {
         args.tokens = tokens;
         args.sequences = sequences.data();
         args.num_sequences = static_cast<uint32_t>(sequences.size());
-        args.kv_type = ML_KV_F32;
+        args.kv_type = kv_type;
+        args.full_attention = full_attention;
         args.num_slots = slots;
         args.capacity = kCapacity;
         return args;
@@ -1016,18 +1153,18 @@ struct LoopWorld {
     // nothing of halting; then the keys and values of the last loop are copied by hand.
     void step_by_step(ml_context *context, Outcome &to, const ml_halting &halting, uint32_t loops,
                       uint32_t filled_loops) const {
-        constexpr size_t slot = kKvHeads * kCapacity * kHeadDim;
+        const size_t slot = slot_bytes(), cache_size = cache_bytes();
         for (uint32_t row = 0; row < kRows; row++) {
             const uint32_t s = row / kTokens, position = position_of(s) + row % kTokens;
-            float *state = &to.hidden[row * kHidden], *keys = &to.keys[s * kCache], *values = &to.values[s * kCache];
+            float *state = &to.hidden[row * kHidden];
+            uint8_t *keys = &to.keys[s * cache_size], *values = &to.values[s * cache_size];
             double survival = 1;
             bool halted = false;
             uint32_t &applied = to.applied[row];
             for (applied = 0; applied < loops && !halted; applied++) {
                 const std::vector<float> before(state, state + kHidden);
                 const size_t first = applied * kBlocks * slot;
-                const std::vector<ml_sequence> one{
-                    {keys + first, values + first, kBlocks * slot * sizeof(float), position}};
+                const std::vector<ml_sequence> one{{keys + first, values + first, kBlocks * slot, position}};
                 ml_loop_args args = arguments(one, 1, 1, kBlocks);
                 args.hidden_in = args.hidden_out = state;
                 CHECK(ml_loop(context, &args) == ML_OK);
@@ -1049,30 +1186,34 @@ struct LoopWorld {
             }
             for (uint32_t loop = applied; loop < filled_loops; loop++)
                 for (uint32_t place = 0; place < kBlocks; place++)
-                    for (std::vector<float> *cache : {&to.keys, &to.values})
+                    for (uint8_t *cache : {keys, values})
                         for (size_t head = 0; head < kKvHeads; head++) {
-                            const size_t at = s * kCache + (head * kCapacity + position) * kHeadDim;
-                            const auto from = cache->begin() + static_cast<std::ptrdiff_t>(
-                                                                   at + ((applied - 1) * kBlocks + place) * slot);
-                            std::copy(from, from + kHeadDim,
-                                      cache->begin() +
-                                          static_cast<std::ptrdiff_t>(at + (loop * kBlocks + place) * slot));
+                            uint8_t *at = cache + (head * kCapacity + position) * vector_bytes();
+                            std::copy_n(at + ((applied - 1) * kBlocks + place) * slot, vector_bytes(),
+                                        at + (loop * kBlocks + place) * slot);
                         }
         }
     }
 };
 
-void test_halting() {
-    LoopWorld world;
-    ml_context *one = nullptr;
-    CHECK(ml_context_create(1, &one) == ML_OK);
-    std::vector<ml_halting> rules = {{ML_HALT_NONE, 0, 0, nullptr, 0}, {ML_HALT_COSINE, 1, 9, nullptr, 0}};
+std::vector<ml_halting> rules_that_divide(const LoopWorld &world) {
+    std::vector<ml_halting> rules;
     for (const double threshold : {0.1, 0.2, 0.4, 0.8})
         for (const uint32_t least : {1u, 2u}) {
             rules.push_back({ML_HALT_LATENT_DIFFERENCE, least, threshold, nullptr, 0});
             rules.push_back({ML_HALT_COSINE, least, threshold / 5, nullptr, 0});
             rules.push_back({ML_HALT_EXIT_GATE, least, 1 - threshold, world.gate.data(), -0.5f});
         }
+    return rules;
+}
+
+void test_halting() {
+    LoopWorld world;
+    ml_context *one = nullptr;
+    CHECK(ml_context_create(1, &one) == ML_OK);
+    std::vector<ml_halting> rules = rules_that_divide(world);
+    rules.push_back({ML_HALT_NONE, 0, 0, nullptr, 0});
+    rules.push_back({ML_HALT_COSINE, 1, 9, nullptr, 0});
     int divided = 0; // cases in which some rows halt before others
     for (const uint32_t threads : {1u, 3u}) {
         ml_context *context = nullptr;
@@ -1080,6 +1221,7 @@ void test_halting() {
         for (const ml_halting &rule : rules)
             for (const bool normed : {false, true})
                 for (const uint32_t loops : {LoopWorld::kLoops, LoopWorld::kLoops - 1}) {
+                    world.kv_type = normed ? ML_KV_I8 : loops == LoopWorld::kLoops ? ML_KV_F32 : ML_KV_F16;
                     world.normed = normed;
                     world.damping = loops == LoopWorld::kLoops ? 1 : 0.5f;
                     LoopWorld::Outcome found = world.outcome(), expected = world.outcome();
@@ -1087,7 +1229,7 @@ void test_halting() {
                     world.step_by_step(one, expected, rule, loops, LoopWorld::kLoops);
                     CHECK(found.applied == expected.applied);
                     CHECK(same_bits(found.hidden, expected.hidden));
-                    CHECK(same_bits(found.keys, expected.keys) && same_bits(found.values, expected.values));
+                    CHECK(found.keys == expected.keys && found.values == expected.values);
                     const auto [least, most] = std::minmax_element(found.applied.begin(), found.applied.end());
                     CHECK(*least >= 1 && *most <= loops);
                     divided += *least < *most;
@@ -1095,6 +1237,94 @@ void test_halting() {
         ml_context_destroy(context);
     }
     CHECK(divided >= 20);
+    ml_context_destroy(one);
+}
+
+// One block over `tokens` rows in calls of `split` tokens; [tokens, kHidden].
+std::vector<float> looped(ml_record block, uint32_t threads, ml_kv_type type, uint32_t tokens, uint32_t split,
+                          bool full) {
+    ml_context *context = nullptr;
+    CHECK(ml_context_create(threads, &context) == ML_OK);
+    std::vector<float> hidden(size_t{tokens} * kHidden);
+    for (size_t i = 0; i < hidden.size(); i++) hidden[i] = std::sin(static_cast<float>(i * i % 1009));
+    std::vector<uint8_t> keys(size_t{kKvHeads} * tokens * kv_vector_bytes(type, kHeadDim)), values(keys.size());
+    for (uint32_t at = 0; at < tokens; at += split) {
+        const ml_sequence sequence{keys.data(), values.data(), keys.size(), at};
+        ml_loop_args args{};
+        args.blocks = &block;
+        args.num_blocks = args.loops = args.num_slots = 1;
+        args.damping = 1;
+        args.hidden_in = args.hidden_out = &hidden[size_t{at} * kHidden];
+        args.hidden_size = kHidden;
+        args.tokens = std::min(split, tokens - at);
+        args.sequences = &sequence;
+        args.num_sequences = 1;
+        args.kv_type = type;
+        args.full_attention = full;
+        args.capacity = tokens;
+        CHECK(ml_loop(context, &args) == ML_OK);
+    }
+    ml_context_destroy(context);
+    return hidden;
+}
+
+void test_attention_of_a_call() {
+    const std::vector<uint8_t> bytes = make_block(Scheme::float32);
+    const ml_record block{bytes.data(), bytes.size()};
+    constexpr uint32_t kTokens = 37;
+    for (const ml_kv_type type : kKvTypes) {
+        const std::vector<float> whole = looped(block, 1, type, kTokens, kTokens, false);
+        const std::vector<float> full = looped(block, 1, type, kTokens, kTokens, true);
+        for (const uint32_t threads : {1u, 2u, 3u}) {
+            for (const uint32_t split : {1u, 5u, kTokens})
+                CHECK(same_bits(looped(block, threads, type, kTokens, split, false), whole));
+            CHECK(same_bits(looped(block, threads, type, kTokens, kTokens, true), full));
+        }
+        // The last token sees the same either way, the first does not; one token at a time there is no difference.
+        const auto row = [](const std::vector<float> &hidden, size_t t) {
+            return std::vector<float>(hidden.begin() + static_cast<std::ptrdiff_t>(t * kHidden),
+                                      hidden.begin() + static_cast<std::ptrdiff_t>((t + 1) * kHidden));
+        };
+        CHECK(same_bits(row(full, kTokens - 1), row(whole, kTokens - 1)));
+        CHECK(!same_bits(row(full, 0), row(whole, 0)));
+        CHECK(same_bits(looped(block, 1, type, kTokens, 1, true), whole));
+    }
+}
+
+// Sequences that share a call see nothing of each other, whatever the call does besides.
+void test_a_batch_that_uses_everything() {
+    LoopWorld world;
+    world.normed = true;
+    std::vector<ml_halting> rules = rules_that_divide(world);
+    rules.push_back({ML_HALT_NONE, 0, 0, nullptr, 0});
+    ml_context *one = nullptr;
+    CHECK(ml_context_create(1, &one) == ML_OK);
+    int divided = 0, seen_later = 0;
+    for (const uint32_t threads : {1u, 3u}) {
+        ml_context *context = nullptr;
+        CHECK(ml_context_create(threads, &context) == ML_OK);
+        for (const ml_kv_type type : kKvTypes)
+            for (const ml_halting &rule : rules) {
+                world.kv_type = type;
+                LoopWorld::Outcome causal = world.outcome();
+                world.full_attention = false;
+                world.call(context, causal, rule, LoopWorld::kLoops, LoopWorld::kLoops);
+                world.full_attention = true;
+                LoopWorld::Outcome found = world.outcome(), expected = world.outcome();
+                world.call(context, found, rule, LoopWorld::kLoops, LoopWorld::kLoops);
+                for (uint32_t s = 0; s < LoopWorld::kSequences; s++)
+                    world.call(one, expected, rule, LoopWorld::kLoops, LoopWorld::kLoops, s, 1);
+                CHECK(found.applied == expected.applied);
+                CHECK(same_bits(found.hidden, expected.hidden));
+                CHECK(found.keys == expected.keys && found.values == expected.values);
+                const auto [least, most] = std::minmax_element(found.applied.begin(), found.applied.end());
+                divided += *least < *most;
+                seen_later += !same_bits(found.hidden, causal.hidden);
+            }
+        ml_context_destroy(context);
+    }
+    CHECK(divided >= 20);
+    CHECK(seen_later == static_cast<int>(2 * std::size(kKvTypes) * rules.size()));
     ml_context_destroy(one);
 }
 
@@ -1245,6 +1475,7 @@ void test_artifacts() {
     CHECK(runs(swapped("\"loop_end_norm\":false", "\"loop_end_norm\":true")));
     CHECK(
         runs(swapped("\"rule\":\"none\",\"threshold\":0.0", "\"rule\":\"cosine\",\"threshold\":0.5,\"min_loops\":2")));
+    CHECK(runs(swapped("\"causal\":true", "\"causal\":false")));
     const char *const wrong[][2] = {
         {"\"blocks\":[0]", "\"blocks\":[1]"},
         {"\"blocks\":[0]", "\"blocks\":[]"},
@@ -1266,7 +1497,6 @@ void test_artifacts() {
         {"\"threshold\":0.0", "\"threshold\":0.0,\"min_loops\":0"},
         {"\"threshold\":0.0", "\"threshold\":0.0,\"min_loops\":4"},
         {"\"kind\":\"own\"", "\"kind\":\"last\""},
-        {"\"causal\":true", "\"causal\":false"},
         {"\"noise\":false", "\"noise\":true"},
         {"\"low_rank\":0", "\"low_rank\":8"},
     };
@@ -1283,9 +1513,11 @@ void test_artifacts() {
     CHECK(!runs(make_artifact(metadata(""))));
     CHECK(!runs(make_artifact("[]")));
     CHECK(!runs(make_artifact("{\"format_version\":3}")));
-    std::string bits = metadata(kStage);
-    bits.replace(bits.find("\"kv_bits\":16"), 12, "\"kv_bits\":24");
-    CHECK(!runs(make_artifact(bits)));
+    for (const char *bits : {"8", "16", "32", "24", "4", "0"}) {
+        std::string info = metadata(kStage);
+        info.replace(info.find("\"kv_bits\":16") + 10, 2, bits);
+        CHECK(runs(make_artifact(info)) == (bits[0] == '8' || bits[1] == '6' || bits[0] == '3'));
+    }
     std::string many; // more slots than a file may ask for, in numbers that wrap 32 bits when multiplied
     for (int i = 0; i < 4096; i++) many += i ? ",0" : "0";
     std::string stage = kStage;
@@ -1607,6 +1839,8 @@ int main() {
         test_a_fork_goes_on_as_the_original();
         test_halting();
         test_loops_per_token();
+        test_attention_of_a_call();
+        test_a_batch_that_uses_everything();
         if (kThreadsOnly) continue;
         test_halves(*set);
         test_halves_saturate(*set);
@@ -1615,11 +1849,16 @@ int main() {
         test_quantize(*set, truth);
         test_silu(*set, truth);
         test_exponential(*set);
-        for (const Scheme scheme : kSchemes) test_multiply(*set, truth, scheme);
+        for (const Scheme scheme : kSchemes)
+            for (const uint32_t group : {32u, 64u, 128u})
+                if (group == 32 || scheme != Scheme::float32) test_multiply(*set, truth, scheme, group);
+        test_dequantize_row();
         test_extreme_codes(*set, truth);
         test_attention(*set, truth);
+        test_byte_cache(*set, truth);
         test_read(*set, truth);
         test_records();
+        test_record_groups();
         test_a_half_cache_holds_large_values();
         test_artifacts();
         test_null_pointers();
@@ -1632,6 +1871,7 @@ int main() {
     test_narrow_where_threads_stall();
     test_threads_that_cannot_be_started();
     test_scratch_after_a_failed_growth();
+    test_kv_vector_bytes();
     test_json();
     test_sessions_in_threads();
     std::printf("%d passed, %d failed\n", passed, failed);
