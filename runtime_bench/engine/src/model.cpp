@@ -42,9 +42,9 @@ MappedFile::MappedFile(const std::string &path) {
     require(known, path, " is empty or not a regular file");
     require(mapped != MAP_FAILED, path, " cannot be mapped: ", std::strerror(reason));
 #if defined(MADV_HUGEPAGE)
-    // Where the file system keeps large pages (Linux 6.16 with ext4, XFS), a file that is not in the page cache yet comes
-    // in by 2 MB: still clean pages of the file, with a 512th of the address translations (docs/lab-log.md). Elsewhere
-    // this does nothing.
+    // Where the file system keeps large pages (Linux 6.16 with ext4, XFS), a file that is not in the page cache yet
+    // comes in by 2 MB: still clean pages of the file, with a 512th of the address translations (docs/lab-log.md).
+    // Elsewhere this does nothing.
     madvise(mapped, static_cast<size_t>(status.st_size), MADV_HUGEPAGE);
 #endif
     data_ = static_cast<const uint8_t *>(mapped);
