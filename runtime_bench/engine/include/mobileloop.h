@@ -122,9 +122,19 @@ ML_API const char *ml_available_kernels(void);
 /* Bytes of one cached vector of an ml_kv_type; 0 for another type or a head_dim outside 1 to 4096. */
 ML_API uint64_t ml_kv_vector_bytes(uint32_t type, uint32_t head_dim);
 
+/* How what is read next (`next` of a loop call) is brought towards the cache while a stage runs for the last time. It
+ * acts on single rows of stages that loop, and changes no result. */
+typedef enum {
+    ML_STREAM_OFF = 0,
+    ML_STREAM_PREFETCH = 1, /* computing threads ask for it with prefetch instructions, a few lines at every tile */
+    ML_STREAM_CORE = 2      /* stream_threads of the threads do nothing but read it into the shared cache */
+} ml_stream;
+
 ML_API ml_status ml_context_create(uint32_t threads, ml_context **out);
 ML_API void ml_context_destroy(ml_context *context);
 ML_API uint32_t ml_context_threads(const ml_context *context);
+/* mode is an ml_stream, OFF at first; stream_threads is for CORE, at least 1 and below the number of threads. */
+ML_API ml_status ml_context_stream(ml_context *context, uint32_t mode, uint32_t stream_threads);
 
 /* tokens [count] int64 -> out [count, hidden] float32. */
 ML_API ml_status ml_embed(ml_context *context, ml_record embedding, const int64_t *tokens, uint32_t count, float *out,
@@ -177,6 +187,12 @@ ML_API ml_status ml_session_reset(ml_session *session, uint32_t loops);
 ML_API ml_status ml_session_reset_sequence(ml_session *session, uint32_t sequence);
 /* Tokens that a sequence has run; 0 for a sequence that the session lacks. */
 ML_API uint32_t ml_session_position(const ml_session *session, uint32_t sequence);
+
+ML_API ml_status ml_session_stream(ml_session *session, uint32_t mode, uint32_t stream_threads);
+/* Times tokens of this session's loops under every streaming mode that its threads allow, in turn, for about `seconds`,
+ * and keeps the fastest (OFF unless another is faster by 2%). No sequence may have run yet, and none has afterwards.
+ * *mode and *stream_threads say what was kept. */
+ML_API ml_status ml_session_calibrate(ml_session *session, double seconds, uint32_t *mode, uint32_t *stream_threads);
 
 /* Median read bandwidth in GB/s (10^9 bytes) of `threads` threads over one shared buffer of size_bytes, each
  * reading its own part again and again for about `seconds`. */

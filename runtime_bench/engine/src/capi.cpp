@@ -96,6 +96,13 @@ ml_status ml_context_create(uint32_t threads, ml_context **out) {
 void ml_context_destroy(ml_context *context) { delete context; }
 uint32_t ml_context_threads(const ml_context *context) { return context ? context->pool.size() : 0; }
 
+ml_status ml_context_stream(ml_context *context, uint32_t mode, uint32_t stream_threads) {
+    return guarded([&] {
+        const Exclusive exclusive(given(context, "context").busy);
+        context->stream(mode, stream_threads);
+    });
+}
+
 ml_status ml_embed(ml_context *context, ml_record embedding, const int64_t *tokens, uint32_t count, float *out,
                    uint32_t hidden_size) {
     return guarded([&] {
@@ -192,6 +199,23 @@ ml_status ml_session_reset_sequence(ml_session *session, uint32_t sequence) {
 }
 uint32_t ml_session_position(const ml_session *session, uint32_t sequence) {
     return session ? session->position(sequence) : 0;
+}
+
+ml_status ml_session_stream(ml_session *session, uint32_t mode, uint32_t stream_threads) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").busy());
+        session->stream(mode, stream_threads);
+    });
+}
+ml_status ml_session_calibrate(ml_session *session, double seconds, uint32_t *mode, uint32_t *stream_threads) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").busy());
+        given(mode, "place for the mode");
+        given(stream_threads, "place for the streaming threads");
+        session->calibrate(seconds);
+        *mode = session->stream_mode();
+        *stream_threads = session->stream_threads();
+    });
 }
 
 ml_status ml_read_bandwidth(uint32_t threads, uint64_t size_bytes, double seconds, double *gbps) {

@@ -23,15 +23,6 @@ Activations ActivationScratch::rows(size_t tokens, size_t size) {
 
 namespace {
 
-struct Range {
-    size_t begin, end;
-};
-
-// The part of `total` that a thread owns: the same for every application, so that a core meets its own rows again.
-Range share(size_t total, uint32_t thread, uint32_t threads) {
-    return {total * thread / threads, total * (thread + 1) / threads};
-}
-
 void zero_padding(const Activations &a, size_t row, size_t size) {
     std::fill(a.floats + row * a.stride + size, a.floats + (row + 1) * a.stride, 0.0f);
 }
@@ -74,6 +65,7 @@ struct ml_context::Stage {
     bool halting;                  // rows may halt
     uint32_t threads;              // of the pool
     size_t kv_heads, kv_row_bytes; // a KV row is one token's part of one KV head
+    bool prefetching;              // computing threads stream what is next
 
     // One KV head's part, [capacity, head_dim], of a slot in a cache.
     uint8_t *part_of(void *cache, size_t slot, size_t kv_head) const {
@@ -92,7 +84,16 @@ struct ml_context::Rows {
     size_t of_call(size_t i) const { return list ? list[i] : i; }
 };
 
-ml_context::ml_context(uint32_t threads) : pool(threads), kernels(current_kernels()), private_(pool.size()) {}
+ml_context::ml_context(uint32_t threads)
+    : pool(threads), kernels(current_kernels()), private_(pool.size()), streams_(pool.size()) {}
+
+void ml_context::stream(uint32_t mode, uint32_t stream_threads) {
+    require(mode <= ML_STREAM_CORE, "the streaming mode ", mode, " is unknown");
+    require(mode != ML_STREAM_CORE || (stream_threads >= 1 && stream_threads < pool.size()), stream_threads,
+            " streaming threads of ", pool.size(), " leave none to compute, or none to stream");
+    stream_mode_ = mode;
+    stream_threads_ = stream_threads;
+}
 
 void ml_context::embed(const Matrix &embedding, const int64_t *tokens, uint32_t count, float *out) {
     for (uint32_t t = 0; t < count; t++)
@@ -122,7 +123,7 @@ void ml_context::head(const Matrix &head, const float *norm, float eps, const fl
         pool.barrier(thread);
         const Range groups = share(head.row_groups, thread, threads);
         kernels.multiply(head, static_cast<uint32_t>(groups.begin), static_cast<uint32_t>(groups.end), a, rows, logits,
-                         head.rows, false);
+                         head.rows, false, nullptr);
     };
     pool.run(region, threads);
 }
@@ -259,7 +260,8 @@ private:
     void project(const Matrix &matrix, const Activations &a, float *y, bool accumulate) const {
         const Range groups = own(matrix.row_groups);
         kernels_.multiply(matrix, static_cast<uint32_t>(groups.begin), static_cast<uint32_t>(groups.end), a,
-                          rows_.count, y, matrix.rows, accumulate);
+                          rows_.count, y, matrix.rows, accumulate,
+                          stage_.prefetching ? &context_.streams_[thread_] : nullptr);
     }
 
     // Rotate queries, rotate keys into the slot, store values in the slot.
@@ -347,7 +349,9 @@ public:
           rows_{stage.rows, stage.halting ? context.going_[0].at_least(0) : nullptr} {}
 
     void run() {
+        const uint32_t last = stage_.halting ? args_.halting.min_loops - 1 : args_.loops - 1;
         for (uint32_t loop = 0; loop < args_.loops && rows_.count > 0; loop++) {
+            if (stage_.prefetching && loop == last) stream();
             apply(loop);
             if (stage_.halting) {
                 decide(loop + 1);
@@ -361,6 +365,16 @@ public:
 
 private:
     Range own(size_t total) const { return share(total, thread_, stage_.threads); }
+
+    // From here on, asks for as much of what is next as it is about to compute with.
+    void stream() {
+        uint64_t bytes = 0;
+        for (uint32_t b = 0; b < args_.num_blocks; b++) bytes += args_.blocks[b].size_bytes / stage_.threads;
+        uint64_t budget = bytes;
+        Stream &stream = context_.streams_[thread_];
+        for (const Matrix &matrix : context_.next_) stream.add(matrix, thread_, stage_.threads, budget);
+        stream.pace(bytes);
+    }
 
     // Every block once, then damping and the norm. Ends with all threads past the last write to the state.
     void apply(uint32_t loop) {
@@ -487,8 +501,33 @@ void ml_context::loop(const ml_loop_args &args) {
     }
     float *hidden = halting ? hidden_.at_least(0) : args.hidden_out;
     if (hidden != args.hidden_in) std::copy_n(args.hidden_in, total, hidden);
-    const Stage stage{filled,       hidden,         halting || args.damping != 1.0f ? entered_.at_least(0) : nullptr,
-                      rows,         rows > 1,       halting,
-                      pool.ready(), block.kv_heads, kv_vector_bytes(args.kv_type, block.head_dim)};
-    pool.run([&](uint32_t thread) { Region(*this, stage, thread).run(); }, stage.threads);
+    // Nothing is gained where every weight is read once, or where arithmetic decides.
+    next_.clear();
+    const bool streaming = stream_mode_ != ML_STREAM_OFF && args.loops > 1 && rows == 1;
+    for (uint32_t i = 0; streaming && i < args.num_next; i++) add_matrices(args.next[i], next_);
+    const bool prefetching = stream_mode_ == ML_STREAM_PREFETCH && !next_.empty();
+    for (Stream &stream : streams_) stream.clear();
+    const uint32_t ready = pool.ready();
+    const uint32_t helpers =
+        stream_mode_ == ML_STREAM_CORE && !next_.empty() ? std::min(stream_threads_, ready - 1) : 0;
+    const Stage stage{filled,
+                      hidden,
+                      halting || args.damping != 1.0f ? entered_.at_least(0) : nullptr,
+                      rows,
+                      rows > 1,
+                      halting,
+                      ready - helpers,
+                      block.kv_heads,
+                      kv_vector_bytes(args.kv_type, block.head_dim),
+                      prefetching};
+    applied_.store(false);
+    const auto region = [&](uint32_t thread) {
+        if (thread >= stage.threads) {
+            read_ahead_.fetch_add(read_ahead(next_, thread - stage.threads, helpers, applied_));
+            return;
+        }
+        Region(*this, stage, thread).run();
+        if (thread == 0) applied_.store(true);
+    };
+    pool.run(region, stage.threads, helpers);
 }

@@ -55,6 +55,11 @@ struct ml_context {
     void loop(const ml_loop_args &args);
     void head(const ml::Matrix &head, const float *norm, float eps, const float *hidden, uint32_t rows, float *logits);
 
+    // How the blocks that are read next are brought towards the cache (ml_context_stream).
+    void stream(uint32_t mode, uint32_t stream_threads);
+    uint32_t stream_mode() const { return stream_mode_; }
+    uint32_t stream_threads() const { return stream_mode_ == ML_STREAM_CORE ? stream_threads_ : 0; }
+
     ml::ThreadPool pool;
     const ml::Kernels &kernels;
     std::atomic<bool> busy{false};
@@ -68,12 +73,18 @@ private:
     void check(const ml_loop_args &args);
     void rotary_table(const ml_loop_args &args, const ml::Block &block);
 
+    uint32_t stream_mode_ = ML_STREAM_OFF, stream_threads_ = 1;
+    std::vector<ml::Matrix> next_;     // what is read after the call at hand, where it is streamed
+    std::atomic<bool> applied_{false}; // the computing threads are through
+    std::atomic<uint64_t> read_ahead_{0};
+
     std::vector<ml::Block> blocks_;                                   // of the call at hand
     std::vector<std::pair<const uint8_t *, const uint8_t *>> caches_; // their begins and ends
 
     // One row is normalised and quantized by every thread for itself, which is cheaper than a barrier; more rows are
     // split and shared. private_[0] doubles as the shared one.
     std::vector<ml::ActivationScratch> private_;
+    std::vector<ml::Stream> streams_; // one per thread
     ml::Scratch<float> query_, key_, value_, attended_, gate_, up_, entered_, hidden_;
     // Where rows may halt: which rows go on (two lists, read and written in turn), which of them are done, and survival
     // as in halting.h by row of the call.

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "record.h"
+#include "stream.h"
 
 namespace ml {
 
@@ -72,8 +73,9 @@ struct Kernels {
     // Fill all but the floats of rows [begin, end) from their floats.
     void (*quantize)(const Activations &activations, size_t begin, size_t end);
     // y[token * y_stride + row] (+)= matrix row . activations row, for row groups [begin, end).
+    // `stream`, where it is not null, advances with the products of a single token.
     void (*multiply)(const Matrix &matrix, uint32_t begin, uint32_t end, const Activations &activations, size_t tokens,
-                     float *y, size_t y_stride, bool accumulate);
+                     float *y, size_t y_stride, bool accumulate, Stream *stream);
     // gate[i] = silu(gate[i]) * up[i]
     void (*silu_multiply)(float *gate, const float *up, size_t size);
     KvKernels kv_f32, kv_f16, kv_i8;

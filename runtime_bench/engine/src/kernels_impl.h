@@ -72,9 +72,11 @@ template <typename V, int R, int N> void fill_zero(V (&sums)[R][N]) {
         for (V &sum : row) sum = V::all(0);
 }
 
-// The whole numbers of one part of 32 inputs: out[r][n] = codes of tile r . planes of token n.
+// The whole numbers of one part of 32 inputs: out[r][n] = codes of tile r . planes of token n. Inlined by order: left
+// to itself GCC keeps the sums in memory, which costs prefill a sixth.
 template <typename V, typename Tiles, Scheme S, int R, int N>
-void dot_part(const uint8_t *const (&codes)[R], const Activations &a, size_t token, size_t part, V (&out)[R][N]) {
+[[gnu::always_inline]] inline void dot_part(const uint8_t *const (&codes)[R], const Activations &a, size_t token,
+                                            size_t part, V (&out)[R][N]) {
     Planes x[N];
     for (int n = 0; n < N; n++) {
         const size_t at = (token + n) * a.stride + part * kGroup;
@@ -87,15 +89,60 @@ void dot_part(const uint8_t *const (&codes)[R], const Activations &a, size_t tok
     }
 }
 
+// Adds one weight group's products to sums. A group of 32 adds dot * (scale * x_scale). One of 64 or 128, whose
+// activations have a scale per part of 32, adds (sum over its parts of dot * x_scale) * scale: one scale less to
+// multiply per part.
+template <typename V, typename Tiles, Scheme S, size_t Parts, int R, int N>
+[[gnu::always_inline]] inline void add_group(const uint8_t *const (&tiles)[R], const Activations &a, size_t token,
+                                             size_t part, V (&sums)[R][N]) {
+    constexpr size_t kCodes = Parts * code_bytes(S);
+    const size_t groups = a.stride / kGroup;
+    V whole[R][N];
+    if constexpr (Parts == 1) {
+        dot_part<V, Tiles, S, R, N>(tiles, a, token, part, whole);
+        for (int r = 0; r < R; r++) {
+            const V scale = V::load_half(tiles[r] + kCodes);
+            for (int n = 0; n < N; n++) {
+                const V x_scale = V::all(a.scales[(token + n) * groups + part]);
+                sums[r][n] = V::fma(whole[r][n], V::mul(scale, x_scale), sums[r][n]);
+            }
+            if constexpr (S == Scheme::int4) {
+                const V minimum = V::load_half(tiles[r] + kCodes + 16);
+                for (int n = 0; n < N; n++)
+                    sums[r][n] = V::fma(minimum, V::all(a.offsets[(token + n) * groups + part]), sums[r][n]);
+            }
+        }
+    } else {
+        V dots[R][N];
+        fill_zero(dots);
+        float offsets[N] = {};
+        for (size_t p = 0; p < Parts; p++) {
+            const uint8_t *codes[R];
+            for (int r = 0; r < R; r++) codes[r] = tiles[r] + p * code_bytes(S);
+            dot_part<V, Tiles, S, R, N>(codes, a, token, part + p, whole);
+            for (int n = 0; n < N; n++) {
+                const size_t at = (token + n) * groups + part + p;
+                for (int r = 0; r < R; r++) dots[r][n] = V::fma(whole[r][n], V::all(a.scales[at]), dots[r][n]);
+                offsets[n] = p == 0 ? a.offsets[at] : offsets[n] + a.offsets[at];
+            }
+        }
+        for (int r = 0; r < R; r++) {
+            const V scale = V::load_half(tiles[r] + kCodes);
+            for (int n = 0; n < N; n++) sums[r][n] = V::fma(dots[r][n], scale, sums[r][n]);
+            if constexpr (S == Scheme::int4) {
+                const V minimum = V::load_half(tiles[r] + kCodes + 16);
+                for (int n = 0; n < N; n++) sums[r][n] = V::fma(minimum, V::all(offsets[n]), sums[r][n]);
+            }
+        }
+    }
+}
+
 // `R` row groups against `N` tokens: 8 rows at once, one accumulator per row group and token, no horizontal sum.
-//
-// A weight's group of 32 adds dot * (scale * x_scale). One of 64 or 128, whose activations have a scale per part of 32,
-// adds (sum over its parts of dot * x_scale) * scale: one scale less to unpack and to multiply per part.
 template <typename V, typename Tiles, Scheme S, uint32_t G, int R, int N>
 void multiply_cell(const Matrix &m, uint32_t rg, const Activations &a, size_t token, float *y, size_t y_stride,
-                   bool accumulate) {
-    constexpr size_t kBytes = tile_bytes(S, G), kParts = G / kGroup, kCodes = kParts * code_bytes(S);
-    const size_t groups = a.stride / kGroup, row_bytes = m.groups * kBytes;
+                   bool accumulate, Stream *stream) {
+    constexpr size_t kBytes = tile_bytes(S, G), kParts = G / kGroup;
+    const size_t row_bytes = m.groups * kBytes;
     const uint8_t *tile = m.tiles + rg * row_bytes;
     V sums[R][N];
     fill_zero(sums);
@@ -105,45 +152,14 @@ void multiply_cell(const Matrix &m, uint32_t rg, const Activations &a, size_t to
             tiles[r] = tile + static_cast<size_t>(r) * row_bytes;
             if (token == 0) prefetch_tile(tiles[r], kBytes); // later tokens find the tile in cache
         }
+        if (N == 1 && stream) stream->advance(R * kBytes);
         if constexpr (S == Scheme::float32) {
             for (int n = 0; n < N; n++)
                 for (int r = 0; r < R; r++)
                     sums[r][n] =
                         V::add(sums[r][n], dot_float32<V>(tiles[r], a.floats + (token + n) * a.stride + g * kGroup));
         } else {
-            V dots[R][N]; // of groups of several parts
-            fill_zero(dots);
-            float offsets[N] = {};
-            for (size_t part = 0; part < kParts; part++) {
-                const size_t at = g * kParts + part;
-                const uint8_t *codes[R];
-                for (int r = 0; r < R; r++) codes[r] = tiles[r] + part * code_bytes(S);
-                V whole[R][N];
-                dot_part<V, Tiles, S, R, N>(codes, a, token, at, whole);
-                for (int n = 0; n < N; n++) {
-                    const V x_scale = V::all(a.scales[(token + n) * groups + at]);
-                    const float offset = a.offsets[(token + n) * groups + at];
-                    offsets[n] = part == 0 ? offset : offsets[n] + offset;
-                    for (int r = 0; r < R; r++) {
-                        if constexpr (kParts == 1) {
-                            const V scale = V::mul(V::load_half(tiles[r] + kCodes), x_scale);
-                            sums[r][n] = V::fma(whole[r][n], scale, sums[r][n]);
-                        } else {
-                            dots[r][n] = V::fma(whole[r][n], x_scale, dots[r][n]);
-                        }
-                    }
-                }
-            }
-            for (int r = 0; r < R; r++) {
-                if constexpr (kParts > 1) {
-                    const V scale = V::load_half(tiles[r] + kCodes);
-                    for (int n = 0; n < N; n++) sums[r][n] = V::fma(dots[r][n], scale, sums[r][n]);
-                }
-                if constexpr (S == Scheme::int4) {
-                    const V minimum = V::load_half(tiles[r] + kCodes + 16);
-                    for (int n = 0; n < N; n++) sums[r][n] = V::fma(minimum, V::all(offsets[n]), sums[r][n]);
-                }
-            }
+            add_group<V, Tiles, S, kParts>(tiles, a, token, g * kParts, sums);
         }
     }
     for (int r = 0; r < R; r++) {
@@ -158,45 +174,48 @@ void multiply_cell(const Matrix &m, uint32_t rg, const Activations &a, size_t to
 
 template <typename V, typename Tiles, Scheme S, uint32_t G, int R>
 void multiply_rows(const Matrix &m, uint32_t rg, const Activations &a, size_t tokens, float *y, size_t y_stride,
-                   bool accumulate) {
+                   bool accumulate, Stream *stream) {
     constexpr int N = Tiles::kTokens;
     size_t token = 0;
     for (; token + N <= tokens; token += N)
-        multiply_cell<V, Tiles, S, G, R, N>(m, rg, a, token, y, y_stride, accumulate);
-    for (; token < tokens; token++) multiply_cell<V, Tiles, S, G, R, 1>(m, rg, a, token, y, y_stride, accumulate);
+        multiply_cell<V, Tiles, S, G, R, N>(m, rg, a, token, y, y_stride, accumulate, stream);
+    for (; token < tokens; token++)
+        multiply_cell<V, Tiles, S, G, R, 1>(m, rg, a, token, y, y_stride, accumulate, stream);
 }
 
 template <typename V, typename Tiles, Scheme S, uint32_t G>
 void multiply_scheme(const Matrix &m, uint32_t begin, uint32_t end, const Activations &a, size_t tokens, float *y,
-                     size_t y_stride, bool accumulate) {
+                     size_t y_stride, bool accumulate, Stream *stream) {
     uint32_t rg = begin;
-    for (; rg + 2 <= end; rg += 2) multiply_rows<V, Tiles, S, G, 2>(m, rg, a, tokens, y, y_stride, accumulate);
-    if (rg < end) multiply_rows<V, Tiles, S, G, 1>(m, rg, a, tokens, y, y_stride, accumulate);
+    for (; rg + 2 <= end; rg += 2) multiply_rows<V, Tiles, S, G, 2>(m, rg, a, tokens, y, y_stride, accumulate, stream);
+    if (rg < end) multiply_rows<V, Tiles, S, G, 1>(m, rg, a, tokens, y, y_stride, accumulate, stream);
 }
 
 template <typename V, typename Tiles, uint32_t G>
 void multiply_quantized(const Matrix &m, uint32_t begin, uint32_t end, const Activations &a, size_t tokens, float *y,
-                        size_t y_stride, bool accumulate) {
+                        size_t y_stride, bool accumulate, Stream *stream) {
     switch (m.scheme) {
     case Scheme::int4_symmetric:
-        return multiply_scheme<V, Tiles, Scheme::int4_symmetric, G>(m, begin, end, a, tokens, y, y_stride, accumulate);
+        return multiply_scheme<V, Tiles, Scheme::int4_symmetric, G>(m, begin, end, a, tokens, y, y_stride, accumulate,
+                                                                    stream);
     case Scheme::int4:
-        return multiply_scheme<V, Tiles, Scheme::int4, G>(m, begin, end, a, tokens, y, y_stride, accumulate);
+        return multiply_scheme<V, Tiles, Scheme::int4, G>(m, begin, end, a, tokens, y, y_stride, accumulate, stream);
     case Scheme::int8:
-        return multiply_scheme<V, Tiles, Scheme::int8, G>(m, begin, end, a, tokens, y, y_stride, accumulate);
+        return multiply_scheme<V, Tiles, Scheme::int8, G>(m, begin, end, a, tokens, y, y_stride, accumulate, stream);
     default: return;
     }
 }
 
 template <typename V, typename Tiles>
 void multiply(const Matrix &m, uint32_t begin, uint32_t end, const Activations &a, size_t tokens, float *y,
-              size_t y_stride, bool accumulate) {
+              size_t y_stride, bool accumulate, Stream *stream) {
     if (m.scheme == Scheme::float32)
-        return multiply_scheme<V, Tiles, Scheme::float32, kGroup>(m, begin, end, a, tokens, y, y_stride, accumulate);
+        return multiply_scheme<V, Tiles, Scheme::float32, kGroup>(m, begin, end, a, tokens, y, y_stride, accumulate,
+                                                                  stream);
     switch (m.group) {
-    case 64: return multiply_quantized<V, Tiles, 64>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    case 128: return multiply_quantized<V, Tiles, 128>(m, begin, end, a, tokens, y, y_stride, accumulate);
-    default: return multiply_quantized<V, Tiles, kGroup>(m, begin, end, a, tokens, y, y_stride, accumulate);
+    case 64: return multiply_quantized<V, Tiles, 64>(m, begin, end, a, tokens, y, y_stride, accumulate, stream);
+    case 128: return multiply_quantized<V, Tiles, 128>(m, begin, end, a, tokens, y, y_stride, accumulate, stream);
+    default: return multiply_quantized<V, Tiles, kGroup>(m, begin, end, a, tokens, y, y_stride, accumulate, stream);
     }
 }
 

@@ -185,4 +185,18 @@ void dequantize_row(const Matrix &matrix, uint32_t row, float *out) {
     }
 }
 
+void add_matrices(ml_record record, std::vector<Matrix> &to) {
+    uint32_t kind = 0;
+    if (record.data && record.size_bytes >= sizeof(Header))
+        std::memcpy(&kind, static_cast<const uint8_t *>(record.data) + offsetof(Header, kind), sizeof kind);
+    if (kind == kKindMatrix) {
+        to.push_back(parse_matrix(record));
+        return;
+    }
+    const Block block = parse_block(record);
+    for (const Matrix *matrix :
+         {&block.query, &block.key, &block.value, &block.output, &block.gate, &block.up, &block.down})
+        to.push_back(*matrix);
+}
+
 } // namespace ml

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "mobileloop.h"
 
@@ -45,6 +46,8 @@ struct Block {
 
 Block parse_block(ml_record record);
 Matrix parse_matrix(ml_record record);
+// The matrices of a block or of a matrix record, in reading order, behind those in `to`.
+void add_matrices(ml_record record, std::vector<Matrix> &to);
 
 // One row of a matrix as float32, [cols].
 void dequantize_row(const Matrix &matrix, uint32_t row, float *out);

@@ -44,6 +44,10 @@ struct ml_session {
     void reset_sequence(uint32_t sequence);
     uint32_t position(uint32_t sequence) const { return sequence < positions_.size() ? positions_[sequence] : 0; }
     std::atomic<bool> &busy() { return context_.busy; }
+    void stream(uint32_t mode, uint32_t stream_threads) { context_.stream(mode, stream_threads); }
+    uint32_t stream_mode() const { return context_.stream_mode(); }
+    uint32_t stream_threads() const { return context_.stream_threads(); }
+    void calibrate(double seconds);
 
 private:
     void check(const ml_run_args &args);

@@ -384,8 +384,9 @@ void test_multiply(const Kernels &kernels, const Kernels &truth, Scheme scheme, 
             const bool accumulate = tokens % 2 == 0;
             std::vector<float> y = random_floats(tokens * rows), expected = y;
             const std::vector<float> before = y;
-            kernels.multiply(w.matrix, 0, w.matrix.row_groups, a.view, tokens, y.data(), rows, accumulate);
-            truth.multiply(w.matrix, 0, w.matrix.row_groups, a.view, tokens, expected.data(), rows, accumulate);
+            kernels.multiply(w.matrix, 0, w.matrix.row_groups, a.view, tokens, y.data(), rows, accumulate, nullptr);
+            truth.multiply(w.matrix, 0, w.matrix.row_groups, a.view, tokens, expected.data(), rows, accumulate,
+                           nullptr);
             CHECK(same_bits(y, expected));
             double worst = 0;
             for (size_t t = 0; t < tokens; t++)
@@ -402,8 +403,9 @@ void test_multiply(const Kernels &kernels, const Kernels &truth, Scheme scheme, 
             // Any split over threads, and any split over tokens, gives the same bits.
             std::vector<float> parts = before;
             const uint32_t cut = w.matrix.row_groups / 2;
-            kernels.multiply(w.matrix, 0, cut, a.view, tokens, parts.data(), rows, accumulate);
-            kernels.multiply(w.matrix, cut, w.matrix.row_groups, a.view, tokens, parts.data(), rows, accumulate);
+            kernels.multiply(w.matrix, 0, cut, a.view, tokens, parts.data(), rows, accumulate, nullptr);
+            kernels.multiply(w.matrix, cut, w.matrix.row_groups, a.view, tokens, parts.data(), rows, accumulate,
+                             nullptr);
             CHECK(same_bits(parts, y));
             for (size_t t = 0; t < tokens; t++) {
                 Activations one = a.view;
@@ -415,7 +417,7 @@ void test_multiply(const Kernels &kernels, const Kernels &truth, Scheme scheme, 
                 one.eights += t * one.stride / kGroup;
                 std::vector<float> row(before.begin() + static_cast<std::ptrdiff_t>(t * rows),
                                        before.begin() + static_cast<std::ptrdiff_t>((t + 1) * rows));
-                kernels.multiply(w.matrix, 0, w.matrix.row_groups, one, 1, row.data(), rows, accumulate);
+                kernels.multiply(w.matrix, 0, w.matrix.row_groups, one, 1, row.data(), rows, accumulate, nullptr);
                 CHECK(std::memcmp(row.data(), &y[t * rows], rows * sizeof(float)) == 0);
             }
         }
@@ -454,8 +456,8 @@ void test_extreme_codes(const Kernels &kernels, const Kernels &truth) {
                     std::fill(a.offsets.begin(), a.offsets.end(), 0.5f * static_cast<float>(32 * a.code(0)));
                     std::fill(a.eights.begin(), a.eights.end(), -8 * 32 * a.code(0));
                     std::vector<float> y(8), expected(8);
-                    kernels.multiply(w.matrix, 0, 1, a.view, 1, y.data(), 8, false);
-                    truth.multiply(w.matrix, 0, 1, a.view, 1, expected.data(), 8, false);
+                    kernels.multiply(w.matrix, 0, 1, a.view, 1, y.data(), 8, false, nullptr);
+                    truth.multiply(w.matrix, 0, 1, a.view, 1, expected.data(), 8, false, nullptr);
                     CHECK(same_bits(y, expected));
                     double sum = 0, size = 0;
                     for (uint32_t c = 0; c < 64; c++) {
@@ -1687,6 +1689,49 @@ void test_a_batch_equals_each_alone() {
 }
 
 // A fork goes on as the original would, and neither sees what the other runs afterwards.
+void test_streaming_changes_no_bit() {
+    const std::string artifact = make_artifact(metadata(std::string(kStage) + "," + kStage));
+    const std::vector<int64_t> tokens = random_tokens(6);
+    const auto decode = [&](OpenSession &open) {
+        std::vector<float> all;
+        for (const int64_t token : tokens) {
+            const std::vector<float> logits = open.run({0}, {token});
+            all.insert(all.end(), logits.begin(), logits.end());
+        }
+        return all;
+    };
+    OpenSession plain(artifact, 1, 1);
+    const std::vector<float> expected = decode(plain);
+    CHECK(expected.size() == tokens.size() * kVocab);
+    for (const uint32_t threads : {1u, 2u, 3u}) {
+        OpenSession open(artifact, threads, 1);
+        const auto again = [&] {
+            CHECK(ml_session_reset(open.session, 0) == ML_OK);
+            return decode(open);
+        };
+        CHECK(ml_session_stream(open.session, ML_STREAM_PREFETCH, 0) == ML_OK);
+        CHECK(same_bits(again(), expected));
+        for (uint32_t streaming = 0; streaming <= threads; streaming++) {
+            const bool possible = streaming >= 1 && streaming < threads;
+            CHECK((ml_session_stream(open.session, ML_STREAM_CORE, streaming) == ML_OK) == possible);
+            if (possible) CHECK(same_bits(again(), expected));
+        }
+        CHECK(ml_session_stream(open.session, 3, 1) == ML_FAILED);
+        uint32_t mode = 9, streaming = 9;
+        CHECK(ml_session_calibrate(open.session, 0.01, &mode, &streaming) == ML_FAILED); // it holds tokens
+        CHECK(ml_session_reset(open.session, 0) == ML_OK);
+        for (const double seconds : {0.0, -1.0, 61.0, double{NAN}})
+            CHECK(ml_session_calibrate(open.session, seconds, &mode, &streaming) == ML_FAILED);
+        CHECK(ml_session_calibrate(open.session, 0.01, &mode, nullptr) == ML_FAILED);
+        CHECK(ml_session_calibrate(open.session, 0.01, nullptr, &streaming) == ML_FAILED);
+        CHECK(mode == 9 && streaming == 9);
+        CHECK(ml_session_calibrate(open.session, 0.01, &mode, &streaming) == ML_OK);
+        CHECK(mode <= ML_STREAM_CORE && streaming < threads && (mode == ML_STREAM_CORE) == (streaming > 0));
+        CHECK(ml_session_position(open.session, 0) == 0);
+        CHECK(same_bits(decode(open), expected));
+    }
+}
+
 void test_a_fork_goes_on_as_the_original() {
     OpenSession session(make_artifact(metadata(kStage)), 2, 3);
     const std::vector<int64_t> prompt = random_tokens(5), first = random_tokens(2), second = random_tokens(2);
@@ -1836,6 +1881,7 @@ int main() {
         use_kernels(set->name);
         test_loop_arguments();
         test_a_batch_equals_each_alone();
+        test_streaming_changes_no_bit();
         test_a_fork_goes_on_as_the_original();
         test_halting();
         test_loops_per_token();
