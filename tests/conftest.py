@@ -24,6 +24,12 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", f"error:::{package}(\\..*)?$")
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path_factory):
+    """What calibrations find is not left in the cache folder of whoever runs the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def tiny_config():
     return TINY

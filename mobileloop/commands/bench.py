@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import OnnxKernel
+from mobileloop.commands.options import OnnxKernel, Stream
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from rich.console import Console
@@ -34,6 +34,7 @@ def bench(
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")] = 5,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the JSON here.")] = None,
     onnx_kernel: OnnxKernel = "auto",
+    stream: Stream = "auto",
 ) -> None:
     """Measure load, prefill, decode and memory of artifacts.
 
@@ -49,7 +50,9 @@ def bench(
       mobileloop bench model.safetensors --threads 1,2 --loops 1,2,4 --json bench.json
       mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
     """
-    document = measure_and_show(files, threads, loops, prompt_tokens, decode_tokens, repetitions, json_out, onnx_kernel)
+    document = measure_and_show(
+        files, threads, loops, prompt_tokens, decode_tokens, repetitions, json_out, onnx_kernel, stream
+    )
     typer.echo(document.to_json())
     if document.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -64,6 +67,7 @@ def measure_and_show(
     repetitions: int,
     json_out: Path | None,
     onnx_kernel: str = "auto",
+    stream: str = "auto",
 ) -> Document:
     """The command but for its last line: card, measurement, table and the file."""
     from rich.console import Console
@@ -74,7 +78,7 @@ def measure_and_show(
     if json_out is not None:
         check_output(json_out)  # before the measurement, not after it
     console = Console(width=None if sys.stdout.isatty() else 160)
-    plan = _plan(files, threads, loops, prompt_tokens, decode_tokens, repetitions, onnx_kernel)
+    plan = _plan(files, threads, loops, prompt_tokens, decode_tokens, repetitions, onnx_kernel, stream)
     document = _run(console, plan)
     print_results(console, document)
     if json_out is not None:
@@ -90,6 +94,7 @@ def _plan(
     decode_tokens: int,
     repetitions: int,
     onnx_kernel: str,
+    stream: str,
 ) -> Plan:
     from mobileloop.runtimes.base import available_threads
     from mobileloop_bench.plan import Settings, make_plan, numbers, open_artifacts
@@ -101,7 +106,7 @@ def _plan(
         decode_tokens=decode_tokens,
         repetitions=repetitions,
     )
-    return make_plan(open_artifacts(files, onnx_kernel), settings)
+    return make_plan(open_artifacts(files, onnx_kernel, stream), settings)
 
 
 def _run(console: Console, plan: Plan) -> Document:

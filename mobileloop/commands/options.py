@@ -26,6 +26,17 @@ OnnxKernel = Annotated[
 ]
 
 
+Stream = Annotated[
+    str,
+    typer.Option(
+        "--stream",
+        metavar="auto|off|prefetch|core[:N]",
+        help="How looped engine artifacts bring the next blocks towards the cache: by prefetch, by N threads that only "
+        "read, or not; auto times them for a second and remembers the fastest.",
+    ),
+]
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
     """A bar on stderr; yields update(step, share done). It vanishes when the block ends, however it ends.

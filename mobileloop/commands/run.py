@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import Loops, OnnxKernel, Threads, check_range
+from mobileloop.commands.options import Loops, OnnxKernel, Stream, Threads, check_range
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def run(
     ] = None,
     threads: Threads = 0,
     onnx_kernel: OnnxKernel = "auto",
+    stream: Stream = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print text and statistics as one JSON document.")] = False,
 ) -> None:
     """Generate text, then say how fast: the text goes to stdout, one line of statistics to stderr.
@@ -77,7 +78,13 @@ def run(
     check_range("samples", samples, 1, MAX_SEQUENCES)
     halting = None if halt is None else Halting.parse(halt)
     session = open_session(
-        file, threads=threads, loops=loops, sequences=samples, halting=halting, onnx_kernel=onnx_kernel
+        file,
+        threads=threads,
+        loops=loops,
+        sequences=samples,
+        halting=halting,
+        onnx_kernel=onnx_kernel,
+        stream=stream,
     )
     if session.info.tokenizer is None:
         raise MobileloopError(
@@ -104,11 +111,11 @@ def run(
         texts = [_text(tokenizer, tokens) for tokens in answers.tokens]
         _say_samples(texts, answers, session.title(), _facts(session, answers), as_json)
         return
-    stream = TextStream(tokenizer)
+    growing = TextStream(tokenizer)
     pieces: list[str] = []
 
     def show(token: int) -> None:
-        piece = stream.push(token)
+        piece = growing.push(token)
         pieces.append(piece)
         if not as_json:
             sys.stdout.write(piece)

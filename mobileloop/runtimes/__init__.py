@@ -7,6 +7,7 @@ from pathlib import Path
 from mobileloop.artifact import runtime_of
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import Session
+from mobileloop.runtimes.streaming import Streaming
 from mobileloop.schedule import Halting
 
 
@@ -18,6 +19,7 @@ def open_session(
     sequences: int = 1,
     halting: Halting | None = None,
     onnx_kernel: str = "auto",
+    stream: str = "off",
 ) -> Session:
     """Open an artifact with the runtime that its suffix names.
 
@@ -28,15 +30,20 @@ def open_session(
         sequences: that run together over the same weights; above 1 on the engine only.
         halting: rule of the looped stages; None is each stage's own. On the engine only.
         onnx_kernel: of an `.onnx` artifact: "engine", "stock", or "auto" for the engine's where they were built.
+        stream: how what is read next is brought towards the cache: "off", "prefetch", "core", "core:N" threads, or
+            "auto" for what calibration finds. On the engine only; the others run "auto" as "off".
 
     Raises:
         MobileloopError: where the file, the loop count or the runtime's package is not there or not right.
     """
+    streaming = Streaming.parse(stream)
     runtime = runtime_of(path)
     if runtime == "engine":
         from mobileloop.runtimes.engine import EngineSession
 
-        return EngineSession(Path(path), threads=threads, loops=loops, sequences=sequences, halting=halting)
+        return EngineSession(
+            Path(path), threads=threads, loops=loops, sequences=sequences, halting=halting, streaming=streaming
+        )
     if sequences != 1:
         raise MobileloopError(
             f"{path} runs on {runtime}, which holds one sequence; several at once need an engine artifact: export "
@@ -46,6 +53,11 @@ def open_session(
         raise MobileloopError(
             f"{path} runs on {runtime}, which runs every loop; halting needs an engine artifact: export with "
             "--to engine."
+        )
+    if streaming.mode not in ("auto", "off"):
+        raise MobileloopError(
+            f"{path} runs on {runtime}, which knows no next stage to stream; --stream needs an engine artifact: export "
+            "with --to engine."
         )
     if runtime == "executorch":
         from mobileloop.runtimes.executorch import ExecutorchSession

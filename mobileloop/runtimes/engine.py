@@ -14,6 +14,15 @@ from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes import native
 from mobileloop.runtimes.base import F32, Session, check_sequences
+from mobileloop.runtimes.streaming import (
+    CALIBRATION_SECONDS,
+    MODES,
+    Streaming,
+    memory_key,
+    recall,
+    remember,
+    streams_anything,
+)
 from mobileloop.schedule import Halting
 
 
@@ -75,6 +84,7 @@ class EngineSession(Session):
         loops: int | None = None,
         sequences: int = 1,
         halting: Halting | None = None,
+        streaming: Streaming | None = None,
     ) -> None:
         """Map the artifact and allocate a KV cache per sequence (touched only as the sequence grows)."""
         self._session = ctypes.c_void_p()
@@ -95,6 +105,27 @@ class EngineSession(Session):
             engine.ml_model_close(model)  # the session keeps what it needs
         if halting is not None:
             self.set_halting(halting)
+        self.streaming = self._stream(streaming or Streaming("off"))
+
+    def _stream(self, wanted: Streaming) -> Streaming:
+        """Take a streaming mode; `auto` is what was found before, or what a calibration finds now."""
+        key = None
+        if wanted.mode == "auto":
+            if not streams_anything(self.info, self.requested_loops):
+                return Streaming("off")
+            key = memory_key(self.info, self.requested_loops, self.threads, self._kernels)
+            wanted = recall(key) or wanted
+        engine = native.library()
+        if wanted.mode != "auto":
+            native.check(engine.ml_session_stream(self._open(), MODES.index(wanted.mode), wanted.threads))
+            return wanted
+        mode, threads = ctypes.c_uint32(), ctypes.c_uint32()
+        places = ctypes.byref(mode), ctypes.byref(threads)
+        native.check(engine.ml_session_calibrate(self._open(), CALIBRATION_SECONDS, *places))
+        found = Streaming(MODES[mode.value], threads.value)
+        assert key is not None
+        remember(key, found)
+        return found
 
     def set_halting(self, halting: Halting | None) -> None:
         """Take a halting rule for the looped stages from here on; None is each stage's own.
@@ -213,8 +244,8 @@ class EngineSession(Session):
         return logits
 
     def details(self) -> dict[str, str]:
-        """The kernel set that runs."""
-        return {"kernels": self._kernels}
+        """The kernel set that runs, and how blocks are streamed."""
+        return {"kernels": self._kernels, "stream": str(self.streaming)}
 
     def close(self) -> None:
         """Unmap the artifact and end the threads."""

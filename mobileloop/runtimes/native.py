@@ -105,6 +105,13 @@ def library() -> ctypes.CDLL:
     engine.ml_session_reset_sequence.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     engine.ml_session_position.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     engine.ml_session_position.restype = ctypes.c_uint32
+    engine.ml_session_stream.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32]
+    engine.ml_session_calibrate.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_double,
+        ctypes.POINTER(ctypes.c_uint32),
+        ctypes.POINTER(ctypes.c_uint32),
+    ]
     engine.ml_read_bandwidth.argtypes = [
         ctypes.c_uint32,
         ctypes.c_uint64,

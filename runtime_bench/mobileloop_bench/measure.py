@@ -33,12 +33,14 @@ class Samples:
         prefill_ms: the whole prompt; one per repetition.
         decode_ms: one per decoded token, repetition after repetition.
         interference: other programs during prefill and decode.
+        details: what the session said of itself; the artifact's where none was opened yet.
     """
 
     configuration: Configuration
     load_ms: list[float] = field(default_factory=list)
     prefill_ms: list[float] = field(default_factory=list)
     decode_ms: list[float] = field(default_factory=list)
+    details: dict[str, str] = field(default_factory=dict)
     interference: Interference = field(default_factory=Interference)
 
 
@@ -111,6 +113,7 @@ class _Sessions:
             if not self._keep:
                 self.close()
             session = self._open[id(samples)] = open_configuration(samples.configuration)
+            samples.details = session.details()
             if not self._keep:
                 _first_tokens(session)
         session.reset()
@@ -121,10 +124,12 @@ class _Sessions:
             self._open.popitem()[1].close()
 
 
-def open_configuration(configuration: Configuration) -> Session:
-    """A new session of a configuration."""
+def open_configuration(configuration: Configuration, stream: str | None = None) -> Session:
+    """A new session of a configuration; `stream` in the place of the artifact's own mode."""
     artifact, threads, loops = configuration.artifact, configuration.threads, configuration.requested_loops
-    return runtimes.open_session(artifact.path, threads=threads, loops=loops, onnx_kernel=artifact.onnx_kernel)
+    return runtimes.open_session(
+        artifact.path, threads=threads, loops=loops, onnx_kernel=artifact.onnx_kernel, stream=stream or artifact.stream
+    )
 
 
 def _first_tokens(session: Session) -> None:
@@ -134,7 +139,7 @@ def _first_tokens(session: Session) -> None:
 def _load(samples: Samples, plan: Plan, sessions: _Sessions) -> None:
     with _quiet():
         start = time.perf_counter_ns()
-        session = open_configuration(samples.configuration)
+        session = open_configuration(samples.configuration, stream="off")  # calibration is no part of a load
         try:
             _first_tokens(session)
             samples.load_ms.append(_ms_since(start))

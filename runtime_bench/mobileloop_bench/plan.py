@@ -33,7 +33,7 @@ class Settings(BaseModel):
 class Artifact:
     """One file under test: `label` is its name, or its path where two names are the same.
 
-    `onnx_kernel` is what sessions are asked for; `details` say what they use.
+    `onnx_kernel` and `stream` are what sessions are asked for; `details` say what they use.
     """
 
     label: str
@@ -43,6 +43,7 @@ class Artifact:
     details: dict[str, str]
     size_on_disk_bytes: int
     onnx_kernel: str = "auto"
+    stream: str = "off"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def numbers(text: str, option: str) -> list[int]:
     return list(found)
 
 
-def open_artifacts(paths: Sequence[Path], onnx_kernel: str = "auto") -> list[Artifact]:
+def open_artifacts(paths: Sequence[Path], onnx_kernel: str = "auto", stream: str = "off") -> list[Artifact]:
     """Open every file once and close it again, to know what it is.
 
     That first opening also loads the runtime's library, so that the load phase times the artifact alone.
@@ -116,7 +117,7 @@ def open_artifacts(paths: Sequence[Path], onnx_kernel: str = "auto") -> list[Art
         finally:
             session.close()
         label = path.name if names.count(path.name) == 1 else str(path)
-        artifacts.append(Artifact(label, path, runtime, info, details, _size_on_disk(path), onnx_kernel))
+        artifacts.append(Artifact(label, path, runtime, info, details, _size_on_disk(path), onnx_kernel, stream))
     return artifacts
 
 

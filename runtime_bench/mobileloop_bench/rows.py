@@ -94,7 +94,7 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         source_sha256=info.source_sha256,
         other_cores=None if phase == "load" else samples.interference.other_cores(),
         stolen_cores=None if phase == "load" else samples.interference.stolen_cores(),
-        details=one.artifact.details,
+        details=samples.details or one.artifact.details,
     )
 
 
