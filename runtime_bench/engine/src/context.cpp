@@ -366,11 +366,12 @@ public:
 private:
     Range own(size_t total) const { return share(total, thread_, stage_.threads); }
 
-    // From here on, asks for as much of what is next as it is about to compute with.
+    // From here on, asks for the first part of what is next. All of it would push the resident block out of the core's
+    // own cache, and be read twice (docs/lab-log.md).
     void stream() {
         uint64_t bytes = 0;
         for (uint32_t b = 0; b < args_.num_blocks; b++) bytes += args_.blocks[b].size_bytes / stage_.threads;
-        uint64_t budget = bytes;
+        uint64_t budget = bytes / 4;
         Stream &stream = context_.streams_[thread_];
         for (const Matrix &matrix : context_.next_) stream.add(matrix, thread_, stage_.threads, budget);
         stream.pace(bytes);
