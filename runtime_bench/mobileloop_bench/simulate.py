@@ -145,9 +145,9 @@ def token_misses(
 
 
 def product_counts(emulator: Emulator, llama_cpp: Path | None) -> Iterator[dict[str, Any]]:
-    """Instructions per weight of every kernel set and scheme, one row and 16 rows of activations; llama.cpp's beside."""
+    """Instructions per weight of every kernel set and scheme, for 1 token and for 16; llama.cpp's products beside."""
     for scheme, tile_bytes in (("int4-symmetric", 144), ("int4", 160), ("int8", 272)):
-        for kernels in ("neon", "neon-dotprod"):
+        for kernels in ("neon", "neon-dotprod", "neon-i8mm"):
             for tokens in (1, 16):
                 counts = emulator.count("product", scheme, ROWS, COLS, tokens, kernels=kernels)
                 yield _product("mobileloop", kernels, scheme, tokens, "15-bit, two planes", tile_bytes / 256, counts)
@@ -294,7 +294,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for phone in phones:
         for threads in options.threads:
             for loops in options.loops:
-                print(f"{phone.name}: {threads} threads, {loops} loops", file=sys.stderr)
+                print(f"{phone.name}, threads {threads}, loops {loops}", file=sys.stderr)
                 misses += token_misses(emulator, artifact["immediate"], info["immediate"], phone, threads, loops)
     for loops in options.loops[1:]:  # where nothing is resident, whatever the block's size
         misses += token_misses(emulator, artifact["all"], info["all"], phones[0], 1, loops)

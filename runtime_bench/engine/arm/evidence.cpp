@@ -135,6 +135,7 @@ void dispatch(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     try {
+        require(*ml_kernels(), ml_last_error());
         dispatch(argc, argv);
         std::printf("%s of %s\n", ml_kernels(), ml_available_kernels());
         return 0;
