@@ -1,19 +1,14 @@
-"""Evidence for ARM without a phone: simulated cache misses and counted instructions (docs/arm.md has the figures).
+"""Simulated cache misses of one decoded token, against what the loop operator promises.
 
-    python -m mobileloop_bench.simulate [--output docs/arm.json]
-
-decodes one token of a model of SmolLM2-135M's shape with random weights on an emulated processor with the caches of
-three phones, and compares the misses with what the loop operator promises: a line of the weights leaves memory once
-per token where the block is resident, and once per application where it is not. Then it counts the instructions of the
-matrix products, ours and llama.cpp's. Nothing here is a time, and no phone took part.
+A line of the weights leaves memory once per token where the block is resident, and once per application where it is
+not. A model of SmolLM2-135M's shape with random weights decodes one token on an emulated processor with the caches of
+three phones and a board. Nothing here is a time, and no phone took part.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +19,11 @@ from mobileloop.errors import MobileloopError
 from mobileloop.presets import preset
 from mobileloop.quant.packed import PackedModel
 from mobileloop.schedule import Schedule
-from mobileloop_bench.emulator import LINE_BYTES, Cache, Counts, Emulator, build, needed, run
+from mobileloop_bench.arm.emulator import LINE_BYTES, Cache, Emulator, build, markdown_table, needed, run
 from mobileloop_export import exporter
 
 KIB, MIB = 1 << 10, 1 << 20
-LOOPS, THREADS, MAX_LOOPS = (1, 2, 4), (1, 2, 4), 4
-ROWS, COLS = 1536, 576  # the gate projection of SmolLM2-135M
+MAX_LOOPS = 4
 CROSS_CHECK = Cache(8 * MIB, 16, None)
 
 
@@ -144,37 +138,6 @@ def token_misses(
     return rows
 
 
-def product_counts(emulator: Emulator, llama_cpp: Path | None) -> Iterator[dict[str, Any]]:
-    """Instructions per weight of every kernel set and scheme, for 1 token and for 16; llama.cpp's products beside."""
-    for scheme, tile_bytes in (("int4-symmetric", 144), ("int4", 160), ("int8", 272)):
-        for kernels in ("neon", "neon-dotprod", "neon-i8mm"):
-            for tokens in (1, 16):
-                counts = emulator.count("product", scheme, ROWS, COLS, tokens, kernels=kernels)
-                yield _product("mobileloop", kernels, scheme, tokens, "15-bit, two planes", tile_bytes / 256, counts)
-    if llama_cpp:
-        program = emulator.build_ggml(llama_cpp)
-        for kernels in ("gemv-4x4", "gemv-4x8", "vec-dot"):
-            counts = emulator.count(kernels, ROWS, COLS, program=program)
-            yield _product("llama.cpp", kernels, "Q4_0", 1, "8-bit, one plane", 18 / 32, counts)
-
-
-def _product(
-    project: str, kernels: str, scheme: str, tokens: int, activations: str, weight_bytes: float, counts: Counts
-) -> dict[str, Any]:
-    instructions, weights = sum(counts.instructions), ROWS * COLS
-    return {
-        "project": project,
-        "kernels": kernels,
-        "scheme": scheme,
-        "tokens": tokens,
-        "activations": activations,
-        "bytes_per_weight": weight_bytes,
-        "instructions_per_weight_and_token": instructions / weights / tokens,
-        "weight_bytes_per_instruction": weights * weight_bytes / instructions,
-        "instructions": instructions,
-    }
-
-
 def cross_check(emulator: Emulator, artifact: Path, info: ArtifactInfo, loops: int) -> dict[str, Any]:
     """The same question to another simulator: valgrind's cachegrind on the host's own build of the engine.
 
@@ -211,11 +174,6 @@ def cross_check(emulator: Emulator, artifact: Path, info: ArtifactInfo, loops: i
     }
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def _miss_cells(row: dict[str, Any]) -> list[str]:
     misses = row["miss_lines"]
     return [
@@ -237,96 +195,51 @@ def _check_cells(row: dict[str, Any]) -> list[str]:
     return [str(row["loops"]), f"{row['predicted_lines']:,}", f"{row['miss_lines']:,}", ratio]
 
 
-def _product_cells(row: dict[str, Any]) -> list[str]:
-    return [
-        *(str(row[name]) for name in ("project", "kernels", "scheme", "tokens", "activations")),
-        f"{row['bytes_per_weight']:.4f}",
-        f"{row['instructions_per_weight_and_token']:.3f}",
-        f"{row['weight_bytes_per_instruction']:.2f}",
-    ]
-
-
-def markdown(document: dict[str, Any]) -> str:
-    """The document's tables, as docs/arm.md shows them."""
-    misses = ["caches of", "level", "schedule", "threads", "loops", "resident", "predicted", "simulated: weights", "KV"]
-    misses += ["other", "weights / predicted", "all / predicted"]
-    products = ["project", "kernel", "weights", "tokens", "activations", "bytes per weight"]
-    products += ["instructions per weight and token", "weight bytes per instruction"]
-    parts = [_table(misses, [_miss_cells(row) for row in document["misses"]])]
+def tables(document: dict[str, Any]) -> str:
+    """The document as docs/arm.md shows it."""
+    titles = ["caches of", "level", "schedule", "threads", "loops", "resident", "predicted", "simulated: weights", "KV"]
+    titles += ["other", "weights / predicted", "all / predicted"]
+    text = markdown_table(titles, [_miss_cells(row) for row in document["misses"]])
     if document["cross_check"]:
         titles = ["loops", "predicted", "cachegrind, all data", "ratio"]
-        parts.append(_table(titles, [_check_cells(row) for row in document["cross_check"]]))
-    parts.append(_table(products, [_product_cells(row) for row in document["products"]]))
-    return "\n".join(parts)
+        text += "\n" + markdown_table(titles, [_check_cells(row) for row in document["cross_check"]])
+    return text
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mobileloop_bench.simulate", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("build/arm-evidence"), help="where programs are built")
-    parser.add_argument("--phones", default=",".join(PHONES), help="comma list of " + ", ".join(PHONES))
-    parser.add_argument("--threads", type=_numbers, default=THREADS)
-    parser.add_argument("--loops", type=_numbers, default=LOOPS)
-    parser.add_argument("--blocks", type=int, default=30, help="of 2.2 MB each; fewer are faster to simulate")
-    parser.add_argument("--llama-cpp", type=Path, help="a source tree of llama.cpp, to count its kernels too")
-    parser.add_argument("--cachegrind", action="store_true", help="ask valgrind's simulator too")
-    parser.add_argument("--output", type=Path, help="JSON document to write")
-    return parser
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run everything that the options ask for.
+def measure(
+    emulator: Emulator,
+    names: Sequence[str],
+    threads: Sequence[int],
+    loops: Sequence[int],
+    blocks: int,
+    cachegrind: bool,
+) -> dict[str, Any]:
+    """Misses of one token for every phone, thread count and loop count; the document that `tables` shows.
 
     Raises:
-        MobileloopError: where a tool is missing or a run fails.
+        MobileloopError: where a phone is not known, a tool is missing or a run fails.
     """
-    emulator = Emulator(options.folder.resolve())
-    unknown = sorted(set(options.phones.split(",")) - set(PHONES))
+    unknown = sorted(set(names) - set(PHONES))
     if unknown:
         raise MobileloopError(f"the phone '{unknown[0]}' is not known; choose of {', '.join(PHONES)}.")
-    phones = [PHONES[name] for name in options.phones.split(",")]
-    artifact = {name: emulator.folder / f"{name}-{options.blocks}.safetensors" for name in ("immediate", "all")}
-    info = {name: write_artifact(path, name, options.blocks) for name, path in artifact.items()}
+    phones = [PHONES[name] for name in names]
+    artifact = {name: emulator.folder / f"{name}-{blocks}.safetensors" for name in ("immediate", "all")}
+    info = {name: write_artifact(path, name, blocks) for name, path in artifact.items()}
+    cases = [("immediate", phone, count, number) for phone in phones for count in threads for number in loops]
+    # All blocks, then all again: nothing is resident, whatever a block's size.
+    cases += [("all", phones[0], threads[0], number) for number in loops if number > 1]
     misses = []
-    for phone in phones:
-        for threads in options.threads:
-            for loops in options.loops:
-                print(f"{phone.name}, threads {threads}, loops {loops}", file=sys.stderr)
-                misses += token_misses(emulator, artifact["immediate"], info["immediate"], phone, threads, loops)
-    for loops in options.loops[1:]:  # where nothing is resident, whatever the block's size
-        misses += token_misses(emulator, artifact["all"], info["all"], phones[0], 1, loops)
+    for schedule, phone, count, number in cases:
+        print(f"{phone.name}, {schedule}, threads {count}, loops {number}", file=sys.stderr)
+        misses += token_misses(emulator, artifact[schedule], info[schedule], phone, count, number)
     checked = []
-    if options.cachegrind:
-        checked = [cross_check(emulator, artifact["immediate"], info["immediate"], loops) for loops in options.loops]
+    if cachegrind:
+        checked = [cross_check(emulator, artifact["immediate"], info["immediate"], number) for number in loops]
     return {
-        "note": "simulated misses and counted instructions of an emulated processor; no phone, no time",
-        "emulator": run(emulator.qemu, "--version").splitlines()[0],
-        "compiler": run(emulator.compiler, "--version").splitlines()[0],
+        **emulator.described(),
         "phones": [{"name": phone.name, "source": phone.source} for phone in phones],
         "block_bytes": max(info["immediate"].costs.block_bytes),
-        "blocks": options.blocks,
+        "blocks": blocks,
         "misses": misses,
         "cross_check": checked,
-        "products": list(product_counts(emulator, options.llama_cpp)),
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables and write the document; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        document = measure(options)
-    except MobileloopError as error:
-        print(f"simulate: {error}", file=sys.stderr)
-        return error.exit_code
-    print(markdown(document))
-    if options.output:
-        options.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

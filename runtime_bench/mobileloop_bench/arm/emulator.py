@@ -18,7 +18,8 @@ from pathlib import Path
 
 from mobileloop.errors import MobileloopError
 
-ENGINE = Path(__file__).resolve().parents[1] / "engine"
+ENGINE = Path(__file__).resolve().parents[2] / "engine"
+FEATURES = "fp asimd asimddp i8mm"
 LINE_BYTES = 64
 SECONDS = 3600  # no run takes that long; one that does hangs
 
@@ -120,6 +121,7 @@ class Emulator:
         last: Cache | None = None,
         kernels: str | None = None,
         processor: str = "max",
+        root: Path | None = None,
     ) -> Counts:
         """Run a program on the emulated processor and return what it marked to be counted.
 
@@ -131,6 +133,7 @@ class Emulator:
             last: shared by all.
             kernels: kernel set to use instead of the processor's best.
             processor: QEMU's name of it.
+            root: where a dynamic program finds its libraries.
 
         Raises:
             MobileloopError: where the program fails, or counts nothing.
@@ -141,6 +144,7 @@ class Emulator:
         said = run(
             self.qemu,
             *("-cpu", processor, "-plugin", ",".join([str(self.plugin), *options])),
+            *(("-L", root) if root else ()),
             program or self.program,
             *arguments,
             environment={"MOBILELOOP_KERNELS": kernels or ""},
@@ -156,6 +160,14 @@ class Emulator:
             misses={name: counted[f"{name}_misses"] for name in ("l1", "l2", "last") if f"{name}_misses" in counted},
             kernels=said.split(" of ")[0].strip() if " of " in said else "",
         )
+
+    def described(self) -> dict[str, str]:
+        """What the figures come from."""
+        return {
+            "note": "simulated misses and counted instructions of an emulated processor; no phone, no time",
+            "emulator": run(self.qemu, "--version").splitlines()[0],
+            "compiler": run(self.compiler, "--version").splitlines()[0],
+        }
 
     def build_ggml(self, source: Path) -> Path:
         """llama.cpp's ARM kernels of Q4_0 as a program of their own.
@@ -182,6 +194,43 @@ class Emulator:
         own = ENGINE / "arm" / "ggml_product.cpp"
         run(self.compiler, "-O2", "-static", "-Wl,--gc-sections", own, *objects, "-o", program)
         return program
+
+    def build_onnxruntime(self, library: Path, headers: Path) -> Path:
+        """A program that runs a model with ONNX Runtime's own kernels; needs `guest_root` to run.
+
+        Args:
+            library: `libonnxruntime.so.*` of an aarch64 wheel of onnxruntime (in `onnxruntime/capi`).
+            headers: folder of `onnxruntime_c_api.h` (engine/onnxruntime/fetch_headers.py).
+
+        Raises:
+            MobileloopError: where either is missing, or the program does not build.
+        """
+        for path in (library, headers / "onnxruntime_c_api.h"):
+            if not path.is_file():
+                raise MobileloopError(f"{path} is not there; ONNX Runtime's products cannot be counted without it.")
+        linked = self.folder / "onnxruntime-aarch64" / "libonnxruntime.so.1"  # the name that programs ask for
+        linked.parent.mkdir(exist_ok=True)
+        shutil.copyfile(library, linked)
+        program, own = self.folder / "onnxruntime_product", ENGINE / "arm" / "onnxruntime_product.cpp"
+        flags = ["-std=c++17", "-O2", f"-isystem{headers}", f"-Wl,-rpath,{linked.parent}"]
+        run(self.compiler, *flags, own, linked, "-o", program)
+        return program
+
+    def guest_root(self) -> Path:
+        """The cross compiler's libraries, beside an ARM processor's /proc/cpuinfo: the host's would confuse a guest."""
+        root = self.folder / "root"
+        libraries = Path(run(self.compiler, "-print-file-name=ld-linux-aarch64.so.1").strip()).resolve().parent
+        cores = root / "sys/devices/system/cpu"
+        for folder in (root / "proc", cores):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not (root / "lib").is_symlink():
+            (root / "lib").symlink_to(libraries)
+        lines = ["processor\t: 0", f"Features\t: {FEATURES}", "CPU implementer\t: 0x41", "CPU architecture: 8"]
+        lines += ["CPU variant\t: 0x0", "CPU part\t: 0xd47", "CPU revision\t: 0"]
+        (root / "proc/cpuinfo").write_text("\n".join(lines) + "\n", encoding="ascii")
+        for name in ("possible", "present"):
+            (cores / name).write_text("0\n", encoding="ascii")
+        return root
 
     def _build_plugin(self) -> Path:
         plugin = self.folder / "counting_plugin.so"
@@ -213,3 +262,9 @@ def build(folder: Path, target: str, options: Sequence[str] = ()) -> Path:
     run(cmake, "-S", ENGINE, "-B", folder, *generator, *off, *options)
     run(cmake, "--build", folder, "--target", target, "--parallel", str(os.cpu_count() or 1))
     return folder / target
+
+
+def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, one line per row."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
