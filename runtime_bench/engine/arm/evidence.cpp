@@ -48,6 +48,7 @@ void decode(const char *artifact, uint32_t loops, uint32_t threads, uint32_t tok
     check(ml_model_open(artifact, &model));
     ml_session *session = nullptr;
     check(ml_session_create(model, threads, loops, 1, &session));
+    session->context().pool.keep_all();
     const Model &parts = *model->model;
     for (const ml_record &block : parts.blocks) mark_weights(block);
     mark_weights(parts.head);
