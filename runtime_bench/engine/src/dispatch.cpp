@@ -35,6 +35,8 @@ std::vector<const Kernels *> runnable() { // best first
 #endif
 #if defined(ML_HAVE_NEON)
     constexpr unsigned long kDotprod = 1ul << 20; // HWCAP_ASIMDDP of the arm64 Linux interface
+    constexpr unsigned long kI8mm = 1ul << 13;    // HWCAP2_I8MM
+    if (getauxval(AT_HWCAP2) & kI8mm) sets.push_back(&i8mm_kernels());
     if (getauxval(AT_HWCAP) & kDotprod) sets.push_back(&dotprod_kernels());
     sets.push_back(&neon_kernels());
 #endif

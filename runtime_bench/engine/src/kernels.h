@@ -95,6 +95,7 @@ const Kernels &avxvnni_kernels();
 #if defined(ML_HAVE_NEON)
 const Kernels &neon_kernels();
 const Kernels &dotprod_kernels();
+const Kernels &i8mm_kernels();
 #endif
 
 // The set in force, and the sets this processor can run.

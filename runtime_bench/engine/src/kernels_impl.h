@@ -162,9 +162,11 @@ void multiply_cell(const Matrix &m, uint32_t rg, const Activations &a, size_t to
             add_group<V, Tiles, S, kParts>(tiles, a, token, g * kParts, sums);
         }
     }
+#pragma GCC unroll 2 // with an index that is known, the sums need no memory
     for (int r = 0; r < R; r++) {
         const size_t row = (size_t{rg} + static_cast<size_t>(r)) * kTileRows;
         const size_t valid = std::min<size_t>(kTileRows, m.rows - row);
+#pragma GCC unroll 4
         for (int n = 0; n < N; n++) {
             float *to = y + (token + n) * y_stride + row;
             store_some(to, accumulate ? V::add(load_some<V>(to, valid), sums[r][n]) : sums[r][n], valid);

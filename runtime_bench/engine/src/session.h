@@ -19,6 +19,8 @@ public:
     KvMemory &operator=(const KvMemory &) = delete;
 
     uint64_t slot_bytes() const { return slot_bytes_; }
+    const uint8_t *data() const { return data_; }
+    uint64_t size() const { return total_bytes_; }
     // Copies the first `tokens` tokens of a slot's keys and values.
     void copy(uint32_t from, uint32_t from_slot, uint32_t to, uint32_t to_slot, uint32_t tokens) const;
     uint8_t *keys(uint32_t sequence, uint32_t slot) const {
@@ -43,6 +45,8 @@ struct ml_session {
     void reset(uint32_t loops);
     void reset_sequence(uint32_t sequence);
     uint32_t position(uint32_t sequence) const { return sequence < positions_.size() ? positions_[sequence] : 0; }
+    const ml::KvMemory &kv() const { return kv_; }
+    ml_context &context() { return context_; }
     std::atomic<bool> &busy() { return context_.busy; }
     void stream(uint32_t mode, uint32_t stream_threads) { context_.stream(mode, stream_threads); }
     uint32_t stream_mode() const { return context_.stream_mode(); }

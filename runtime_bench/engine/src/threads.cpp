@@ -85,7 +85,7 @@ void ThreadPool::stop() {
 }
 
 uint32_t ThreadPool::ready() {
-    if (size_ == 1) return 1;
+    if (size_ == 1 || keeps_all_) return size_;
     const Clock::time_point now = Clock::now();
     if (ready_ < size_) { // narrow: try all again when the time is over
         if (now < narrow_until_) return ready_;

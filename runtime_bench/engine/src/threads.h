@@ -23,6 +23,8 @@ public:
     // How many threads the next region should use: all, or fewer for a while where threads were seen to wait for others
     // that did not run, because other processes want the cores too. Between regions only.
     uint32_t ready();
+    // Always all: for an emulator, where waits say nothing of the cores.
+    void keep_all() { keeps_all_ = true; }
 
     // Run region(thread) on threads 0 .. threads - 1, which may meet at barriers, and on the `helpers` threads behind
     // them, which may not; wait for all. threads + helpers is at most size().
@@ -65,6 +67,7 @@ private:
 
     // ready()
     uint32_t ready_;
+    bool keeps_all_ = false;
     Clock::time_point window_{}, narrow_until_{};
     Clock::duration narrow_for_;
 };
