@@ -70,6 +70,7 @@ def operators() -> ctypes.CDLL:
         ) from None
     library.mobileloop_executorch_last_error.restype = ctypes.c_char_p
     library.mobileloop_executorch_set_threads.argtypes = [ctypes.c_uint32]
+    library.mobileloop_executorch_set_cpus.argtypes = [ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32]
     if library.mobileloop_executorch_status() != 0:
         raise MobileloopError("ExecuTorch refused to register the mobileloop operators; reinstall mobileloop.")
     return library
@@ -89,7 +90,9 @@ class ExecutorchSession(Session):
 
     runtime = "executorch"
 
-    def __init__(self, path: Path, *, threads: int = 0, loops: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, threads: int = 0, loops: int | None = None, cpus: Sequence[int] | None = None
+    ) -> None:
         """Map the program and load its metadata; the methods load when they are first called."""
         _check_size(path)
         self._operators = operators()
@@ -106,8 +109,8 @@ class ExecutorchSession(Session):
         if not {"forward", "step", "mobileloop_metadata"} <= names:
             raise MobileloopError(f"{path} was not exported by mobileloop, so it says nothing about its model.")
         self._methods: dict[str, Any] = {}
-        super().__init__(path, self._read_info(path), threads, loops)
-        self._operators.mobileloop_executorch_set_threads(self.threads)
+        super().__init__(path, self._read_info(path), threads, loops, cpus)
+        self._take_threads()
         self._method: str | None = None  # that the sequence so far ran through
 
     def close(self) -> None:
@@ -119,7 +122,7 @@ class ExecutorchSession(Session):
         """Versions and kernels."""
         from importlib.metadata import version
 
-        return {"executorch": version("executorch"), "kernels": native.kernels()}
+        return {"executorch": version("executorch"), "kernels": native.kernels(), **self.placement()}
 
     def _read_info(self, path: Path) -> ArtifactInfo:
         try:
@@ -145,7 +148,7 @@ class ExecutorchSession(Session):
     def _evaluate(self, tokens: Sequence[int], all_logits: bool) -> NDArray[np.float32]:
         import torch
 
-        self._operators.mobileloop_executorch_set_threads(self.threads)
+        self._take_threads()
         own_loops = self.requested_loops is None
         if self.position == 0:
             self._method = "forward" if all_logits and own_loops else "step"
@@ -161,6 +164,12 @@ class ExecutorchSession(Session):
             pieces.append(logits.numpy().copy() if all_logits else logits[-1:].numpy().copy())
         whole: NDArray[np.float32] = np.concatenate(pieces) if all_logits else pieces[-1]
         return whole
+
+    def _take_threads(self) -> None:
+        """Sessions share the operators' threads: the one that runs has its own count on its own cpus."""
+        cpus = self.cpus or ()
+        self._operators.mobileloop_executorch_set_threads(self.threads)
+        self._operators.mobileloop_executorch_set_cpus(native.cpu_array(cpus), len(cpus))
 
     def _clear(self) -> None:
         self._method = None

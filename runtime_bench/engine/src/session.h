@@ -43,7 +43,8 @@ struct ml_session {
     void reset(uint32_t loops);
     void reset_sequence(uint32_t sequence);
     uint32_t position(uint32_t sequence) const { return sequence < positions_.size() ? positions_[sequence] : 0; }
-    std::atomic<bool> &busy() { return context_.busy; }
+    ml_context &context() { return context_; }
+    const ml_context &context() const { return context_; }
     void stream(uint32_t mode, uint32_t stream_threads) { context_.stream(mode, stream_threads); }
     uint32_t stream_mode() const { return context_.stream_mode(); }
     uint32_t stream_threads() const { return context_.stream_threads(); }
