@@ -160,8 +160,8 @@ struct Measure {
 };
 
 // LITTLE cores have up to 0.37 of the strongest core's capacity (A510 of the 8 Gen 2: 0.20 or 0.34, by the kernel's
-// version; A53 of the RK3399: 0.37) or 0.41 of a middle one's, and keep more back than that where memory is the limit. Middle cores have 0.49 to
-// 0.92. Frequencies lie closer together: LITTLE 0.58 to 0.69, middle 0.80 to 0.95.
+// version; A53 of the RK3399: 0.37) or 0.41 of a middle one's, and keep more back than that where memory is the limit.
+// Middle cores have 0.49 to 0.92. Frequencies lie closer together: LITTLE 0.58 to 0.69, middle 0.80 to 0.95.
 Measure measure_of(const std::vector<Cluster> &clusters) {
     for (const Measure &measure : {Measure{&Cluster::capacity, 45}, Measure{&Cluster::max_khz, 75}}) {
         bool known = true, differ = false;
