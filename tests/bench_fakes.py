@@ -82,7 +82,7 @@ def open_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         runtimes,
         "open_session",
-        lambda path, *, threads=0, loops=None, onnx_kernel="auto": FakeSession(path, threads, loops),
+        lambda path, *, threads=0, loops=None, **more: FakeSession(path, threads, loops),
     )
     monkeypatch.setattr(FakeSession, "log", [])
     monkeypatch.setattr(FakeSession, "stop_at", None)

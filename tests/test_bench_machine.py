@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileloop_bench.machine import Machine, _cpu_list, probe
+from mobileloop_bench.machine import Machine, probe
 
 ARM = """processor\t: 0
 Features\t: fp asimd asimdhp asimddp i8mm sve
@@ -93,8 +93,3 @@ def test_this_machine_round_trips() -> None:
     machine = probe()
     assert Machine.model_validate(json.loads(machine.model_dump_json())) == machine
     assert (machine.cores_usable or 0) >= 1
-
-
-def test_cpu_lists() -> None:
-    assert _cpu_list("0-2,8") == {0, 1, 2, 8}
-    assert _cpu_list("") == set()

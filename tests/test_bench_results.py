@@ -177,7 +177,7 @@ def test_infinity_is_never_written() -> None:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
     monkeypatch.setattr("mobileloop_bench.memory.measure_memory", lambda plan: {})
-    monkeypatch.setattr("mobileloop_bench.bandwidth.measure_bandwidth", lambda machine, threads: [])
+    monkeypatch.setattr("mobileloop_bench.bandwidth.measure_bandwidth", lambda machine, threads, cpus: [])
     app = typer.Typer()
     app.command()(bench)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -26,6 +27,7 @@ from mobileloop_export import FORMATS
 COMMANDS = ("export", "run", "verify", "bench", "report", "info", "fetch", "demo")
 CONFIG = TINY.model_copy(update={"vocab_size": 259, "max_position": 128})
 CONTEXT = 64
+CPU = min(os.sched_getaffinity(0))
 BENCH_KEYS = {
     "artifact", "runtime", "model", "quantization", "loops", "threads", "phase", "samples_ms", "median_ms",
     "tokens_per_s", "unique_bytes", "executed_bytes", "kv_bytes", "read_gbps", "valid", "reasons",
@@ -148,6 +150,46 @@ def test_export_again_replaces_the_file(world, tmp_path):
     passed(cli("export", world.source, "-o", path, cwd=tmp_path))
     assert path.stat().st_size > 1000
     assert contents(tmp_path).keys() == {path}
+
+
+def test_cpus(world, tmp_path):
+    """One option of run, verify and bench, for every runtime with kernels of ours; what ran is told."""
+    options = ["--prompt", "hello", "--max-tokens", 4, "--json", "--cpus", CPU]
+    told = json.loads(passed(cli("run", world.engine, *options, cwd=tmp_path)).stdout)
+    assert (told["threads"], told["details"]["cpus"]) == (1, str(CPU))
+    free = json.loads(passed(cli("run", world.engine, *options[:-2], "--threads", 1, cwd=tmp_path)).stdout)
+    assert free["text"] == told["text"]
+    told = json.loads(
+        passed(cli("verify", world.engine, "--against", world.source, "--tokens", 4, *options[4:], cwd=tmp_path)).stdout
+    )
+    assert told["details"]["cpus"] == str(CPU)
+    small = ["--prompt-tokens", 2, "--decode-tokens", 2, "--repetitions", 1, "--threads", "1,2"]
+    said = passed(cli("bench", world.engine, "--cpus", CPU, *small, cwd=tmp_path)).stdout
+    assert f"Threads run on cpus {CPU}." in said
+    document = json.loads(said.splitlines()[-1])
+    assert document["settings"]["cpus"] == [CPU]
+    for row in document["results"]:
+        assert row["details"]["cpus"] == str(CPU)
+        assert ("2 threads on 1 cores" in row["reasons"]) == (row["threads"] == 2)
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    passed(cli("report", "a.json", "--html", "a.html", cwd=tmp_path))
+    assert f"with 1 thread ran on cpus {CPU}." in (tmp_path / "a.html").read_text()
+
+
+def test_info_of_the_machine(tmp_path):
+    lines = passed(cli("info", "--machine", cwd=tmp_path)).stdout.splitlines()
+    assert lines[0].split()[:2] == ["cpus", "cores"]
+    assert re.fullmatch(r"By default \d+ threads?\.", lines[-1])
+    told = json.loads(passed(cli("info", "--machine", "--json", cwd=tmp_path)).stdout)
+    assert [cpu["cpu"] for cpu in told["cpus"]] == sorted(os.sched_getaffinity(0))
+
+
+def test_clusters_are_offered_for_completion(tmp_path):
+    asked = {**os.environ, "_TYPER_COMPLETE_ARGS": "mobileloop run --cpus ", "_MOBILELOOP_COMPLETE": "complete_bash"}
+    code = "from mobileloop.cli import app; app(prog_name='mobileloop')"
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=asked)
+    clusters = json.loads(passed(cli("info", "--machine", "--json", cwd=tmp_path)).stdout)["clusters"]
+    assert len(said.stdout.split()) == len(clusters)
 
 
 def test_info(world, tmp_path):
@@ -415,6 +457,15 @@ REFUSED_ARTIFACTS = {
     "samples, onnx": (lambda w, f: ["run", w.onnx, *prompt("--samples", 2)], "runs on onnx, which holds one sequence"),
     "samples, pte": (lambda w, f: ["run", w.executorch, *prompt("--samples", 2)], "runs on executorch, which holds"),
     "threads": (lambda w, f: ["run", w.engine, *prompt("--threads", -1)], "threads -1 is outside 0-256"),
+    "cpus list": (lambda w, f: ["run", w.engine, *prompt("--cpus", "1-")], "write for example --cpus 4-7,2"),
+    "cpus there": (lambda w, f: ["run", w.engine, *prompt("--cpus", 1023)], "cpu 1023 does not exist"),
+    "cpus stock": (
+        lambda w, f: ["run", w.onnx, *prompt("--cpus", CPU, "--onnx-kernel", "stock")],
+        "onnxruntime's own threads",
+    ),
+    "cpus of bench": (lambda w, f: ["bench", w.engine, "--cpus", 1023], "cpu 1023 does not exist"),
+    "info of two": (lambda w, f: ["info", w.engine, "--machine"], "info shows one thing at a time"),
+    "info of nothing": (lambda w, f: ["info"], "info shows one thing at a time"),
     "other source": (
         lambda w, f: ["verify", w.engine, "--against", other_source(f)],
         "give the source it was made from",

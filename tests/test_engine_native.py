@@ -49,11 +49,14 @@ def test_engine_tests(kind, tmp_path):
     assert configured.returncode == 0, (
         f"cmake cannot configure the engine (is a C++ compiler installed?)\n{configured.stderr}"
     )
-    built = run(cmake, "--build", folder, "--target", "engine_tests", "--parallel", os.cpu_count() or 1)
+    built = run(
+        cmake, "--build", folder, "--target", "engine_tests", "topology_tests", "--parallel", os.cpu_count() or 1
+    )
     assert built.returncode == 0, f"the engine's tests do not build\n{built.stdout[-4000:]}\n{built.stderr[-4000:]}"
     assert "warning:" not in built.stdout + built.stderr
-    tested = run(folder / "engine_tests")
-    if "ThreadSanitizer: unexpected memory mapping" in tested.stderr:
-        pytest.skip("this kernel's address layout does not suit ThreadSanitizer")
-    assert tested.returncode == 0, f"{tested.stdout[-4000:]}\n{tested.stderr[-6000:]}"
-    assert tested.stdout.rstrip().endswith("passed, 0 failed")
+    for program in ("engine_tests", "topology_tests"):
+        tested = run(folder / program)
+        if "ThreadSanitizer: unexpected memory mapping" in tested.stderr:
+            pytest.skip("this kernel's address layout does not suit ThreadSanitizer")
+        assert tested.returncode == 0, f"{tested.stdout[-4000:]}\n{tested.stderr[-6000:]}"
+        assert tested.stdout.rstrip().endswith("passed, 0 failed")

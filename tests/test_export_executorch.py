@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -226,6 +227,26 @@ def test_blocks_are_stored_once_and_whole(looped):
     data = path.read_bytes()
     for record in (packed.matrix_record("embedding"), *(packed.block_record(block) for block in range(3))):
         assert data.count(record.tobytes()) == 1
+
+
+def test_cpus(looped):
+    """Two sessions share the operators' threads, and each runs on its own cpus."""
+    cpu = min(os.sched_getaffinity(0))
+    expected = run(looped[0], threads=2)
+    assert np.array_equal(run(looped[0], threads=2, cpus=[cpu]), expected)
+    bound, free = open_session(looped[0], threads=2, cpus=[cpu]), open_session(looped[0], threads=2)
+    assert bound.details()["cpus"] == str(cpu)
+    assert "cpus" not in free.details()
+
+    def confined():
+        return {cpu} in [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+
+    bound.prefill(TOKENS)
+    assert confined()
+    free.prefill(TOKENS)
+    assert confined() == (len(os.sched_getaffinity(0)) == 1)
+    with pytest.raises(MobileloopError, match="cpu 1023 does not exist"):
+        open_session(looped[0], cpus=[1023])
 
 
 def test_session_says_what_it_is(looped):

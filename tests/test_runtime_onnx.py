@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -179,6 +180,21 @@ def test_auto_takes_the_kernels(pair):
     session = open_session(path, threads=1)
     assert session.title() == "onnx, engine kernels"
     assert session.details()["kernels"] == native.kernels()
+
+
+@needs_kernels
+def test_cpus(pair):
+    path, _ = pair()
+    cpu = min(os.sched_getaffinity(0))
+    session, free = open_session(path, threads=2, cpus=[cpu]), open_session(path, threads=2)
+    assert session.details()["cpus"] == str(cpu)
+    assert "cpus" not in free.details()
+    workers = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+    assert {cpu} in workers
+    assert same_bits(steps(session), steps(free))
+    changed(path, lambda model: inline(model, {"head", "loop"}))
+    with pytest.raises(MobileloopError, match="onnxruntime's own threads"):
+        open_session(path, cpus=[cpu])
 
 
 @needs_kernels

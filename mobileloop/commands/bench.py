@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import OnnxKernel, Stream
+from mobileloop.commands.options import Cpus, OnnxKernel, Stream
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from rich.console import Console
@@ -24,7 +24,10 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 def bench(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Artifacts: .safetensors, .pte or .onnx.")],
     threads: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Thread counts, such as 1,2 (default: 1 and all cores).")
+        str | None,
+        typer.Option(
+            metavar="LIST", help="Thread counts, such as 1,2 (default: 1 and all big cores, or all of --cpus)."
+        ),
     ] = None,
     loops: Annotated[
         str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4 (default: each artifact's own).")
@@ -35,6 +38,7 @@ def bench(
     json_out: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the JSON here.")] = None,
     onnx_kernel: OnnxKernel = "auto",
     stream: Stream = "auto",
+    cpus: Cpus = None,
 ) -> None:
     """Measure load, prefill, decode and memory of artifacts.
 
@@ -48,10 +52,11 @@ def bench(
     Examples:
       mobileloop bench model.safetensors
       mobileloop bench model.safetensors --threads 1,2 --loops 1,2,4 --json bench.json
+      mobileloop bench model.safetensors --threads 2,5 --cpus 3-7
       mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
     """
     document = measure_and_show(
-        files, threads, loops, prompt_tokens, decode_tokens, repetitions, json_out, onnx_kernel, stream
+        files, threads, loops, prompt_tokens, decode_tokens, repetitions, json_out, onnx_kernel, stream, cpus
     )
     typer.echo(document.to_json())
     if document.interrupted:
@@ -68,6 +73,7 @@ def measure_and_show(
     json_out: Path | None,
     onnx_kernel: str = "auto",
     stream: str = "auto",
+    cpus: str | None = None,
 ) -> Document:
     """The command but for its last line: card, measurement, table and the file."""
     from rich.console import Console
@@ -78,7 +84,7 @@ def measure_and_show(
     if json_out is not None:
         check_output(json_out)  # before the measurement, not after it
     console = Console(width=None if sys.stdout.isatty() else 160)
-    plan = _plan(files, threads, loops, prompt_tokens, decode_tokens, repetitions, onnx_kernel, stream)
+    plan = _plan(files, threads, loops, prompt_tokens, decode_tokens, repetitions, onnx_kernel, stream, cpus)
     document = _run(console, plan)
     print_results(console, document)
     if json_out is not None:
@@ -95,18 +101,23 @@ def _plan(
     repetitions: int,
     onnx_kernel: str,
     stream: str,
+    cpus: str | None,
 ) -> Plan:
-    from mobileloop.runtimes.base import available_threads
+    from mobileloop.runtimes.base import default_threads
+    from mobileloop.runtimes.topology import check_cpus, parse_cpus
     from mobileloop_bench.plan import Settings, make_plan, numbers, open_artifacts
 
+    listed = None if cpus is None else parse_cpus(cpus)
+    check_cpus(listed)
     settings = Settings(
-        threads=numbers(threads if threads is not None else f"1,{available_threads()}", "--threads"),
+        threads=numbers(threads if threads is not None else f"1,{default_threads(listed)}", "--threads"),
         loops=None if loops is None else numbers(loops, "--loops"),
         prompt_tokens=prompt_tokens,
         decode_tokens=decode_tokens,
         repetitions=repetitions,
+        cpus=listed,
     )
-    return make_plan(open_artifacts(files, onnx_kernel, stream), settings)
+    return make_plan(open_artifacts(files, onnx_kernel, stream, listed), settings)
 
 
 def _run(console: Console, plan: Plan) -> Document:
@@ -117,7 +128,7 @@ def _run(console: Console, plan: Plan) -> Document:
     from mobileloop_bench.rows import make_document
 
     machine = probe()
-    bandwidth = measure_bandwidth(machine, plan.settings.threads)
+    bandwidth = measure_bandwidth(machine, plan.settings.threads, cpus=plan.settings.cpus)
     print_card(console, plan, machine, bandwidth)
     measurement = _measured(plan)
     memory = {} if measurement.interrupted else measure_memory(plan)

@@ -14,7 +14,31 @@ Loops = Annotated[
     int | None,
     typer.Option("--loops", help="Applications of the looped stages; the artifact's own count when not given."),
 ]
-Threads = Annotated[int, typer.Option("--threads", help="Threads; 0 takes every core this process may use.")]
+Threads = Annotated[int, typer.Option("--threads", help="Threads; 0 takes every big core, or every one of --cpus.")]
+
+
+def _complete_cpus(incomplete: str) -> list[tuple[str, str]]:
+    """Clusters of this machine, as values of --cpus with what they are."""
+    from mobileloop.runtimes.topology import read_topology, write_cpus
+
+    try:
+        clusters = read_topology().clusters
+    except MobileloopError:
+        return []
+    found = [(write_cpus(one.cpus), one.title()) for one in clusters]
+    return [(value, told) for value, told in found if value.startswith(incomplete)]
+
+
+Cpus = Annotated[
+    str | None,
+    typer.Option(
+        "--cpus",
+        metavar="LIST",
+        help="Run on these cpus, such as 4-7,2: one thread on each where there are as many, else every thread on any "
+        "of them. Default: the big cores where there are others (mobileloop info --machine).",
+        autocompletion=_complete_cpus,
+    ),
+]
 
 OnnxKernel = Annotated[
     str,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import Loops, OnnxKernel, Stream, Threads, check_range
+from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Stream, Threads, check_range
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def run(
         ),
     ] = None,
     threads: Threads = 0,
+    cpus: Cpus = None,
     onnx_kernel: OnnxKernel = "auto",
     stream: Stream = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print text and statistics as one JSON document.")] = False,
@@ -63,11 +64,13 @@ def run(
       mobileloop run smollm2.safetensors --prompt "Name a fruit." --temperature 0.8 --samples 4
       mobileloop run looped.safetensors --prompt "Why is the sky blue?" --halt latent_difference:0.03:2
       mobileloop run looped.onnx --no-chat --prompt "Once upon a time" --loops 2 --threads 1
+      mobileloop run smollm2.safetensors --prompt "Name a colour." --cpus 4-7
     """
     from mobileloop.generate import Sampler, generate, generate_samples
     from mobileloop.runtimes import open_session
     from mobileloop.runtimes.base import MAX_SEQUENCES
     from mobileloop.runtimes.engine import EngineSession
+    from mobileloop.runtimes.topology import parse_cpus
     from mobileloop.schedule import Halting
     from mobileloop.tokenizer import TextStream, Tokenizer
 
@@ -85,6 +88,7 @@ def run(
         halting=halting,
         onnx_kernel=onnx_kernel,
         stream=stream,
+        cpus=None if cpus is None else parse_cpus(cpus),
     )
     if session.info.tokenizer is None:
         raise MobileloopError(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mobileloop.commands.options import Loops, OnnxKernel, Threads, check_range, progress_bar
+from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Threads, check_range, progress_bar
 from mobileloop.errors import MobileloopError
 
 
@@ -21,6 +21,7 @@ def verify(
     min_top1: Annotated[float | None, typer.Option("--min-top1", help="Limit of the top-1 agreement, 0 to 1.")] = None,
     loops: Loops = None,
     threads: Threads = 0,
+    cpus: Cpus = None,
     onnx_kernel: OnnxKernel = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
@@ -47,6 +48,7 @@ def verify(
         raise MobileloopError("verify needs PyTorch; install it with: pip install '.[torch]'.") from None
     from mobileloop.checkpoints import load_checkpoint
     from mobileloop.runtimes import open_session
+    from mobileloop.runtimes.topology import parse_cpus
     from mobileloop.verify import (
         EXACT_LIMITS,
         QUANTIZED_LIMITS,
@@ -56,7 +58,8 @@ def verify(
         verification_tokens,
     )
 
-    session = open_session(file, threads=threads, loops=loops, onnx_kernel=onnx_kernel)
+    listed = None if cpus is None else parse_cpus(cpus)
+    session = open_session(file, threads=threads, loops=loops, onnx_kernel=onnx_kernel, cpus=listed)
     with progress_bar("verify") as progress:
         progress("reading the source", 0.0)
         checkpoint = load_checkpoint(against, seed)

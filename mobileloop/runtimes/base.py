@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from mobileloop.artifact import ArtifactInfo, check_tokens
 from mobileloop.errors import MobileloopError
+from mobileloop.runtimes import native
+from mobileloop.runtimes.topology import check_cpus, write_cpus
 
 F32 = NDArray[np.float32]
 MAX_THREADS = 256  # the engine's bound
@@ -23,10 +25,20 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def default_threads(cpus: Sequence[int] | None = None) -> int:
+    """Threads where none are asked for: as many as `cpus`, else one per big core that this process may run on."""
+    if cpus:
+        return min(len(cpus), MAX_THREADS)
+    try:
+        return native.default_threads()
+    except MobileloopError:  # the engine was not built; a file may run on another runtime
+        return min(available_threads(), MAX_THREADS)
+
+
 def check_threads(threads: int) -> None:
-    """Raise MobileloopError where no runtime would take this number of threads; 0 is every core."""
+    """Raise MobileloopError where no runtime would take this number of threads; 0 is every big core."""
     if not 0 <= threads <= MAX_THREADS:
-        raise MobileloopError(f"threads {threads} is outside 0-{MAX_THREADS}; use 0 for all cores.")
+        raise MobileloopError(f"threads {threads} is outside 0-{MAX_THREADS}; use 0 for all big cores.")
 
 
 def check_sequences(sequences: int) -> None:
@@ -45,14 +57,18 @@ class Session(ABC):
     runtime: str
     runs_every_schedule = False  # whether a runtime carries out halting rules and full attention
 
-    def __init__(self, path: Path, info: ArtifactInfo, threads: int, loops: int | None) -> None:
+    def __init__(
+        self, path: Path, info: ArtifactInfo, threads: int, loops: int | None, cpus: Sequence[int] | None = None
+    ) -> None:
         check_threads(threads)
+        check_cpus(cpus)
         info.schedule.check_loops(loops)
         if not self.runs_every_schedule:
             info.schedule.check_carried(self.runtime)
         self.path = path
         self.info = info
-        self.threads = threads or available_threads()
+        self.cpus = None if cpus is None else list(cpus)
+        self.threads = threads or default_threads(cpus)
         self.requested_loops = loops  # None: each stage's own count, which may differ between stages
         self.loops = loops if loops is not None else info.schedule.default_loops
         self.position = 0
@@ -91,6 +107,10 @@ class Session(ABC):
         """The runtime, and which of its paths computes where it has several."""
         path = self.details().get("path")
         return f"{self.runtime}, {path}" if path else self.runtime
+
+    def placement(self) -> dict[str, str]:
+        """The cpus that the threads keep to, as a detail; nothing where they run anywhere."""
+        return {"cpus": write_cpus(self.cpus)} if self.cpus else {}
 
     def details(self) -> dict[str, str]:
         """What a report should know of this runtime: versions, kernels, providers."""

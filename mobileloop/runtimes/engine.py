@@ -23,6 +23,7 @@ from mobileloop.runtimes.streaming import (
     remember,
     streams_anything,
 )
+from mobileloop.runtimes.topology import MAX_CPUS, write_cpus
 from mobileloop.schedule import Halting
 
 
@@ -85,10 +86,24 @@ class EngineSession(Session):
         sequences: int = 1,
         halting: Halting | None = None,
         streaming: Streaming | None = None,
+        cpus: Sequence[int] | None = None,
     ) -> None:
-        """Map the artifact and allocate a KV cache per sequence (touched only as the sequence grows)."""
+        """Map the artifact and allocate a KV cache per sequence (touched only as the sequence grows).
+
+        Args:
+            path: of the artifact.
+            threads: 0 is one per cpu of `cpus`, or without it one per big core.
+            loops: of the looped stages; None is the artifact's own.
+            sequences: that run together over the same weights.
+            halting: rule of the looped stages; None is each stage's own.
+            cpus: as many as threads bind thread i to the i-th, else every thread runs on any of them; None keeps to
+                the big cores where there are others and the threads are no more than those.
+
+        Raises:
+            MobileloopError: where the file is damaged, or an argument out of bounds.
+        """
         self._session = ctypes.c_void_p()
-        super().__init__(path, read_info(path), threads, loops)
+        super().__init__(path, read_info(path), threads, loops, cpus)
         check_sequences(sequences)
         self.sequences = sequences
         self._looped = [stage.looped for stage in self.info.schedule.stages]
@@ -103,6 +118,8 @@ class EngineSession(Session):
             native.check(engine.ml_session_create(model, self.threads, loops or 0, sequences, made))
         finally:
             engine.ml_model_close(model)  # the session keeps what it needs
+        if cpus is not None:
+            native.check(engine.ml_session_place(self._session, native.cpu_array(cpus), len(cpus)))
         if halting is not None:
             self.set_halting(halting)
         self.streaming = self._stream(streaming or Streaming("off"))
@@ -113,7 +130,8 @@ class EngineSession(Session):
         if wanted.mode == "auto":
             if not streams_anything(self.info, self.requested_loops):
                 return Streaming("off")
-            key = memory_key(self.info, self.requested_loops, self.threads, self._kernels)
+            where = self.placement().get("cpus", "")
+            key = memory_key(self.info, self.requested_loops, self.threads, self._kernels, where)
             wanted = recall(key) or wanted
         engine = native.library()
         if wanted.mode != "auto":
@@ -244,8 +262,14 @@ class EngineSession(Session):
         return logits
 
     def details(self) -> dict[str, str]:
-        """The kernel set that runs, and how blocks are streamed."""
-        return {"kernels": self._kernels, "stream": str(self.streaming)}
+        """The kernel set that runs, how blocks are streamed, and the cpus that the threads keep to."""
+        return {"kernels": self._kernels, "stream": str(self.streaming), **self.placement()}
+
+    def placement(self) -> dict[str, str]:
+        """The cpus that the threads keep to, the big cores where the engine chose them."""
+        cpus = native.cpu_array([0] * MAX_CPUS)
+        count = native.library().ml_session_cpus(self._session, cpus, MAX_CPUS) if self._session else 0
+        return {"cpus": write_cpus(cpus[:count])} if count else {}
 
     def close(self) -> None:
         """Unmap the artifact and end the threads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -112,6 +113,16 @@ def library() -> ctypes.CDLL:
         ctypes.POINTER(ctypes.c_uint32),
         ctypes.POINTER(ctypes.c_uint32),
     ]
+    engine.ml_session_place.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32]
+    engine.ml_session_cpus.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32]
+    engine.ml_session_cpus.restype = ctypes.c_uint32
+    engine.ml_default_threads.restype = ctypes.c_uint32
+    engine.ml_topology_json.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_char_p,
+        ctypes.c_uint64,
+        ctypes.POINTER(ctypes.c_uint64),
+    ]
     engine.ml_read_bandwidth.argtypes = [
         ctypes.c_uint32,
         ctypes.c_uint64,
@@ -147,6 +158,32 @@ def use_kernels(name: str) -> None:
         MobileloopError: where this processor cannot run it.
     """
     check(library().ml_use_kernels(name.encode()))
+
+
+def default_threads() -> int:
+    """Threads that suit this machine: its big cores that this thread may run on, SMT siblings counted once."""
+    return int(library().ml_default_threads())
+
+
+def topology_json(root: Path | None = None) -> str:
+    """The processor as `ml_topology_json` writes it.
+
+    Args:
+        root: None is this machine; else a folder that holds another machine's `sys`.
+    """
+    place, needed, size = (None if root is None else os.fsencode(root)), ctypes.c_uint64(), 0
+    buffer = None
+    while True:  # the cpus that may be used can change between two calls
+        check(library().ml_topology_json(place, buffer, size, ctypes.byref(needed)))
+        if buffer is not None:
+            return str(buffer.value.decode())
+        size = needed.value + 4096
+        buffer = ctypes.create_string_buffer(size)
+
+
+def cpu_array(cpus: Sequence[int]) -> ctypes.Array[ctypes.c_uint32]:
+    """Cpu numbers as the engine takes them."""
+    return (ctypes.c_uint32 * len(cpus))(*cpus)
 
 
 def read_bandwidth(threads: int, size_bytes: int, seconds: float) -> float:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes import native
-from mobileloop.runtimes.base import F32, Session, available_threads, check_threads
+from mobileloop.runtimes.base import F32, Session, check_threads, default_threads
+from mobileloop.runtimes.topology import check_cpus
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -76,15 +77,23 @@ class OnnxSession(Session):
 
     runtime = "onnx"
 
-    def __init__(self, path: Path, threads: int = 0, loops: int | None = None, kernel: str = "auto") -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int = 0,
+        loops: int | None = None,
+        kernel: str = "auto",
+        cpus: Sequence[int] | None = None,
+    ) -> None:
         """Load the file.
 
         Args:
             path: of the artifact.
-            threads: 0 takes the cores this process may run on.
+            threads: 0 is one per cpu of `cpus`, or without it one per big core.
             loops: of the looped stages; None is the artifact's own.
             kernel: "engine" runs the stages and the head on the engine's kernels, "stock" runs the file as any
                 onnxruntime does, "auto" takes the engine's where they were built.
+            cpus: that the engine's kernels run on, as `EngineSession` takes them.
 
         Raises:
             MobileloopError: where onnxruntime is missing, the file is no artifact, an argument is out of bounds, or
@@ -93,10 +102,16 @@ class OnnxSession(Session):
         check_threads(threads)
         operators = _wanted_operators(kernel)
         made_before = _kernels_made(operators)
-        model = _load(path, threads or available_threads(), operators[0] if operators else None)
+        check_cpus(cpus)
+        model = _load(path, threads or default_threads(cpus), operators[0] if operators else None, cpus)
         kernels_made = _kernels_made(operators) - made_before
-        super().__init__(path, _info(model, path), threads, loops)
+        super().__init__(path, _info(model, path), threads, loops, cpus)
         self._path = self._computed_by(kernel, kernels_made)
+        if cpus is not None and self._path == STOCK_PATH:
+            raise MobileloopError(
+                f"{path} would run on onnxruntime's own threads, which are not bound to cpus; take "
+                "--onnx-kernel engine, or leave --cpus out."
+            )
         self._model: InferenceSession | None = model
         self._providers = ", ".join(model.get_providers())
         config = self.info.config
@@ -117,7 +132,7 @@ class OnnxSession(Session):
         import onnxruntime
 
         facts = {"onnxruntime": onnxruntime.__version__, "providers": self._providers, "path": self._path}
-        return facts if self._path == STOCK_PATH else {**facts, "kernels": native.kernels()}
+        return facts if self._path == STOCK_PATH else {**facts, "kernels": native.kernels(), **self.placement()}
 
     def _computed_by(self, kernel: str, kernels_made: int) -> str:
         """The path that computes the calls of our functions: one per stage, and the head."""
@@ -202,13 +217,15 @@ def _kernels_made(operators: tuple[Path, ctypes.CDLL] | None) -> int:
     return int(operators[1].mobileloop_onnxruntime_kernels_made()) if operators else 0
 
 
-def _load(path: Path, threads: int, operators: Path | None) -> InferenceSession:
+def _load(path: Path, threads: int, operators: Path | None, cpus: Sequence[int] | None) -> InferenceSession:
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     if operators is not None:
         options.add_session_config_entry("mobileloop.threads", str(threads))
+        if cpus is not None:
+            options.add_session_config_entry("mobileloop.cpus", ",".join(map(str, cpus)))
         options.register_custom_ops_library(str(operators))
         options.intra_op_num_threads = 1  # what is left beside our kernels is small, and idle threads would spin
     options.log_severity_level = 4  # errors come as exceptions; the log would print them once more

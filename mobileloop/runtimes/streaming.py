@@ -54,11 +54,11 @@ def streams_anything(info: ArtifactInfo, loops: int | None) -> bool:
     return looped and info.costs.weight_bytes >= SMALLEST_BYTES
 
 
-def memory_key(info: ArtifactInfo, loops: int | None, threads: int, kernels: str) -> str:
-    """Names what a calibration holds for: this machine, model, loop count, number of threads and kernel set."""
+def memory_key(info: ArtifactInfo, loops: int | None, threads: int, kernels: str, cpus: str) -> str:
+    """Names what a calibration holds for: this machine, model, loop count, threads and their cpus, and kernel set."""
     machine = [platform.machine(), platform.node(), _processor(), os.cpu_count()]
     return hashlib.sha256(
-        json.dumps([machine, info.model_dump_json(exclude={"tokenizer"}), loops, threads, kernels]).encode()
+        json.dumps([machine, info.model_dump_json(exclude={"tokenizer"}), loops, threads, kernels, cpus]).encode()
     ).hexdigest()[:32]
 
 

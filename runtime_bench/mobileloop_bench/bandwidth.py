@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from mobileloop.errors import MobileloopError
+from mobileloop.runtimes.topology import confined
 from mobileloop_bench.machine import Machine
 
 MIB = 1 << 20
@@ -46,17 +47,23 @@ def working_set_bytes(machine: Machine) -> int:
     return size // MIB * MIB or MIB
 
 
-def measure_bandwidth(machine: Machine, thread_counts: Sequence[int], seconds: float = SECONDS) -> list[Bandwidth]:
-    """Measure every thread count `REPEATS` times, `seconds` each, in turn so that a disturbance hits all alike."""
+def measure_bandwidth(
+    machine: Machine, thread_counts: Sequence[int], seconds: float = SECONDS, cpus: Sequence[int] | None = None
+) -> list[Bandwidth]:
+    """Measure every thread count `REPEATS` times, `seconds` each, in turn so that a disturbance hits all alike.
+
+    With `cpus`, the threads read from those.
+    """
     size, cache = working_set_bytes(machine), machine.last_level_cache_bytes()
     beyond = size > cache if cache else None
     samples: dict[int, list[float]] = {threads: [] for threads in thread_counts}
     reason = None
     try:
         native = importlib.import_module("mobileloop.runtimes.native")
-        for _ in range(REPEATS):
-            for threads, values in samples.items():
-                values.append(float(native.read_bandwidth(threads, size, seconds)))
+        with confined(cpus):
+            for _ in range(REPEATS):
+                for threads, values in samples.items():
+                    values.append(float(native.read_bandwidth(threads, size, seconds)))
     except (ImportError, AttributeError, OSError, MobileloopError) as error:
         reason = f"the engine's bandwidth test did not run: {error}"
     return [

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mobileloop.runtimes.topology import write_cpus
 from mobileloop_bench.bandwidth import Bandwidth, ceiling_gbps
 from mobileloop_bench.machine import Machine
 from mobileloop_bench.plan import Artifact, Configuration, Plan
@@ -24,6 +25,8 @@ def print_card(console: Console, plan: Plan, machine: Machine, bandwidth: Sequen
     """
     console.print(escape(machine_sentence(machine)), highlight=False)
     console.print(escape(bandwidth_sentence(bandwidth)), highlight=False)
+    if plan.settings.cpus is not None:
+        console.print(f"Threads run on cpus {write_cpus(plan.settings.cpus)}.", highlight=False)
     console.print(_table(plan, bandwidth))
     for note in notes(plan.artifacts, machine):
         console.print(escape(note), highlight=False)

@@ -17,7 +17,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 import mobileloop
+from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import available_threads
+from mobileloop.runtimes.topology import Topology, read_topology
 
 # As procfs spells them, with the spelling used here; Arm and x86 share the table because no name is shared.
 INSTRUCTION_SETS = {
@@ -56,13 +58,17 @@ class Cache(BaseModel):
 
 
 class Cluster(BaseModel):
-    """Cores of one kind: phones mix several, and which ones ran decides the figure."""
+    """Cores of one kind: phones mix several, and which ones ran decides the figure.
+
+    `big` ones are those that the engine takes by default (docs/measuring.md); null in results from before it was told.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     cpus: list[int]
     max_mhz: float | None = None
     capacity: int | None = None
+    big: bool | None = None
 
 
 class Machine(BaseModel):
@@ -107,16 +113,17 @@ class Machine(BaseModel):
 def probe(root: Path = Path("/")) -> Machine:
     """This machine, now. `root` holds `proc`, `sys` and `etc`; tests give a folder of their own."""
     cpuinfo = _read(root / "proc/cpuinfo") or ""
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     sysfs = root / "sys/devices/system/cpu"
-    clusters = _clusters(sysfs, cpus)
+    topology = _topology(root)
+    cpus = [cpu.cpu for cpu in topology.cpus]
+    clusters = _clusters(topology)
     return Machine(
         cpu=_cpu_name(cpuinfo, root),
         architecture=platform.machine() or None,
         cores_usable=available_threads(),
-        cores_physical=_physical_cores(sysfs, cpus),
+        cores_physical=_physical_cores(topology),
         clusters=clusters,
-        caches=_caches(sysfs, cpus),
+        caches=_caches(topology),
         instruction_sets=_instruction_sets(cpuinfo),
         max_mhz=max((c.max_mhz for c in clusters if c.max_mhz is not None), default=None),
         current_mhz=max((f for cpu in cpus if (f := _mhz(sysfs, cpu, "scaling_cur_freq")) is not None), default=None),
@@ -169,17 +176,24 @@ def _instruction_sets(cpuinfo: str) -> list[str] | None:
     return [name for flag, name in INSTRUCTION_SETS.items() if flag in held]
 
 
-def _physical_cores(sysfs: Path, cpus: list[int]) -> int | None:
-    siblings = [_read(sysfs / f"cpu{cpu}/topology/thread_siblings_list") for cpu in cpus]
-    return len(set(siblings)) if siblings and None not in siblings else None
+def _topology(root: Path) -> Topology:
+    """The engine's reading; nothing where the engine was not built."""
+    try:
+        return read_topology(None if root == Path("/") else root)
+    except MobileloopError:
+        return Topology(cpus=[], clusters=[], caches=[], default_threads=0)
 
 
-def _clusters(sysfs: Path, cpus: list[int]) -> list[Cluster]:
-    groups: dict[tuple[float | None, int | None], list[int]] = {}
-    for cpu in cpus:
-        kind = (_mhz(sysfs, cpu, "cpuinfo_max_freq"), _number(sysfs / f"cpu{cpu}/cpu_capacity"))
-        groups.setdefault(kind, []).append(cpu)
-    return [Cluster(cpus=members, max_mhz=mhz, capacity=capacity) for (mhz, capacity), members in groups.items()]
+def _physical_cores(topology: Topology) -> int | None:
+    cores = {tuple(cpu.core) for cpu in topology.cpus}
+    return len(cores) if cores and () not in cores else None
+
+
+def _clusters(topology: Topology) -> list[Cluster]:
+    return [
+        Cluster(cpus=one.cpus, max_mhz=one.max_khz / 1000 or None, capacity=one.capacity or None, big=one.big)
+        for one in topology.clusters
+    ]
 
 
 def _mhz(sysfs: Path, cpu: int, name: str) -> float | None:
@@ -192,37 +206,17 @@ def _governor(sysfs: Path, cpus: list[int]) -> str | None:
     return ", ".join(sorted(str(name) for name in found)) or None
 
 
-def _caches(sysfs: Path, cpus: list[int]) -> list[Cache]:
+def _caches(topology: Topology) -> list[Cache]:
     """Caches of the usable cores, merged where level, kind, size and sharing are the same."""
-    seen: dict[tuple[int, str, str], int] = {}
-    for cpu in cpus:
-        for index in sorted((sysfs / f"cpu{cpu}/cache").glob("index*")):
-            level, size = _number(index / "level"), _cache_size(_read(index / "size"))
-            kind = (_read(index / "type") or "unknown").lower()
-            shared = _read(index / "shared_cpu_list") or str(cpu)
-            if level is not None and size:
-                seen[(level, kind, shared)] = size
-    usable, merged = set(cpus), dict[tuple[int, str, int, int], int]()
-    for (level, kind, shared), size in seen.items():
-        key = (level, kind, size, len(_cpu_list(shared) & usable) or 1)
+    usable = {cpu.cpu for cpu in topology.cpus}
+    merged: dict[tuple[int, str, int, int], int] = {}
+    for cache in topology.caches:
+        key = (cache.level, cache.kind, cache.size_bytes, len(usable.intersection(cache.cpus)))
         merged[key] = merged.get(key, 0) + 1
     return [
         Cache(level=level, kind=kind, size_bytes=size, instances=count, shared_by=shared_by)
         for (level, kind, size, shared_by), count in sorted(merged.items())
     ]
-
-
-def _cache_size(text: str | None) -> int | None:
-    match = re.fullmatch(r"(\d+)([KMG]?)", text or "")
-    return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]] if match else None
-
-
-def _cpu_list(text: str) -> set[int]:
-    """`0-3,8` as a set of numbers."""
-    cpus: set[int] = set()
-    for first, last in re.findall(r"(\d+)(?:-(\d+))?", text):
-        cpus.update(range(int(first), int(last or first) + 1))
-    return cpus
 
 
 def _memory(root: Path) -> int | None:

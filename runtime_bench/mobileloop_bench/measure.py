@@ -128,7 +128,12 @@ def open_configuration(configuration: Configuration, stream: str | None = None) 
     """A new session of a configuration; `stream` in the place of the artifact's own mode."""
     artifact, threads, loops = configuration.artifact, configuration.threads, configuration.requested_loops
     return runtimes.open_session(
-        artifact.path, threads=threads, loops=loops, onnx_kernel=artifact.onnx_kernel, stream=stream or artifact.stream
+        artifact.path,
+        threads=threads,
+        loops=loops,
+        onnx_kernel=artifact.onnx_kernel,
+        stream=stream or artifact.stream,
+        cpus=artifact.cpus,
     )
 
 

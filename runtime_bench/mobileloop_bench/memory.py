@@ -52,6 +52,7 @@ class Request(BaseModel):
     path: str
     runtime: str
     onnx_kernel: str = "auto"
+    cpus: list[int] | None = None
     threads: int
     loops: int | None
     prompt_tokens: int
@@ -76,6 +77,7 @@ def _in_child(artifact: Artifact, loops: int | None, threads: Sequence[int], pro
         path=str(artifact.path.resolve()),
         runtime=artifact.runtime,
         onnx_kernel=artifact.onnx_kernel,
+        cpus=None if artifact.cpus is None else list(artifact.cpus),
         threads=max(threads),
         loops=loops,
         prompt_tokens=min(prompt_tokens, artifact.info.context - DECODED_TOKENS),
@@ -107,7 +109,11 @@ def use_of(request: Request) -> Memory:
     importlib.import_module(f"mobileloop.runtimes.{request.runtime}").preload()
     before = memory_status()
     session = runtimes.open_session(
-        request.path, threads=request.threads, loops=request.loops, onnx_kernel=request.onnx_kernel
+        request.path,
+        threads=request.threads,
+        loops=request.loops,
+        onnx_kernel=request.onnx_kernel,
+        cpus=request.cpus,
     )
     session.prefill(prompt_of(session.info.config.vocab_size, request.prompt_tokens, seed=0))
     for token in range(DECODED_TOKENS):

@@ -17,7 +17,10 @@ FIRST_TOKENS = 8
 
 
 class Settings(BaseModel):
-    """The knobs of one run, kept in its JSON document; `loops` null means each artifact's own count."""
+    """The knobs of one run, kept in its JSON document; `loops` null means each artifact's own count.
+
+    `cpus` null leaves it to each runtime where its threads run.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -27,13 +30,14 @@ class Settings(BaseModel):
     decode_tokens: int = Field(default=64, ge=1)
     repetitions: int = Field(default=5, ge=1)
     seed: int = 0
+    cpus: list[int] | None = None
 
 
 @dataclass(frozen=True)
 class Artifact:
     """One file under test: `label` is its name, or its path where two names are the same.
 
-    `onnx_kernel` and `stream` are what sessions are asked for; `details` say what they use.
+    `onnx_kernel`, `stream` and `cpus` are what sessions are asked for; `details` say what they use.
     """
 
     label: str
@@ -44,6 +48,7 @@ class Artifact:
     size_on_disk_bytes: int
     onnx_kernel: str = "auto"
     stream: str = "off"
+    cpus: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,9 @@ def numbers(text: str, option: str) -> list[int]:
     return list(found)
 
 
-def open_artifacts(paths: Sequence[Path], onnx_kernel: str = "auto", stream: str = "off") -> list[Artifact]:
+def open_artifacts(
+    paths: Sequence[Path], onnx_kernel: str = "auto", stream: str = "off", cpus: Sequence[int] | None = None
+) -> list[Artifact]:
     """Open every file once and close it again, to know what it is.
 
     That first opening also loads the runtime's library, so that the load phase times the artifact alone.
@@ -111,13 +118,14 @@ def open_artifacts(paths: Sequence[Path], onnx_kernel: str = "auto", stream: str
     artifacts = []
     for path in unique:
         runtime = runtime_of(path)
-        session = runtimes.open_session(path, threads=1, onnx_kernel=onnx_kernel)
+        session = runtimes.open_session(path, threads=1, onnx_kernel=onnx_kernel, cpus=cpus)
         try:
             info, details = session.info, session.details()
         finally:
             session.close()
         label = path.name if names.count(path.name) == 1 else str(path)
-        artifacts.append(Artifact(label, path, runtime, info, details, _size_on_disk(path), onnx_kernel, stream))
+        size = _size_on_disk(path)
+        artifacts.append(Artifact(label, path, runtime, info, details, size, onnx_kernel, stream, cpus))
     return artifacts
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import mobileloop
 from mobileloop.artifact import written_whole
 from mobileloop.errors import MobileloopError
+from mobileloop.runtimes.topology import write_cpus
 from mobileloop_bench.figures import figures
 from mobileloop_bench.machine import Cache, Machine
 from mobileloop_bench.results import Document, Result, read_document
@@ -65,6 +66,11 @@ def notes(documents: Sequence[Document]) -> list[str]:
     if random:
         said.append(f"Random weights: {', '.join(random)}. Timings are meaningful, the text is not.")
     said += dict.fromkeys(f"{row.artifact} ran on {row.details['path']}." for row in rows if "path" in row.details)
+    said += dict.fromkeys(
+        f"{row.artifact} with {counted(row.threads, 'thread')} ran on cpus {row.details['cpus']}."
+        for row in rows
+        if "cpus" in row.details and not row.skipped
+    )
     skipped = list(dict.fromkeys(f"{row.artifact} with {counted(row.loops, 'loop')}" for row in rows if row.skipped))
     if skipped:
         said.append(f"Skipped: {', '.join(skipped)}. The table gives the reason.")
@@ -81,7 +87,9 @@ def machine_facts(machine: Machine) -> list[tuple[str, str]]:
     """The machine as (name, value) pairs in reading order."""
     cores = f"{machine.cores_usable or UNKNOWN} usable, {machine.cores_physical or UNKNOWN} physical"
     clusters = "; ".join(
-        f"{counted(len(cluster.cpus), 'core')} up to {figure(cluster.max_mhz, 'MHz')}" for cluster in machine.clusters
+        f"cpus {write_cpus(cluster.cpus)} up to {figure(cluster.max_mhz, 'MHz')}"
+        + (" (not big)" if cluster.big is False else "")
+        for cluster in machine.clusters
     )
     yes_no = {True: "yes", False: "no", None: UNKNOWN}
     facts: list[tuple[str, str | None]] = [

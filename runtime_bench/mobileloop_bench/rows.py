@@ -146,8 +146,10 @@ def _reasons(row: Result, samples: Samples, measurement: Measurement, machine: M
         reasons.append(f"fewer than {MIN_REPETITIONS} {counted}: {row.repetitions or 0}")
     if row.p10_ms and row.p90_ms and row.p90_ms > MAX_SPREAD * row.p10_ms:
         reasons.append(f"spread: p90 is {row.p90_ms / row.p10_ms:.2f} times p10, beyond {MAX_SPREAD}")
-    if machine.cores_usable and row.threads > machine.cores_usable:
-        reasons.append(f"{row.threads} threads on {machine.cores_usable} cores")
+    cpus = measurement.plan.settings.cpus
+    cores = machine.cores_usable if cpus is None else len(cpus)
+    if cores and row.threads > cores:
+        reasons.append(f"{row.threads} threads on {cores} cores")
     drift = _drift(samples.decode_ms, measurement.plan.settings.decode_tokens) if row.phase == "decode" else None
     if drift and drift > MAX_DRIFT:
         reasons.append(f"slowed down: the last repetition took {drift:.2f} times the first")

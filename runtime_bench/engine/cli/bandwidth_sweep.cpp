@@ -13,7 +13,7 @@ const CommandText kBandwidth{
     nullptr,
     "Measure how fast threads read a shared buffer again and again, by its size: from the first cache to memory.",
     {
-        {"--threads", "LIST", "Thread counts, such as 1,2 (default: 1 and all cores)."},
+        {"--threads", "LIST", "Thread counts, such as 1,2 (default: 1 and all big cores)."},
         {"--sizes", "LIST", "Buffer sizes, such as 32K,1M,256M (default: 16K to 256M in steps of 4)."},
         {"--seconds", "X", "Time of each measurement (default 0.2)."},
         {"--json", nullptr, "Print one JSON document."},
@@ -63,7 +63,7 @@ std::string size_name(uint64_t bytes) {
 
 int run_bandwidth(const Arguments &arguments) {
     auto threads = arguments.list("--threads", 1, 256);
-    if (threads.empty()) threads = {1, available_threads()};
+    if (threads.empty()) threads = {1, ml_default_threads()};
     threads.erase(std::unique(threads.begin(), threads.end()), threads.end());
     const std::vector<uint64_t> sizes = sizes_of(arguments);
     const double seconds = arguments.number("--seconds", 0.2, 0.001, 600);

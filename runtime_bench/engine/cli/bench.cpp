@@ -21,7 +21,7 @@ const CommandText kBench{
     "Measure load, prefill and decode of an artifact, in interleaved rounds; the medians are printed, every raw\n"
     "sample is in the JSON document, which mobileloop report makes a page of.",
     {
-        {"--threads", "LIST", "Thread counts, such as 1,2 (default: 1 and all cores)."},
+        {"--threads", "LIST", "Thread counts, such as 1,2 (default: 1 and all big cores)."},
         {"--loops", "LIST", "Loop counts, such as 1,2,4 (default: the artifact's own)."},
         {"--prompt-tokens", "N", "Tokens of the prefill (default 128)."},
         {"--decode-tokens", "N", "Tokens decoded behind it, one by one (default 64)."},
@@ -278,8 +278,8 @@ void Bench::judge(Row &row) const {
     if (row.p10_ms && *row.p90_ms > kMaxSpread * *row.p10_ms)
         doubt(
             text("spread: p90 is ", fixed(*row.p90_ms / *row.p10_ms, 2), " times p10, beyond ", fixed(kMaxSpread, 1)));
-    if (!machine_.cpus.empty() && row.configuration.threads > machine_.cpus.size())
-        doubt(text(row.configuration.threads, " threads on ", machine_.cpus.size(), " cores"));
+    if (!machine_.topology.cpus.empty() && row.configuration.threads > machine_.topology.cpus.size())
+        doubt(text(row.configuration.threads, " threads on ", machine_.topology.cpus.size(), " cores"));
     const auto each = static_cast<std::ptrdiff_t>(settings_.decode_tokens);
     if (decode && row.repetitions >= 2) {
         const auto &all = row.samples;
@@ -444,7 +444,7 @@ int run_bench(const Arguments &arguments, const std::string &command) {
                       arguments.whole("--decode-tokens", 64, 1, 1u << 20),
                       arguments.whole("--repetitions", 5, 1, 1u << 20),
                       arguments.whole("--seed", 0, 0, INT64_MAX)};
-    if (settings.threads.empty()) settings.threads = {1, available_threads()};
+    if (settings.threads.empty()) settings.threads = {1, ml_default_threads()};
     settings.threads = without_repeats(settings.threads);
     const Bench bench(arguments.operand(), settings, !arguments.has("--no-bandwidth"));
     print(arguments.has("--json") ? bench.json(command) + "\n" : bench.table());

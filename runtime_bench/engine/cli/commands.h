@@ -24,9 +24,6 @@ int run_bandwidth(const Arguments &arguments);
 struct OutputFailure {};
 void print(const std::string &text);
 
-// Cores this process may run on.
-uint32_t available_threads();
-
 double milliseconds_now();
 double median(std::vector<double> values);
 // 1234.5678 with `digits` places behind the point.

@@ -22,7 +22,7 @@ const CommandText kGenerate{
         {"--chat", nullptr, "Put the prompt into the model's chat template (ChatML only)."},
         {"--system", "TEXT", "System message of a chat; the template's own when not given."},
         {"--max-tokens", "N", "Most tokens to generate (default 128).", "-n"},
-        {"--threads", "N", "Threads; 0, the default, takes every core."},
+        {"--threads", "N", "Threads; 0, the default, takes every big core."},
         {"--loops", "N", "Applications of the looped stages; the artifact's own count when not given."},
         {"--temperature", "X", "0, the default, takes the most likely token."},
         {"--top-k", "N", "Sample from the N likeliest tokens; 0, the default, from all."},
@@ -146,7 +146,7 @@ int run_generate(const Arguments &arguments) {
                     static_cast<uint32_t>(arguments.whole("--top-k", 0, 0, 1u << 24)),
                     arguments.number("--top-p", 1, 1e-6, 1), arguments.whole("--seed", 0, 0, INT64_MAX));
     const bool as_json = arguments.has("--json");
-    const uint32_t threads = asked_threads ? asked_threads : available_threads();
+    const uint32_t threads = asked_threads ? asked_threads : ml_default_threads();
     const ArtifactInfo about(arguments.operand());
     Session session(arguments.operand(), threads, asked_loops);
     std::unique_ptr<Tokenizer> tokenizer;

@@ -1,13 +1,11 @@
 #include "machine.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <map>
-#include <sched.h>
 #include <set>
 #include <sys/utsname.h>
 #include <tuple>
@@ -15,6 +13,7 @@
 
 #include "error.h"
 #include "json_writer.h"
+#include "placement.h"
 
 namespace ml {
 namespace {
@@ -78,75 +77,42 @@ std::string join(const std::vector<std::string> &parts, const char *between) {
     return out;
 }
 
-// "0-3,8" as a set of numbers.
-std::set<int> cpu_list(const std::string &list) {
-    std::set<int> cpus;
-    for (size_t at = 0; at < list.size(); at = std::min(list.find(',', at), list.size() - 1) + 1) {
-        int first = 0, last = 0;
-        const int got = std::sscanf(list.c_str() + at, "%d-%d", &first, &last);
-        for (int cpu = first; got >= 1 && cpu <= std::min(got == 2 ? last : first, first + 4096); cpu++)
-            cpus.insert(cpu);
-    }
-    return cpus;
-}
-
-std::optional<uint64_t> cache_size(const std::string &text) {
-    char unit = 0;
-    unsigned long long size = 0;
-    const int got = std::sscanf(text.c_str(), "%llu%c", &size, &unit);
-    if (got < 1 || size > (1u << 30)) return std::nullopt;
-    return size << (got == 1 ? 0 : unit == 'K' ? 10 : unit == 'M' ? 20 : unit == 'G' ? 30 : 0);
-}
-
-std::string cpu_path(int cpu, const char *name) { return text("/sys/devices/system/cpu/cpu", cpu, "/", name); }
-
-std::optional<double> mhz(int cpu, const char *name) {
-    const auto khz = number(cpu_path(cpu, name));
+std::optional<double> mhz(const std::string &path) {
+    const auto khz = number(path);
     return khz ? std::optional(*khz / 1000) : std::nullopt;
 }
 
+std::optional<double> max_mhz_of(const Cluster &cluster) {
+    return cluster.max_khz ? std::optional(cluster.max_khz / 1000.0) : std::nullopt;
+}
+
 void probe_cores(Machine &machine) {
-    std::set<std::string> siblings, governors;
-    bool all_known = !machine.cpus.empty();
-    for (const int cpu : machine.cpus) {
-        const auto list = read(cpu_path(cpu, "topology/thread_siblings_list"));
-        all_known = all_known && list;
-        siblings.insert(list.value_or(""));
-        if (const auto governor = read(cpu_path(cpu, "cpufreq/scaling_governor"))) governors.insert(*governor);
-        const auto most = mhz(cpu, "cpufreq/cpuinfo_max_freq"), now = mhz(cpu, "cpufreq/scaling_cur_freq");
-        const auto capacity = number(cpu_path(cpu, "cpu_capacity"));
-        const auto kind = capacity ? std::optional(static_cast<int>(*capacity)) : std::nullopt;
-        auto cluster = std::find_if(machine.clusters.begin(), machine.clusters.end(),
-                                    [&](const Cluster &one) { return one.max_mhz == most && one.capacity == kind; });
-        if (cluster == machine.clusters.end()) cluster = machine.clusters.insert(cluster, {{}, most, kind});
-        cluster->cpus.push_back(cpu);
-        if (most) machine.max_mhz = std::max(machine.max_mhz.value_or(0), *most);
-        if (now) machine.current_mhz = std::max(machine.current_mhz.value_or(0), *now);
+    std::set<std::string> governors;
+    std::set<Cpus> cores;
+    bool all_known = !machine.topology.cpus.empty();
+    for (const Cpu &cpu : machine.topology.cpus) {
+        const std::string folder = text("/sys/devices/system/cpu/cpu", cpu.number, "/cpufreq/");
+        all_known = all_known && cpu.core_known;
+        cores.insert(cpu.core);
+        if (const auto governor = read(folder + "scaling_governor")) governors.insert(*governor);
+        if (const auto now = mhz(folder + "scaling_cur_freq"))
+            machine.current_mhz = std::max(machine.current_mhz.value_or(0), *now);
     }
-    if (all_known) machine.cores_physical = static_cast<int>(siblings.size());
+    for (const Cluster &cluster : machine.topology.clusters)
+        if (const auto most = max_mhz_of(cluster)) machine.max_mhz = std::max(machine.max_mhz.value_or(0), *most);
+    if (all_known) machine.cores_physical = static_cast<int>(cores.size());
     if (!governors.empty()) machine.governor = join({governors.begin(), governors.end()}, ", ");
 }
 
 void probe_caches(Machine &machine) {
-    using Key = std::tuple<int, std::string, uint64_t, int>; // level, kind, size, shared by
-    std::set<std::tuple<int, std::string, std::string>> seen;
-    std::map<Key, int> counted;
-    for (const int cpu : machine.cpus) {
-        for (int index = 0; index < 16; index++) {
-            const std::string folder = cpu_path(cpu, "cache/index") + std::to_string(index) + "/";
-            const auto level = number(folder + "level");
-            const auto size = cache_size(read(folder + "size").value_or(""));
-            if (!level || !size || !*size) continue;
-            std::string kind = read(folder + "type").value_or("unknown");
-            for (char &c : kind) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-            const std::string shared = read(folder + "shared_cpu_list").value_or(std::to_string(cpu));
-            if (!seen.insert({static_cast<int>(*level), kind, shared}).second) continue;
-            int usable = 0;
-            for (const int other : cpu_list(shared))
-                usable += std::count(machine.cpus.begin(), machine.cpus.end(), other) != 0;
-            counted[{static_cast<int>(*level), kind, *size, std::max(usable, 1)}]++;
-        }
-    }
+    const auto usable = [&](uint32_t cpu) {
+        return std::any_of(machine.topology.cpus.begin(), machine.topology.cpus.end(),
+                           [&](const Cpu &one) { return one.number == cpu; });
+    };
+    std::map<std::tuple<uint32_t, std::string, uint64_t, int>, int> counted; // level, kind, size, shared by
+    for (const Cache &cache : machine.topology.caches)
+        counted[{cache.level, cache.kind, cache.size_bytes,
+                 static_cast<int>(std::count_if(cache.cpus.begin(), cache.cpus.end(), usable))}]++;
     for (const auto &[key, count] : counted)
         machine.caches.push_back({std::get<0>(key), std::get<1>(key), std::get<2>(key), count, std::get<3>(key)});
 }
@@ -186,11 +152,7 @@ void probe_processor(Machine &machine, const std::string &cpuinfo) {
 
 Machine probe_machine() {
     Machine machine;
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) {
-        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-            if (CPU_ISSET(cpu, &set)) machine.cpus.push_back(cpu);
-    }
+    machine.topology = read_topology("", allowed_cpus(), true);
     struct utsname names{};
     if (uname(&names) == 0) {
         machine.architecture = names.machine;
@@ -215,18 +177,21 @@ Machine probe_machine() {
 }
 
 std::optional<uint64_t> Machine::last_level_cache_bytes() const {
-    const Cache *last = nullptr;
-    for (const Cache &cache : caches)
+    const CacheGroup *last = nullptr;
+    for (const CacheGroup &cache : caches)
         if (cache.kind != "instruction" && (!last || cache.level > last->level)) last = &cache;
     return last ? std::optional(last->size_bytes) : std::nullopt;
 }
 
 std::string Machine::json(const std::string &kernels) const {
     std::vector<JsonObject> cluster_list, cache_list;
-    for (const Cluster &one : clusters)
-        cluster_list.push_back(
-            JsonObject().add("cpus", one.cpus).add("max_mhz", one.max_mhz).add("capacity", one.capacity));
-    for (const Cache &one : caches)
+    for (const Cluster &one : topology.clusters)
+        cluster_list.push_back(JsonObject()
+                                   .add("cpus", one.cpus)
+                                   .add("max_mhz", max_mhz_of(one))
+                                   .add("capacity", one.capacity ? std::optional<uint64_t>(one.capacity) : std::nullopt)
+                                   .add("big", one.big));
+    for (const CacheGroup &one : caches)
         cache_list.push_back(JsonObject()
                                  .add("level", one.level)
                                  .add("kind", one.kind)
@@ -236,7 +201,7 @@ std::string Machine::json(const std::string &kernels) const {
     return JsonObject()
         .add("cpu", cpu)
         .add("architecture", architecture)
-        .add_raw("cores_usable", cpus.empty() ? "null" : std::to_string(cpus.size()))
+        .add_raw("cores_usable", topology.cpus.empty() ? "null" : std::to_string(topology.cpus.size()))
         .add("cores_physical", cores_physical)
         .add("clusters", cluster_list)
         .add("caches", cache_list)
@@ -258,15 +223,16 @@ std::string Machine::json(const std::string &kernels) const {
 
 std::string Machine::lines(const std::string &kernels) const {
     std::vector<std::string> cache_texts, cluster_texts;
-    for (const Cache &one : caches)
+    for (const CacheGroup &one : caches)
         cache_texts.push_back(text("L", one.level,
                                    one.kind == "data"          ? "d"
                                    : one.kind == "instruction" ? "i"
                                                                : "",
                                    " ", one.instances, " x ", one.size_bytes >> 10, " KiB"));
-    for (const Cluster &one : clusters)
-        cluster_texts.push_back(text(one.cpus.size(), " up to ",
-                                     one.max_mhz ? text(static_cast<int>(*one.max_mhz), " MHz") : "unknown MHz"));
+    for (const Cluster &one : topology.clusters)
+        cluster_texts.push_back(text(ranges(one.cpus), " up to ",
+                                     one.max_khz ? text(one.max_khz / 1000, " MHz") : "unknown MHz",
+                                     one.big ? "" : " (not big)"));
     const std::string unknown = "unknown";
     const auto or_unknown = [&](const std::string &value) { return value.empty() ? unknown : value; };
     std::string out;
@@ -274,8 +240,8 @@ std::string Machine::lines(const std::string &kernels) const {
         out += text(name, ":", std::string(17 - std::strlen(name) - 1, ' '), or_unknown(value), "\n");
     };
     line("processor", text(cpu.value_or(unknown), ", ", architecture.value_or(unknown)));
-    line("cores", text(cpus.size(), " usable, ", cores_physical ? std::to_string(*cores_physical) : unknown,
-                       " physical; ", or_unknown(join(cluster_texts, ", "))));
+    line("cores", text(topology.cpus.size(), " usable, ", cores_physical ? std::to_string(*cores_physical) : unknown,
+                       " physical; ", or_unknown(join(cluster_texts, "; "))));
     line("caches", join(cache_texts, ", "));
     line("governor", governor.value_or(""));
     line("kernels", kernels);

@@ -7,27 +7,23 @@
 #include <string>
 #include <vector>
 
+#include "topology.h"
+
 namespace ml {
 
-struct Cache {
-    int level = 0;
+// Equal caches: `instances` of them, each shared by `shared_by` cpus that this process may run on.
+struct CacheGroup {
+    uint32_t level = 0;
     std::string kind;
     uint64_t size_bytes = 0;
     int instances = 0, shared_by = 1;
 };
 
-struct Cluster {
-    std::vector<int> cpus;
-    std::optional<double> max_mhz;
-    std::optional<int> capacity;
-};
-
 struct Machine {
     std::optional<std::string> cpu, architecture, governor, kernel, os, time;
-    std::vector<int> cpus; // this process may run on these
+    Topology topology; // of the cpus that this process may run on
     std::optional<int> cores_physical;
-    std::vector<Cluster> clusters;
-    std::vector<Cache> caches;
+    std::vector<CacheGroup> caches;
     std::optional<std::vector<std::string>> instruction_sets;
     std::optional<double> max_mhz, current_mhz;
     std::optional<uint64_t> memory_bytes, page_bytes;

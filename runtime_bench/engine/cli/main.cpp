@@ -5,8 +5,6 @@
 #include <cstdio>
 #include <cstring>
 #include <new>
-#include <sched.h>
-#include <thread>
 #include <unistd.h>
 
 #include "commands.h"
@@ -19,12 +17,6 @@ volatile std::sig_atomic_t stop_requested = 0;
 void print(const std::string &text) {
     if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
         throw OutputFailure();
-}
-
-uint32_t available_threads() {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return static_cast<uint32_t>(CPU_COUNT(&set));
-    return std::max(1u, std::thread::hardware_concurrency());
 }
 
 double milliseconds_now() {

@@ -8,7 +8,6 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <executorch/runtime/core/exec_aten/exec_aten.h>
@@ -34,6 +33,7 @@ struct ContextDeleter {
 
 std::mutex mutex;
 uint32_t wanted_threads = 0;
+std::vector<uint32_t> wanted_cpus;
 std::unique_ptr<ml_context, ContextDeleter> shared;
 thread_local std::string last_error;
 
@@ -47,9 +47,10 @@ void ran(ml_status status) {
 ml_context *locked_context() {
     if (!shared) {
         ml_context *made = nullptr;
-        const uint32_t cores = std::thread::hardware_concurrency();
-        ran(ml_context_create(wanted_threads ? wanted_threads : (cores ? cores : 1), &made));
-        shared.reset(made);
+        ran(ml_context_create(wanted_threads ? wanted_threads : ml_default_threads(), &made));
+        std::unique_ptr<ml_context, ContextDeleter> context(made);
+        ran(ml_context_place(made, wanted_cpus.data(), static_cast<uint32_t>(wanted_cpus.size())));
+        shared.swap(context);
     }
     return shared.get();
 }
@@ -276,11 +277,21 @@ extern "C" {
 // 0 when the operators are registered.
 ML_API int mobileloop_executorch_status(void) { return static_cast<int>(registered); }
 
-// Threads of all operators from here on; 0 takes every core.
+// Threads of all operators from here on; 0 takes every big core.
 ML_API void mobileloop_executorch_set_threads(uint32_t threads) {
     const std::lock_guard<std::mutex> lock(mutex);
     if (shared && threads == wanted_threads) return;
     wanted_threads = threads;
+    shared.reset();
+}
+
+// The cpus that the threads run on from here on, as in ml_context_place; num_cpus 0 takes the big cores.
+ML_API void mobileloop_executorch_set_cpus(const uint32_t *cpus, uint32_t num_cpus) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::vector<uint32_t> given;
+    if (cpus) given.assign(cpus, cpus + num_cpus);
+    if (given == wanted_cpus) return;
+    wanted_cpus.swap(given);
     shared.reset();
 }
 

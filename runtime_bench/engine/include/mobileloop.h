@@ -130,11 +130,30 @@ typedef enum {
     ML_STREAM_CORE = 2      /* stream_threads of the threads do nothing but read it into the shared cache */
 } ml_stream;
 
+/* The processor as one JSON document, read from sysfs: the cpus that the calling thread may run on with the caches
+ * around them, and their clusters, which are the cores of one kind, the strongest first (docs/measuring.md lists the
+ * keys). What the system hides is 0 or an empty list. `root`: NULL is this machine; else a folder that holds another
+ * machine's /sys, of which all cpus that are online count. *needed gets the bytes of the text, its final 0 included;
+ * out NULL only asks for them, and too small a capacity is refused. */
+ML_API ml_status ml_topology_json(const char *root, char *out, uint64_t capacity, uint64_t *needed);
+/* How many threads suit this machine: the big cores among the cpus that the calling thread may run on (all cores where
+ * they are alike), SMT siblings counted once. */
+ML_API uint32_t ml_default_threads(void);
+
 ML_API ml_status ml_context_create(uint32_t threads, ml_context **out);
 ML_API void ml_context_destroy(ml_context *context);
 ML_API uint32_t ml_context_threads(const ml_context *context);
 /* mode is an ml_stream, OFF at first; stream_threads is for CORE, at least 1 and below the number of threads. */
 ML_API ml_status ml_context_stream(ml_context *context, uint32_t mode, uint32_t stream_threads);
+/* Which cpus the threads run on. As many cpus as threads: thread i on cpus[i] alone, the caller of a call being thread
+ * 0. More or fewer: every thread on any of them. num_cpus 0: as the context was made, which is on the big cores where
+ * the machine has others too and the threads are no more than those, and else nowhere in particular. The workers are
+ * moved at once; a calling thread is moved for the length of each call and gets its own affinity back at its end. A cpu
+ * that is listed twice, does not exist or is not allowed is refused, as is every list on a system other than Linux and
+ * Android; the threads are then where they were. */
+ML_API ml_status ml_context_place(ml_context *context, const uint32_t *cpus, uint32_t num_cpus);
+/* How many cpus the threads keep to (0: nowhere in particular); the first `capacity` of them go to `cpus`. */
+ML_API uint32_t ml_context_cpus(const ml_context *context, uint32_t *cpus, uint32_t capacity);
 
 /* tokens [count] int64 -> out [count, hidden] float32. */
 ML_API ml_status ml_embed(ml_context *context, ml_record embedding, const int64_t *tokens, uint32_t count, float *out,
@@ -159,6 +178,9 @@ ML_API uint32_t ml_model_num_stages(const ml_model *model);
 ML_API ml_status ml_session_create(ml_model *model, uint32_t threads, uint32_t loops, uint32_t num_sequences,
                                    ml_session **out);
 ML_API void ml_session_destroy(ml_session *session);
+/* As ml_context_place and ml_context_cpus. */
+ML_API ml_status ml_session_place(ml_session *session, const uint32_t *cpus, uint32_t num_cpus);
+ML_API uint32_t ml_session_cpus(const ml_session *session, uint32_t *cpus, uint32_t capacity);
 
 /* One run: `count` tokens of every listed sequence, each behind what its sequence ran before, in one pass over the
  * weights. After a failure no sequence has moved. */

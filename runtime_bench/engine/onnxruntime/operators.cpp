@@ -5,6 +5,7 @@
 // made. KV rows of the new tokens are written into the caches at `position`, where the body reads nothing, and given
 // out as the body does.
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -12,7 +13,7 @@
 #include <mutex>
 #include <stdexcept>
 #include <string>
-#include <thread>
+#include <tuple>
 #include <vector>
 
 #include <onnxruntime_c_api.h>
@@ -32,10 +33,12 @@ using ml::onnx::Stored;
 
 constexpr uint32_t kApiVersion = 22; // of ONNX Runtime: the oldest that has all that is used here
 constexpr const char *kThreadsKey = "mobileloop.threads";
-constexpr int64_t kMaxSize = 1 << 24;    // of hidden states and vocabularies, as in docs/format.md
-constexpr int64_t kMaxSmall = 4096;      // of heads, head dimensions and blocks
-constexpr int64_t kMaxSlots = 1 << 20;   // and loops
-constexpr uint32_t kMaxThreads = 256;    // the engine's bound
+constexpr const char *kCpusKey = "mobileloop.cpus";
+constexpr int64_t kMaxSize = 1 << 24;  // of hidden states and vocabularies, as in docs/format.md
+constexpr int64_t kMaxSmall = 4096;    // of heads, head dimensions and blocks
+constexpr int64_t kMaxSlots = 1 << 20; // and loops
+constexpr uint32_t kMaxThreads = 256;  // the engine's bounds
+constexpr uint32_t kMaxCpu = 1023;
 constexpr uint32_t kTokensPerCall = 128; // bounds scratch memory, as the engine's own session does
 
 const OrtApi *ort = nullptr;
@@ -62,21 +65,34 @@ template <typename Body> OrtStatus *guarded(const Body &body) noexcept {
     }
 }
 
-// -- threads: one pool for all kernels of sessions with the same thread count ----------------------------------------
+// -- threads: one pool for all kernels of sessions with the same threads on the same cpus ----------------------------
+
+struct Threads {
+    uint32_t count;
+    std::vector<uint32_t> cpus; // as in ml_context_place
+
+    bool operator<(const Threads &other) const { return std::tie(count, cpus) < std::tie(other.count, other.cpus); }
+};
 
 struct Pool {
     std::mutex mutex; // held for the length of one operator
     ml_context *context = nullptr;
 
-    explicit Pool(uint32_t threads) { ran(ml_context_create(threads, &context)); }
+    explicit Pool(const Threads &threads) {
+        ran(ml_context_create(threads.count, &context));
+        const ml_status placed =
+            ml_context_place(context, threads.cpus.data(), static_cast<uint32_t>(threads.cpus.size()));
+        if (placed != ML_OK) ml_context_destroy(context);
+        ran(placed);
+    }
     ~Pool() { ml_context_destroy(context); }
     Pool(const Pool &) = delete;
     Pool &operator=(const Pool &) = delete;
 };
 
-std::shared_ptr<Pool> pool_of(uint32_t threads) {
+std::shared_ptr<Pool> pool_of(const Threads &threads) {
     static std::mutex mutex;
-    static std::map<uint32_t, std::weak_ptr<Pool>> pools;
+    static std::map<Threads, std::weak_ptr<Pool>> pools;
     const std::lock_guard<std::mutex> lock(mutex);
     std::shared_ptr<Pool> pool = pools[threads].lock();
     if (!pool) pools[threads] = pool = std::make_shared<Pool>(threads);
@@ -508,9 +524,9 @@ private:
 
 // What ONNX Runtime calls for an operator; the weights are its variadic input.
 template <typename Kernel> struct Operator : OrtCustomOp {
-    uint32_t threads;
+    Threads threads;
 
-    explicit Operator(uint32_t wanted) : OrtCustomOp{}, threads(wanted) {
+    explicit Operator(const Threads &wanted) : OrtCustomOp{}, threads(wanted) {
         version = kApiVersion;
         GetName = [](const OrtCustomOp *) { return Kernel::kName; };
         GetExecutionProviderType = [](const OrtCustomOp *) -> const char * { return nullptr; };
@@ -543,50 +559,68 @@ template <typename Kernel> struct Operator : OrtCustomOp {
     }
 };
 
-// The operators of sessions with one thread count. Sessions keep pointers to them, so they are never freed.
+// The operators of sessions with the same threads. Sessions keep pointers to them, so they are never freed.
 struct Domain {
     Operator<Loop> loop;
     Operator<Head> head;
     OrtCustomOpDomain *domain = nullptr;
 
-    explicit Domain(uint32_t threads) : loop(threads), head(threads) {
+    explicit Domain(const Threads &threads) : loop(threads), head(threads) {
         ran(ort->CreateCustomOpDomain("mobileloop", &domain));
         ran(ort->CustomOpDomain_Add(domain, &loop));
         ran(ort->CustomOpDomain_Add(domain, &head));
     }
 };
 
-OrtCustomOpDomain *domain_of(uint32_t threads) {
+OrtCustomOpDomain *domain_of(const Threads &threads) {
     static std::mutex mutex;
-    static auto *domains = new std::map<uint32_t, std::unique_ptr<Domain>>;
+    static auto *domains = new std::map<Threads, std::unique_ptr<Domain>>;
     const std::lock_guard<std::mutex> lock(mutex);
     std::unique_ptr<Domain> &held = (*domains)[threads];
     if (!held) held = std::make_unique<Domain>(threads);
     return held->domain;
 }
 
-// The session's configuration entry, or every core.
-uint32_t threads_of(const OrtSessionOptions *options) {
+// A configuration entry of the session, empty where it has none.
+std::string entry_of(const OrtSessionOptions *options, const char *key) {
     int there = 0;
-    ran(ort->HasSessionConfigEntry(options, kThreadsKey, &there));
-    const uint32_t cores = std::thread::hardware_concurrency();
-    if (!there) return std::min(cores ? cores : 1, kMaxThreads);
-    char text[8] = {};
-    size_t size = sizeof text;
-    OrtStatus *status = ort->GetSessionConfigEntry(options, kThreadsKey, text, &size);
-    if (status) ort->ReleaseStatus(status);
-    char *end = text;
-    const unsigned long threads = status ? 0 : std::strtoul(text, &end, 10);
-    require(threads >= 1 && threads <= kMaxThreads && *end == '\0', "the session's ", kThreadsKey,
-            " is not a number from 1 to ", kMaxThreads);
-    return static_cast<uint32_t>(threads);
+    ran(ort->HasSessionConfigEntry(options, key, &there));
+    if (!there) return {};
+    std::array<char, 8192> text{}; // a list of every cpu that the engine knows is shorter
+    size_t size = text.size();
+    ran(ort->GetSessionConfigEntry(options, key, text.data(), &size));
+    return text.data();
+}
+
+uint32_t number_of(const std::string &text, const char *key, uint32_t least, uint32_t most) {
+    char *end = nullptr;
+    const bool digit = !text.empty() && text[0] >= '0' && text[0] <= '9';
+    const unsigned long number = digit ? std::strtoul(text.c_str(), &end, 10) : 0;
+    require(digit && *end == '\0' && number >= least && number <= most, "the session's ", key, " holds '", text,
+            "', which is not a number from ", least, " to ", most);
+    return static_cast<uint32_t>(number);
+}
+
+// The session's configuration entries; without them the big cores. Cpus are numbers with commas between.
+Threads threads_of(const OrtSessionOptions *options) {
+    Threads threads{ml_default_threads(), {}};
+    if (const std::string count = entry_of(options, kThreadsKey); !count.empty())
+        threads.count = number_of(count, kThreadsKey, 1, kMaxThreads);
+    const std::string list = entry_of(options, kCpusKey);
+    for (size_t begin = 0; begin < list.size();) {
+        const size_t end = std::min(list.find(',', begin), list.size());
+        threads.cpus.push_back(number_of(list.substr(begin, end - begin), kCpusKey, 0, kMaxCpu));
+        begin = end + 1;
+    }
+    return threads;
 }
 
 } // namespace
 
 extern "C" {
 
-// What ONNX Runtime looks for in a library of operators. Set the session's entry mobileloop.threads before.
+// What ONNX Runtime looks for in a library of operators. Set the session's entries mobileloop.threads and, for
+// cpus of its own, mobileloop.cpus before.
 ML_API OrtStatus *ORT_API_CALL RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
     ort = base->GetApi(kApiVersion);
     if (!ort) return base->GetApi(1)->CreateStatus(ORT_FAIL, "mobileloop needs ONNX Runtime 1.22 or later");

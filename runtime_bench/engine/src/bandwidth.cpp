@@ -20,6 +20,7 @@ double measure(uint32_t threads, uint64_t size_bytes, double seconds) {
                 " bytes is outside 4 KiB to 64 GiB");
     ml::require(std::isfinite(seconds) && seconds > 0 && seconds <= 600, "the time is outside (0, 600] seconds");
     ml_context context(threads);
+    const ml::Placed placed(context.placement);
     const size_t floats = size_bytes / sizeof(float) / 64 * 64, blocks = floats / 64;
     const std::unique_ptr<float[]> buffer(new float[floats]);
     std::vector<float> sums(threads * 16);

@@ -56,11 +56,31 @@ template <typename T> T &given(T *pointer, const char *what) {
     return *pointer;
 }
 
-constexpr uint32_t kMaxThreads = 256;
+// A call that runs on the threads of a context.
+class AtWork {
+public:
+    explicit AtWork(ml_context &context) : exclusive_(context.busy), placed_(context.placement) {}
+
+private:
+    const Exclusive exclusive_;
+    const ml::Placed placed_;
+};
 
 uint32_t checked_threads(uint32_t threads) {
-    ml::require(threads >= 1 && threads <= kMaxThreads, "threads ", threads, " is outside 1-", kMaxThreads);
+    ml::require(threads >= 1 && threads <= ml::kMaxThreads, "threads ", threads, " is outside 1-", ml::kMaxThreads);
     return threads;
+}
+
+void place(ml_context &context, const uint32_t *cpus, uint32_t num_cpus) {
+    const Exclusive exclusive(context.busy);
+    if (num_cpus > 0) given(cpus, "list of cpus");
+    context.placement.place(cpus, num_cpus);
+}
+
+uint32_t cpus_of(const ml_context &context, uint32_t *cpus, uint32_t capacity) {
+    const ml::Cpus &held = context.placement.cpus();
+    if (cpus) std::copy_n(held.begin(), std::min<size_t>(held.size(), capacity), cpus);
+    return static_cast<uint32_t>(held.size());
 }
 
 } // namespace
@@ -87,6 +107,24 @@ uint64_t ml_kv_vector_bytes(uint32_t type, uint32_t head_dim) {
     return ml::known_kv_type(type) && head_dim >= 1 && head_dim <= 4096 ? ml::kv_vector_bytes(type, head_dim) : 0;
 }
 
+ml_status ml_topology_json(const char *root, char *out, uint64_t capacity, uint64_t *needed) {
+    return guarded([&] {
+        uint64_t &bytes = given(needed, "place for the size of the text");
+        bytes = 0;
+        const std::string json =
+            ml::read_topology(root ? root : "", root ? ml::Cpus{} : ml::allowed_cpus(), true).json();
+        bytes = json.size() + 1;
+        if (!out) return;
+        ml::require(capacity >= bytes, "the topology takes ", bytes, " bytes where room for ", capacity, " was given");
+        std::memcpy(out, json.c_str(), bytes);
+    });
+}
+uint32_t ml_default_threads(void) {
+    uint32_t threads = 1;
+    guarded([&] { threads = ml::default_threads(); });
+    return threads;
+}
+
 ml_status ml_context_create(uint32_t threads, ml_context **out) {
     return guarded([&] {
         given(out, "place for the context") = nullptr;
@@ -95,6 +133,12 @@ ml_status ml_context_create(uint32_t threads, ml_context **out) {
 }
 void ml_context_destroy(ml_context *context) { delete context; }
 uint32_t ml_context_threads(const ml_context *context) { return context ? context->pool.size() : 0; }
+ml_status ml_context_place(ml_context *context, const uint32_t *cpus, uint32_t num_cpus) {
+    return guarded([&] { place(given(context, "context"), cpus, num_cpus); });
+}
+uint32_t ml_context_cpus(const ml_context *context, uint32_t *cpus, uint32_t capacity) {
+    return context ? cpus_of(*context, cpus, capacity) : 0;
+}
 
 ml_status ml_context_stream(ml_context *context, uint32_t mode, uint32_t stream_threads) {
     return guarded([&] {
@@ -117,7 +161,7 @@ ml_status ml_embed(ml_context *context, ml_record embedding, const int64_t *toke
 
 ml_status ml_loop(ml_context *context, const ml_loop_args *args) {
     return guarded([&] {
-        const Exclusive exclusive(given(context, "context").busy);
+        const AtWork at_work(given(context, "context"));
         context->loop(given(args, "argument structure"));
     });
 }
@@ -125,7 +169,7 @@ ml_status ml_loop(ml_context *context, const ml_loop_args *args) {
 ml_status ml_head(ml_context *context, ml_record head, const float *norm, float eps, const float *hidden, uint32_t rows,
                   uint32_t hidden_size, float *logits, uint32_t vocab_size) {
     return guarded([&] {
-        const Exclusive exclusive(given(context, "context").busy);
+        const AtWork at_work(given(context, "context"));
         const ml::Matrix matrix = ml::parse_matrix(head);
         ml::require(matrix.cols == hidden_size && matrix.rows == vocab_size, "the head is ", matrix.rows, " by ",
                     matrix.cols, " where ", vocab_size, " by ", hidden_size, " was expected");
@@ -167,33 +211,39 @@ ml_status ml_session_create(ml_model *model, uint32_t threads, uint32_t loops, u
     });
 }
 void ml_session_destroy(ml_session *session) { delete session; }
+ml_status ml_session_place(ml_session *session, const uint32_t *cpus, uint32_t num_cpus) {
+    return guarded([&] { place(given(session, "session").context(), cpus, num_cpus); });
+}
+uint32_t ml_session_cpus(const ml_session *session, uint32_t *cpus, uint32_t capacity) {
+    return session ? cpus_of(session->context(), cpus, capacity) : 0;
+}
 ml_status ml_session_run(ml_session *session, const ml_run_args *args) {
     return guarded([&] {
-        const Exclusive exclusive(given(session, "session").busy());
+        const AtWork at_work(given(session, "session").context());
         session->run(given(args, "argument structure"));
     });
 }
 ml_status ml_session_set_halting(ml_session *session, const ml_halting *halting) {
     return guarded([&] {
-        const Exclusive exclusive(given(session, "session").busy());
+        const Exclusive exclusive(given(session, "session").context().busy);
         session->set_halting(halting);
     });
 }
 ml_status ml_session_fork(ml_session *session, uint32_t from, uint32_t to) {
     return guarded([&] {
-        const Exclusive exclusive(given(session, "session").busy());
+        const Exclusive exclusive(given(session, "session").context().busy);
         session->fork(from, to);
     });
 }
 ml_status ml_session_reset(ml_session *session, uint32_t loops) {
     return guarded([&] {
-        const Exclusive exclusive(given(session, "session").busy());
+        const Exclusive exclusive(given(session, "session").context().busy);
         session->reset(loops);
     });
 }
 ml_status ml_session_reset_sequence(ml_session *session, uint32_t sequence) {
     return guarded([&] {
-        const Exclusive exclusive(given(session, "session").busy());
+        const Exclusive exclusive(given(session, "session").context().busy);
         session->reset_sequence(sequence);
     });
 }
@@ -203,13 +253,13 @@ uint32_t ml_session_position(const ml_session *session, uint32_t sequence) {
 
 ml_status ml_session_stream(ml_session *session, uint32_t mode, uint32_t stream_threads) {
     return guarded([&] {
-        const Exclusive exclusive(given(session, "session").busy());
+        const Exclusive exclusive(given(session, "session").context().busy);
         session->stream(mode, stream_threads);
     });
 }
 ml_status ml_session_calibrate(ml_session *session, double seconds, uint32_t *mode, uint32_t *stream_threads) {
     return guarded([&] {
-        const Exclusive exclusive(given(session, "session").busy());
+        const AtWork at_work(given(session, "session").context());
         given(mode, "place for the mode");
         given(stream_threads, "place for the streaming threads");
         session->calibrate(seconds);

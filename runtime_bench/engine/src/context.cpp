@@ -85,7 +85,8 @@ struct ml_context::Rows {
 };
 
 ml_context::ml_context(uint32_t threads)
-    : pool(threads), kernels(current_kernels()), private_(pool.size()), streams_(pool.size()) {}
+    : pool(threads), placement(pool, machine_topology()), kernels(current_kernels()), private_(pool.size()),
+      streams_(pool.size()) {}
 
 void ml_context::stream(uint32_t mode, uint32_t stream_threads) {
     require(mode <= ML_STREAM_CORE, "the streaming mode ", mode, " is unknown");

@@ -9,6 +9,7 @@
 
 #include "kernels.h"
 #include "mobileloop.h"
+#include "placement.h"
 #include "record.h"
 #include "threads.h"
 
@@ -61,6 +62,7 @@ struct ml_context {
     uint32_t stream_threads() const { return stream_mode_ == ML_STREAM_CORE ? stream_threads_ : 0; }
 
     ml::ThreadPool pool;
+    ml::Placement placement;
     const ml::Kernels &kernels;
     std::atomic<bool> busy{false};
 

@@ -47,7 +47,7 @@ struct ml_session {
     uint32_t position(uint32_t sequence) const { return sequence < positions_.size() ? positions_[sequence] : 0; }
     const ml::KvMemory &kv() const { return kv_; }
     ml_context &context() { return context_; }
-    std::atomic<bool> &busy() { return context_.busy; }
+    const ml_context &context() const { return context_; }
     void stream(uint32_t mode, uint32_t stream_threads) { context_.stream(mode, stream_threads); }
     uint32_t stream_mode() const { return context_.stream_mode(); }
     uint32_t stream_threads() const { return context_.stream_threads(); }
