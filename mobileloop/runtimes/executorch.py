@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ def _bindings() -> Any:
     Raises:
         MobileloopError: where executorch is not installed.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is first imported; see _one_torch_thread
     try:
         with quiet_imports():
             import executorch.extension.pybindings._C as bindings
