@@ -13,7 +13,7 @@ ENGINE_SOURCES := $(shell find runtime_bench/engine -name '*.cpp' -o -name '*.h'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test setup tools check lint types pytest bench-peers format engine engine-arm64 fuzz clean
+.PHONY: help demo test setup tools check lint types pytest bench-peers arm-evidence format engine engine-arm64 fuzz clean
 
 help:
 	@echo "make demo    install, fetch a real model, export it three ways, generate, measure, report"
@@ -21,6 +21,7 @@ help:
 	@echo "make setup   only install into $(VENV)"
 	@echo "make format  format Python and C++"
 	@echo "make engine  build the static program build/engine/mobileloop-engine; needs no Python package but cmake"
+	@echo "make arm-evidence  simulated cache misses and counted instructions of 64-bit ARM, on an emulator"
 	@echo "make engine-arm64  the same for 64-bit ARM and phones; ARM64_CXX=zig needs no cross compiler"
 	@echo "make fuzz    look for inputs that crash the engine, FUZZ_SECONDS=600 for each target"
 	@echo "make bench-peers  measure beside llama.cpp, onnxruntime-genai and ExecuTorch (docs/peers.md)"
@@ -132,6 +133,13 @@ fuzz: tools $(VENV)/.cmake
 	@$(BUILD_ENGINE) -B build/fuzz -DML_FUZZ=ON -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) >/dev/null
 	@$(BIN)/cmake --build build/fuzz
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) runtime_bench/engine/fuzz/run.sh build/fuzz
+
+# Minutes; ARM_BLOCKS=6 is faster. ARM_PEERS="--llama-cpp FOLDER --onnxruntime LIBRARY" counts theirs too (docs/arm.md).
+ARM_BLOCKS ?= 30
+
+arm-evidence: setup
+	@$(BIN)/python -m mobileloop_bench.arm misses --blocks $(ARM_BLOCKS) --output build/arm-misses.json
+	@$(BIN)/python -m mobileloop_bench.arm products $(ARM_PEERS) --output build/arm-products.json
 
 clean:
 	rm -rf $(VENV) build demo .pytest_cache .mypy_cache .ruff_cache

@@ -48,9 +48,12 @@ def engine_tests(arm):
 
 @pytest.fixture(scope="module")
 def artifact(arm):
-    """Two blocks of the real size, each four times in a row, behind a tiny head."""
-    path = FOLDER / "two-blocks.safetensors"
-    return path, misses.write_artifact(path, "immediate", 2, vocab_size=64)
+    """Four blocks of the real size, up to four times in a row each, behind a tiny head.
+
+    All four are beyond every cache of these tests, so that a token finds nothing of the one before.
+    """
+    path = FOLDER / "four-blocks.safetensors"
+    return path, misses.write_artifact(path, "immediate", 4, vocab_size=64)
 
 
 def emulated(arm, processor, *command, **environment):
@@ -129,7 +132,7 @@ def test_misses_of_a_stream(arm, size, passes, expected):
 def test_a_resident_block_leaves_memory_once(arm, artifact, threads, loops):
     path, info = artifact
     phone = misses.Phone("test", Cache(64 * KIB, 4), Cache(2 * MIB, 8), Cache(3 * MIB, 12, None), "made up")
-    l2, last = misses.token_misses(arm, path, info, phone, threads, loops)
+    l2, last = misses.token_misses(arm, path, info, phone, threads, loops, prefix=2)
     # 2.2 MB: too large for one core's L2, but not for two, and not for the last level.
     assert last["resident_by_size"]
     assert l2["resident_by_size"] is (threads == 2 or loops == 1)
@@ -144,7 +147,7 @@ def test_a_resident_block_leaves_memory_once(arm, artifact, threads, loops):
 def test_a_block_beyond_the_cache_is_read_again(arm, artifact, loops):
     path, info = artifact
     phone = misses.Phone("test", Cache(32 * KIB, 4), Cache(256 * KIB, 8), Cache(MIB, 16, None), "made up")
-    for row in misses.token_misses(arm, path, info, phone, 1, loops):
+    for row in misses.token_misses(arm, path, info, phone, 1, loops, prefix=2):
         assert not row["resident_by_size"]
         assert row["predicted_lines"] == round(info.executed_bytes(loops) / 64)
         assert row["weights_over_predicted"] == pytest.approx(1, abs=0.02)

@@ -97,7 +97,7 @@ void product(const char *scheme, uint32_t rows, uint32_t cols, uint32_t tokens) 
     mark(Region::weights, tiles.data(), tiles.size());
     mark(Mark::warm);
     mark(Mark::count);
-    kernels.multiply(m, 0, m.row_groups, a, tokens, y.data(), rows, false);
+    kernels.multiply(m, 0, m.row_groups, a, tokens, y.data(), rows, false, nullptr);
     mark(Mark::report);
 }
 

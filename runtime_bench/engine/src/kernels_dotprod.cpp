@@ -21,7 +21,8 @@ struct DotprodTiles {
     static constexpr int kTokens = 2;
 
     template <bool Symmetric, int R, int N>
-    static ML_ALWAYS_INLINE void dot_int4(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Neon8 (&out)[R][N]) {
+    [[gnu::always_inline]] static void dot_int4(const uint8_t *const (&tiles)[R], const Planes (&x)[N],
+                                                Neon8 (&out)[R][N]) {
         Sums<R, N> sums;
         int8x16_t high[N][2], low[N][2]; // inputs 0-15 and 16-31
         for (int n = 0; n < N; n++) {
@@ -47,7 +48,8 @@ struct DotprodTiles {
         sums.finish(out);
     }
     template <int R, int N>
-    static ML_ALWAYS_INLINE void dot_int8(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Neon8 (&out)[R][N]) {
+    [[gnu::always_inline]] static void dot_int8(const uint8_t *const (&tiles)[R], const Planes (&x)[N],
+                                                Neon8 (&out)[R][N]) {
         Sums<R, N> sums;
         for (int n = 0; n < N; n++) sums.start(n, vdupq_n_s32(0));
         for (int half = 0; half < 2; half++) {

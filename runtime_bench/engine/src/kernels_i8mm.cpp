@@ -9,7 +9,8 @@ struct I8mmTiles {
     static constexpr int kTokens = 2;
 
     template <bool Symmetric, int R, int N>
-    static ML_ALWAYS_INLINE void dot_int4(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Neon8 (&out)[R][N]) {
+    [[gnu::always_inline]] static void dot_int4(const uint8_t *const (&tiles)[R], const Planes (&x)[N],
+                                                Neon8 (&out)[R][N]) {
         int8x16_t columns[N][4];
         load_columns(x, columns);
         for (int r = 0; r < R; r++) {
@@ -33,7 +34,8 @@ struct I8mmTiles {
         }
     }
     template <int R, int N>
-    static ML_ALWAYS_INLINE void dot_int8(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Neon8 (&out)[R][N]) {
+    [[gnu::always_inline]] static void dot_int8(const uint8_t *const (&tiles)[R], const Planes (&x)[N],
+                                                Neon8 (&out)[R][N]) {
         int8x16_t columns[N][4];
         load_columns(x, columns);
         for (int r = 0; r < R; r++) {

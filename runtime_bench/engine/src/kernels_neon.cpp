@@ -28,7 +28,8 @@ struct NeonTiles {
     static constexpr int kTokens = 2;
 
     template <bool Symmetric, int R, int N>
-    static ML_ALWAYS_INLINE void dot_int4(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Neon8 (&out)[R][N]) {
+    [[gnu::always_inline]] static void dot_int4(const uint8_t *const (&tiles)[R], const Planes (&x)[N],
+                                                Neon8 (&out)[R][N]) {
         for (int r = 0; r < R; r++) {
             Accumulators high[N], low[N];
             for (int c = 0; c < 4; c++)
@@ -47,7 +48,8 @@ struct NeonTiles {
         }
     }
     template <int R, int N>
-    static ML_ALWAYS_INLINE void dot_int8(const uint8_t *const (&tiles)[R], const Planes (&x)[N], Neon8 (&out)[R][N]) {
+    [[gnu::always_inline]] static void dot_int8(const uint8_t *const (&tiles)[R], const Planes (&x)[N],
+                                                Neon8 (&out)[R][N]) {
         for (int r = 0; r < R; r++) {
             Accumulators high[N], low[N];
             for (int c = 0; c < 8; c++)

@@ -7,9 +7,6 @@
 
 #include "kernels.h"
 
-// A call that is not inlined passes its vectors through memory: that was a fifth of the instructions of a product.
-#define ML_ALWAYS_INLINE inline __attribute__((always_inline))
-
 namespace ml {
 namespace {
 

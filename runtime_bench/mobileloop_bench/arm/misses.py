@@ -102,13 +102,13 @@ def is_resident(info: ArtifactInfo, cache: Cache, threads: int) -> bool:
 
 
 def token_misses(
-    emulator: Emulator, artifact: Path, info: ArtifactInfo, phone: Phone, threads: int, loops: int
+    emulator: Emulator, artifact: Path, info: ArtifactInfo, phone: Phone, threads: int, loops: int, prefix: int = 16
 ) -> list[dict[str, Any]]:
-    """One decoded token, warm: for every level the misses, and what the bytes predict.
+    """One decoded token behind `prefix` others, warm: for every level the misses, and what the bytes predict.
 
     `predicted_lines` is unique bytes / 64 where the block is resident and executed bytes / 64 where it is not.
     """
-    counts = emulator.count("decode", artifact, loops, threads, 1, l1=phone.l1, l2=phone.l2, last=phone.last)
+    counts = emulator.count("decode", artifact, loops, threads, 1, prefix, l1=phone.l1, l2=phone.l2, last=phone.last)
     rows = []
     for level, cache in (("l2", phone.l2), ("last", phone.last)):
         if cache is None:
