@@ -57,7 +57,7 @@ def test_no_mode_changes_a_bit(looped, remembers, stream):
 
 
 def test_streaming_threads_leave_one_to_compute(looped):
-    with pytest.raises(MobileloopError, match="2 streaming threads of 2 leave none to compute"):
+    with pytest.raises(MobileloopError, match="of 2 threads, 2 are to stream"):
         open_session(looped, threads=2, stream="core:2")
 
 
@@ -73,7 +73,9 @@ def test_auto_calibrates_once_and_remembers(looped, remembers, monkeypatch):
     assert other.position == 0
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "{", '{"KEY": 7}', '{"KEY": "faster"}', '{"KEY": "auto"}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "damage", ["", "[]", "{", '{"KEY": 7}', '{"KEY": "faster"}', '{"KEY": "auto"}', '{"KEY": "core:9"}', "[" * 100_000]
+)
 def test_a_damaged_memory_is_forgotten(looped, remembers, damage):
     open_session(looped, threads=1, stream="auto")
     key = next(iter(json.loads(remembers.read_text())))

@@ -122,17 +122,17 @@ class EngineSession(Session):
             native.check(engine.ml_session_place(self._session, native.cpu_array(cpus), len(cpus)))
         if halting is not None:
             self.set_halting(halting)
-        self.streaming = self._stream(streaming or Streaming("off"))
+        self.streaming = self._stream(streaming or Streaming("off"), halting)
 
-    def _stream(self, wanted: Streaming) -> Streaming:
+    def _stream(self, wanted: Streaming, halting: Halting | None) -> Streaming:
         """Take a streaming mode; `auto` is what was found before, or what a calibration finds now."""
         key = None
         if wanted.mode == "auto":
             if not streams_anything(self.info, self.requested_loops):
                 return Streaming("off")
             where = self.placement().get("cpus", "")
-            key = memory_key(self.info, self.requested_loops, self.threads, self._kernels, where)
-            wanted = recall(key) or wanted
+            key = memory_key(self.info, self.requested_loops, halting, self.threads, self._kernels, where)
+            wanted = recall(key, self.threads) or wanted
         engine = native.library()
         if wanted.mode != "auto":
             native.check(engine.ml_session_stream(self._open(), MODES.index(wanted.mode), wanted.threads))

@@ -72,19 +72,8 @@ def _installed_folders() -> list[Path]:
     return [Path(sysconfig.get_path(kind)) / "mobileloop" / "lib" for kind in ("platlib", "purelib")]
 
 
-@cache
-def library() -> ctypes.CDLL:
-    """The loaded engine.
-
-    Raises:
-        MobileloopError: where it is missing, or its ABI is another version's.
-    """
-    path = library_folder() / LIBRARY
-    try:
-        # Global symbols: the ExecuTorch operator library resolves the same engine.
-        engine = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        raise MobileloopError(f"the engine library cannot be loaded ({error}); reinstall mobileloop.") from None
+def _declare(engine: ctypes.CDLL) -> None:
+    """The arguments and results of every function."""
     for name in ("ml_last_error", "ml_kernels", "ml_available_kernels"):
         getattr(engine, name).restype = ctypes.c_char_p
     for name in ("ml_model_close", "ml_session_destroy"):
@@ -129,8 +118,28 @@ def library() -> ctypes.CDLL:
         ctypes.c_double,
         ctypes.POINTER(ctypes.c_double),
     ]
-    if engine.ml_abi_version() != ABI_VERSION:
-        raise MobileloopError("the engine library belongs to another version of mobileloop; reinstall mobileloop.")
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The loaded engine.
+
+    Raises:
+        MobileloopError: where it is missing, or its ABI is another version's.
+    """
+    path = library_folder() / LIBRARY
+    try:
+        # Global symbols: the ExecuTorch operator library resolves the same engine.
+        engine = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise MobileloopError(f"the engine library cannot be loaded ({error}); reinstall mobileloop.") from None
+    foreign = MobileloopError("the engine library belongs to another version of mobileloop; reinstall mobileloop.")
+    try:
+        if engine.ml_abi_version() != ABI_VERSION:
+            raise foreign
+        _declare(engine)
+    except AttributeError:  # a function that this version has and that one lacks
+        raise foreign from None
     return engine
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mobileloop.artifact import ArtifactInfo, written_whole
 from mobileloop.errors import MobileloopError
+from mobileloop.schedule import Halting
 
 MODES = ("off", "prefetch", "core")  # numbered as ml_stream
 CALIBRATION_SECONDS = 1.0
@@ -54,12 +55,14 @@ def streams_anything(info: ArtifactInfo, loops: int | None) -> bool:
     return looped and info.costs.weight_bytes >= SMALLEST_BYTES
 
 
-def memory_key(info: ArtifactInfo, loops: int | None, threads: int, kernels: str, cpus: str) -> str:
-    """Names what a calibration holds for: this machine, model, loop count, threads and their cpus, and kernel set."""
+def memory_key(
+    info: ArtifactInfo, loops: int | None, halting: Halting | None, threads: int, kernels: str, cpus: str
+) -> str:
+    """Names what a calibration holds for: this machine, model, loops, halting, threads and their cpus, kernel set."""
     machine = [platform.machine(), platform.node(), _processor(), os.cpu_count()]
-    return hashlib.sha256(
-        json.dumps([machine, info.model_dump_json(exclude={"tokenizer"}), loops, threads, kernels, cpus]).encode()
-    ).hexdigest()[:32]
+    rule = None if halting is None else halting.model_dump()
+    model = info.model_dump_json(exclude={"tokenizer"})
+    return hashlib.sha256(json.dumps([machine, model, loops, rule, threads, kernels, cpus]).encode()).hexdigest()[:32]
 
 
 def _processor() -> str:
@@ -79,16 +82,16 @@ def memory_path() -> Path:
 def _remembered() -> dict[str, str]:
     try:
         held = json.loads(memory_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, RuntimeError):  # RuntimeError: a user without a home
         return {}
     return {k: v for k, v in held.items() if isinstance(v, str)} if isinstance(held, dict) else {}
 
 
-def recall(key: str) -> Streaming | None:
-    """What a calibration of `key` found, if there was one."""
+def recall(key: str, threads: int) -> Streaming | None:
+    """What a calibration of `key` found, if there was one and `threads` can do it."""
     with suppress(MobileloopError):
         found = Streaming.parse(_remembered().get(key, ""))
-        return found if found.mode != "auto" else None
+        return found if found.mode != "auto" and found.threads < threads else None
     return None
 
 
@@ -97,7 +100,7 @@ def remember(key: str, found: Streaming) -> None:
     held = _remembered()
     held.pop(key, None)
     held[key] = str(found)
-    with suppress(OSError, MobileloopError):
+    with suppress(OSError, MobileloopError, RuntimeError):
         memory_path().parent.mkdir(parents=True, exist_ok=True)
         with written_whole(memory_path()) as temporary:
             temporary.write_text(json.dumps(dict(list(held.items())[-_KEPT:])), encoding="utf-8")

@@ -122,12 +122,14 @@ ML_API const char *ml_available_kernels(void);
 /* Bytes of one cached vector of an ml_kv_type; 0 for another type or a head_dim outside 1 to 4096. */
 ML_API uint64_t ml_kv_vector_bytes(uint32_t type, uint32_t head_dim);
 
-/* How what is read next (`next` of a loop call) is brought towards the cache while a stage runs for the last time. It
- * acts on single rows of stages that loop, and changes no result. */
+/* How what is read next (`next` of a loop call) is brought towards the cache while a stage's blocks are applied again.
+ * It acts on single rows of stages that loop, and changes no result. */
 typedef enum {
     ML_STREAM_OFF = 0,
-    ML_STREAM_PREFETCH = 1, /* computing threads ask for it with prefetch instructions, a few lines at every tile */
-    ML_STREAM_CORE = 2      /* stream_threads of the threads do nothing but read it into the shared cache */
+    ML_STREAM_PREFETCH = 1, /* from what may be the last loop on, computing threads ask for its first part, a few lines
+                               at every tile, with prefetch instructions */
+    ML_STREAM_CORE = 2      /* stream_threads of the threads do nothing but read it, all of it and from the first loop
+                               on, into the cache that they share with the others */
 } ml_stream;
 
 /* The processor as one JSON document, read from sysfs: the cpus that the calling thread may run on with the caches

@@ -6,6 +6,7 @@
 // out as the body does.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -41,7 +42,11 @@ constexpr uint32_t kMaxThreads = 256;  // the engine's bounds
 constexpr uint32_t kMaxCpu = 1023;
 constexpr uint32_t kTokensPerCall = 128; // bounds scratch memory, as the engine's own session does
 
-const OrtApi *ort = nullptr;
+// Set by every registration, to the same value, while kernels of other sessions read it.
+struct Api {
+    std::atomic<const OrtApi *> held{nullptr};
+    const OrtApi *operator->() const { return held.load(std::memory_order_relaxed); }
+} ort;
 thread_local uint64_t kernels_made = 0;
 
 void ran(OrtStatus *status) {
@@ -622,8 +627,9 @@ extern "C" {
 // What ONNX Runtime looks for in a library of operators. Set the session's entries mobileloop.threads and, for
 // cpus of its own, mobileloop.cpus before.
 ML_API OrtStatus *ORT_API_CALL RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
-    ort = base->GetApi(kApiVersion);
-    if (!ort) return base->GetApi(1)->CreateStatus(ORT_FAIL, "mobileloop needs ONNX Runtime 1.22 or later");
+    const OrtApi *api = base->GetApi(kApiVersion);
+    if (!api) return base->GetApi(1)->CreateStatus(ORT_FAIL, "mobileloop needs ONNX Runtime 1.22 or later");
+    ort.held.store(api);
     return guarded([&] { ran(ort->AddCustomOpDomain(options, domain_of(threads_of(options)))); });
 }
 

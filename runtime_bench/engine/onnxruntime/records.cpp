@@ -68,7 +68,9 @@ uint8_t *map_aligned(size_t size) {
     if (before) munmap(begin, before);
     const size_t after = reserved - before - size;
     if (after) munmap(begin + before + size, after);
+#if defined(MADV_HUGEPAGE)
     madvise(begin + before, size, MADV_HUGEPAGE);
+#endif
     return begin + before;
 }
 

@@ -90,8 +90,8 @@ ml_context::ml_context(uint32_t threads)
 
 void ml_context::stream(uint32_t mode, uint32_t stream_threads) {
     require(mode <= ML_STREAM_CORE, "the streaming mode ", mode, " is unknown");
-    require(mode != ML_STREAM_CORE || (stream_threads >= 1 && stream_threads < pool.size()), stream_threads,
-            " streaming threads of ", pool.size(), " leave none to compute, or none to stream");
+    require(mode != ML_STREAM_CORE || (stream_threads >= 1 && stream_threads < pool.size()), "of ", pool.size(),
+            " threads, ", stream_threads, " are to stream; at least one must stream and one compute");
     stream_mode_ = mode;
     stream_threads_ = stream_threads;
 }
@@ -168,6 +168,7 @@ void ml_context::check(const ml_loop_args &args) {
     require(known_kv_type(args.kv_type), "the KV type is none of float32, float16 and int8");
     require(args.full_attention <= 1, "full_attention is ", args.full_attention, ", neither 0 nor 1");
     require(args.num_sequences >= 1 && args.sequences, "a loop call has no sequences");
+    require(args.num_next == 0 || args.next, "a loop call names ", args.num_next, " records as next and gives none");
     require(args.num_sequences <= kMaxSequences, args.num_sequences, " sequences are more than the ", kMaxSequences,
             " of one call");
     blocks_.clear();
@@ -180,6 +181,8 @@ void ml_context::check(const ml_loop_args &args) {
                     block.intermediate == first.intermediate && block.theta == first.theta,
                 "the blocks of a stage differ in their dimensions");
     }
+    next_.clear();
+    for (uint32_t i = 0; i < args.num_next; i++) add_matrices(args.next[i], next_);
     check_halting(args.halting);
     require(args.halting.rule != ML_HALT_EXIT_GATE || args.halting.gate, "the exit gate has no weights");
     require(args.filled_loops == 0 || args.filled_loops >= args.loops, "slots of ", args.filled_loops,
@@ -504,14 +507,14 @@ void ml_context::loop(const ml_loop_args &args) {
     float *hidden = halting ? hidden_.at_least(0) : args.hidden_out;
     if (hidden != args.hidden_in) std::copy_n(args.hidden_in, total, hidden);
     // Nothing is gained where every weight is read once, or where arithmetic decides.
-    next_.clear();
-    const bool streaming = stream_mode_ != ML_STREAM_OFF && args.loops > 1 && rows == 1;
-    for (uint32_t i = 0; streaming && i < args.num_next; i++) add_matrices(args.next[i], next_);
-    const bool prefetching = stream_mode_ == ML_STREAM_PREFETCH && !next_.empty();
-    for (Stream &stream : streams_) stream.clear();
+    const bool streaming = args.loops > 1 && rows == 1 && !next_.empty();
+    const bool prefetching = streaming && stream_mode_ == ML_STREAM_PREFETCH;
+    for (Stream &stream : streams_) {
+        stream.clear();
+        stream.reserve(next_.size());
+    }
     const uint32_t ready = pool.ready();
-    const uint32_t helpers =
-        stream_mode_ == ML_STREAM_CORE && !next_.empty() ? std::min(stream_threads_, ready - 1) : 0;
+    const uint32_t helpers = streaming && stream_mode_ == ML_STREAM_CORE ? std::min(stream_threads_, ready - 1) : 0;
     const Stage stage{filled,
                       hidden,
                       halting || args.damping != 1.0f ? entered_.at_least(0) : nullptr,

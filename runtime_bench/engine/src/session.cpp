@@ -115,6 +115,7 @@ void ml_session::calibrate(double seconds) {
     args.num_sequences = 1;
     args.logits = logits.data();
     args.logits_floats = logits.size();
+    const uint32_t mode_before = context_.stream_mode(), threads_before = context_.stream_threads();
     const Clock::time_point start = Clock::now();
     const auto passed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
     do { // a token under each in turn, so that whatever else the machine does meets all of them
@@ -122,7 +123,12 @@ void ml_session::calibrate(double seconds) {
             context_.stream(trial.mode, trial.stream_threads);
             positions_[sequence] = 0;
             const double before = passed();
-            run(args);
+            try {
+                run(args);
+            } catch (...) {
+                context_.stream(mode_before, threads_before);
+                throw;
+            }
             trial.times.push_back(passed() - before);
         }
     } while (passed() < seconds || trials[0].times.size() < 3);

@@ -27,6 +27,8 @@ public:
         parts_.clear();
         part_ = 0;
     }
+    // Room for so many matrices, so that add() allocates nothing inside a parallel region.
+    void reserve(size_t matrices) { parts_.reserve(matrices); }
     // Takes at most `budget` bytes and lowers it by what it took.
     void add(const Matrix &matrix, uint32_t thread, uint32_t threads, uint64_t &budget) {
         const Range own = share(matrix.row_groups, thread, threads);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <climits>
 #include <exception>
+#include <utility>
 
 #if defined(__linux__)
 #include <linux/futex.h>
@@ -20,8 +21,9 @@ namespace {
 // from one cycle to 140.
 constexpr auto kSpin = std::chrono::microseconds(100);
 
-// A thread that has to sleep waits for one that does not run. Where such waits are more than a quarter of a window of
-// time, one thread fewer runs for a while, twice as long each time it is no better afterwards (docs/lab-log.md).
+// A thread that has to sleep most likely waits for one that does not run (or for one with far more to do, which looks
+// the same). Where such waits are more than a quarter of the time that the threads had in regions, one thread fewer
+// runs for a while, twice as long each time it is no better afterwards (docs/lab-log.md).
 constexpr auto kWindow = std::chrono::milliseconds(16);
 constexpr auto kNarrowAtLeast = std::chrono::milliseconds(64), kNarrowAtMost = std::chrono::milliseconds(1024);
 
@@ -92,10 +94,12 @@ uint32_t ThreadPool::ready() {
         ready_ = size_;
         window_ = now;
         stalled_us_.store(0);
+        waitable_ = {};
     } else if (const auto passed = now - window_; passed >= kWindow) {
         const auto stalled = std::chrono::microseconds(stalled_us_.exchange(0));
         window_ = now;
-        if (stalled * 4 > std::min<Clock::duration>(passed, 4 * kWindow)) { // a caller's own pauses are not counted
+        const Clock::duration waitable = std::exchange(waitable_, Clock::duration{});
+        if (stalled * 4 > waitable) {
             ready_ = size_ - 1;
             narrow_until_ = now + narrow_for_;
             narrow_for_ = std::min<Clock::duration>(2 * narrow_for_, kNarrowAtMost);
@@ -119,8 +123,10 @@ void ThreadPool::run_erased(Entry entry, const void *context, uint32_t threads, 
         call_.store(call, std::memory_order_release);
     }
     wake_.notify_all();
+    const Clock::time_point start = Clock::now();
     entry(context, 0);
     for (uint32_t thread = 1; thread < all; thread++) wait_for(progress_[thread].left, call);
+    waitable_ += (Clock::now() - start) * (threads - 1);
 }
 
 // A worker that is not part of a region is not waited for, and so must not look at what belongs to the region.

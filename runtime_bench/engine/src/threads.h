@@ -69,7 +69,7 @@ private:
     uint32_t ready_;
     bool keeps_all_ = false;
     Clock::time_point window_{}, narrow_until_{};
-    Clock::duration narrow_for_;
+    Clock::duration narrow_for_, waitable_{}; // waitable_: time in regions, of all threads but one
 };
 
 } // namespace ml
