@@ -185,7 +185,12 @@ def test_info_of_the_machine(tmp_path):
 
 
 def test_clusters_are_offered_for_completion(tmp_path):
-    asked = {**os.environ, "_TYPER_COMPLETE_ARGS": "mobileloop run --cpus ", "_MOBILELOOP_COMPLETE": "complete_bash"}
+    asked = {
+        **os.environ,
+        "COMP_WORDS": "mobileloop run --cpus ",
+        "COMP_CWORD": "3",
+        "_MOBILELOOP_COMPLETE": "complete_bash",
+    }
     code = "from mobileloop.cli import app; app(prog_name='mobileloop')"
     said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=asked)
     clusters = json.loads(passed(cli("info", "--machine", "--json", cwd=tmp_path)).stdout)["clusters"]
