@@ -202,7 +202,7 @@ def test_kernels_and_threads_give_the_same_bits(engine_artifact, kernels, quanti
     for name, threads in itertools.product(native.available_kernels(), (1, 2, 3)):
         kernels(name)
         session = EngineSession(path, threads=threads)
-        assert session.details() == {"kernels": name}
+        assert session.details() == {"kernels": name, "stream": "off"}
         found[name, threads] = np.concatenate([session.logits(TOKENS[:7]), *([session.decode(t)] for t in TOKENS[7:])])
         session.close()
     truth = found["scalar", 1]
