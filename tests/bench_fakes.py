@@ -107,7 +107,8 @@ def made_up_measurement(plan: Plan) -> Measurement:
         decode = (10 + 1.2 * (one.loops - 1)) / one.threads
         count = plan.settings.repetitions
         steady = [decode + 0.01 * (i % 3) for i in range(count * plan.settings.decode_tokens)]
-        filled.append(Samples(one, load_ms=[5.0] * count, prefill_ms=[20.0] * count, decode_ms=steady))
+        times = {"load_ms": [5.0] * count, "first_token_ms": [9.0] * count, "prefill_ms": [20.0] * count}
+        filled.append(Samples(one, **times, decode_ms=steady))
     return Measurement(plan, filled)
 
 

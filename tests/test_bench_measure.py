@@ -32,7 +32,8 @@ def test_all_samples_are_kept(fake_artifact: Path) -> None:
     measurement = measure(plan_of(fake_artifact))
     assert len(measurement.samples) == 4
     for samples in measurement.samples:
-        assert [len(samples.load_ms), len(samples.prefill_ms), len(samples.decode_ms)] == [5, 5, 5 * 4]
+        counts = [len(samples.load_ms), len(samples.first_token_ms), len(samples.prefill_ms)]
+        assert [*counts, len(samples.decode_ms)] == [5, 5, 5, 5 * 4]
     assert not measurement.interrupted
 
 

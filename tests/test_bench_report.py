@@ -107,7 +107,7 @@ def test_the_verdict_in_its_variants(fake_artifact: Path) -> None:
         row.valid = row.phase != "decode"
     said = verdict([document])
     assert "so its weights came from a cache" in said
-    assert said.endswith("2 of 6 results are not valid.")
+    assert said.endswith("2 of 8 results are not valid.")
 
 
 def test_the_command(fake_artifact: Path, tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ def test_a_document_round_trips_with_every_key(fake_artifact: Path, tmp_path: Pa
     document = made_up_document(plan_of(fake_artifact))
     document.write(tmp_path / "out.json")
     data = json.loads((tmp_path / "out.json").read_text())
-    assert data["schema"] == "mobileloop.bench/1"
+    assert data["schema"] == "mobileloop.bench/2"
     assert "machine" in data
-    assert [row["phase"] for row in data["results"][:3]] == ["load", "prefill", "decode"]
+    assert [row["phase"] for row in data["results"][:4]] == ["load", "first_token", "prefill", "decode"]
     for row in data["results"]:
         assert set(KEYS) <= set(row)
     assert read_document(tmp_path / "out.json") == document
@@ -132,8 +132,8 @@ def test_unknown_keys_are_kept(fake_artifact: Path, tmp_path: Path) -> None:
 
 def test_a_newer_schema_is_refused(fake_artifact: Path, tmp_path: Path) -> None:
     path = tmp_path / "in.json"
-    path.write_text(made_up_document(plan_of(fake_artifact)).to_json().replace("bench/1", "bench/2"))
-    with pytest.raises(MobileloopError, match=r"has schema mobileloop.bench/2, but .* upgrade mobileloop"):
+    path.write_text(made_up_document(plan_of(fake_artifact)).to_json().replace("bench/2", "bench/3"))
+    with pytest.raises(MobileloopError, match=r"has schema mobileloop.bench/3, but .* upgrade mobileloop"):
         read_document(path)
 
 
@@ -220,3 +220,14 @@ def test_the_command_refuses_up_front(
     done = CliRunner().invoke(command, [str(fake_artifact), *arguments])
     assert isinstance(done.exception, MobileloopError)
     assert message in str(done.exception)
+
+
+def test_version_1_is_upgraded(fake_artifact: Path, tmp_path: Path) -> None:
+    data = json.loads(made_up_document(plan_of(fake_artifact)).to_json())
+    data["schema"] = "mobileloop.bench/1"
+    data["results"] = [row for row in data["results"] if row["phase"] != "first_token"]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(data))
+    found = read_document(path)
+    assert found.schema_ == "mobileloop.bench/2"
+    assert {row.phase for row in found.results} == {"first_token", "prefill", "decode"}

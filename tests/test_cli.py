@@ -314,10 +314,10 @@ def test_bench_and_report(world, tmp_path):
     document = json.loads(result.stdout.splitlines()[-1])
     assert document == json.loads((tmp_path / "out.json").read_text())
     assert {"schema", "machine", "results"} <= document.keys()
-    assert len(document["results"]) == 2 * 2 * 3
+    assert len(document["results"]) == 2 * 2 * 4
     for row in document["results"]:
         assert row.keys() >= BENCH_KEYS
-    assert {row["phase"] for row in document["results"]} == {"load", "prefill", "decode"}
+    assert {row["phase"] for row in document["results"]} == {"load", "first_token", "prefill", "decode"}
     passed(cli("report", "out.json", "--html", "page.html", cwd=tmp_path))
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<html" in page

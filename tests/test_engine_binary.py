@@ -503,7 +503,10 @@ def test_bench_is_a_document_of_the_report(binary, artifact, tmp_path):
     found, about = read_document(path), read_info(artifact)
     measured = [row for row in found.results if not row.skipped]
     assert {(row.threads, row.loops, row.phase) for row in measured} == {
-        (threads, loops, phase) for threads in (1, 2) for loops in (1, 3) for phase in ("load", "prefill", "decode")
+        (threads, loops, phase)
+        for threads in (1, 2)
+        for loops in (1, 3)
+        for phase in ("first_token", "prefill", "decode")
     }
     assert [row.loops for row in found.results if row.skipped] == [9, 9]
     for row in measured:
@@ -513,7 +516,7 @@ def test_bench_is_a_document_of_the_report(binary, artifact, tmp_path):
         assert (
             row.kv_bytes
             == {
-                "load": None,
+                "first_token": None,
                 "prefill": about.kv_bytes(11, row.loops),
                 "decode": about.kv_bytes(14, row.loops),
             }[row.phase]

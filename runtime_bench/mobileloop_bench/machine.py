@@ -14,7 +14,7 @@ import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 import mobileloop
 from mobileloop.errors import MobileloopError
@@ -50,11 +50,11 @@ class Cache(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    level: int
+    level: int = Field(ge=1)
     kind: str
-    size_bytes: int
-    instances: int
-    shared_by: int
+    size_bytes: int = Field(gt=0)
+    instances: int = Field(ge=1)
+    shared_by: int = Field(ge=1)
 
 
 class Cluster(BaseModel):

@@ -28,8 +28,9 @@ class Samples:
     """The raw times of one configuration, in ms.
 
     Attributes:
-        load_ms: opening the artifact and evaluating its first 8 tokens, with the file in the page cache and
-            the runtime's library loaded; one per repetition.
+        load_ms: opening the artifact, with the file in the page cache and the runtime's library loaded; one per
+            repetition.
+        first_token_ms: the same opening and evaluating the first 8 tokens.
         prefill_ms: the whole prompt; one per repetition.
         decode_ms: one per decoded token, repetition after repetition.
         interference: other programs during prefill and decode.
@@ -38,6 +39,7 @@ class Samples:
 
     configuration: Configuration
     load_ms: list[float] = field(default_factory=list)
+    first_token_ms: list[float] = field(default_factory=list)
     prefill_ms: list[float] = field(default_factory=list)
     decode_ms: list[float] = field(default_factory=list)
     details: dict[str, str] = field(default_factory=dict)
@@ -145,9 +147,11 @@ def _load(samples: Samples, plan: Plan, sessions: _Sessions) -> None:
     with _quiet():
         start = time.perf_counter_ns()
         session = open_configuration(samples.configuration, stream="off")  # calibration is no part of a load
+        opened = _ms_since(start)
         try:
             _first_tokens(session)
-            samples.load_ms.append(_ms_since(start))
+            samples.first_token_ms.append(_ms_since(start))
+            samples.load_ms.append(opened)
         finally:
             session.close()
 

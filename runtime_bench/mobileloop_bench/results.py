@@ -5,24 +5,64 @@ Keys are fixed; others may be added and are kept. An unknown figure is null, nev
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
-from mobileloop import __version__
-from mobileloop.artifact import written_whole
-from mobileloop.errors import MobileloopError, validated
 from mobileloop_bench.bandwidth import Bandwidth
+from mobileloop_bench.documents import VersionedDocument
+from mobileloop_bench.ladder import Ladder
 from mobileloop_bench.machine import Machine
 from mobileloop_bench.memory import Memory
 from mobileloop_bench.plan import Settings
+from mobileloop_bench.prediction import Prediction
 
-SCHEMA_NAME, SCHEMA_VERSION = "mobileloop.bench", 1
 SKIPPED = "skipped: "
-Phase = Literal["load", "prefill", "decode"]
+Phase = Literal["load", "first_token", "prefill", "decode"]
+
+
+class StageTime(BaseModel):
+    """Measured time of one stage of a decoded token, or of the head.
+
+    Attributes:
+        stage: its blocks such as `0-29`, or `head`.
+        median_ms: of the whole stage.
+        loop_ms: median of its first loop, its second, ...: the first brings the weights, the others re-read them.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    stage: str
+    loops: int = Field(ge=1)
+    median_ms: FiniteFloat
+    loop_ms: list[FiniteFloat] = []
+
+
+class Peer(BaseModel):
+    """Another project's runtime that was measured in the same rounds."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    version: str | None = None
+    flags: str | None = None
+
+
+class Sample(BaseModel):
+    """The machine at one moment of the run; what it hides is left out.
+
+    Attributes:
+        t_s: seconds since the run began.
+        mhz: current frequency by cluster (index into the machine's clusters).
+        celsius: temperature by zone.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    t_s: FiniteFloat
+    mhz: dict[int, FiniteFloat] = {}
+    celsius: dict[str, FiniteFloat] = {}
 
 
 class Result(BaseModel):
@@ -30,7 +70,13 @@ class Result(BaseModel):
 
     Attributes:
         loops: loops of the looped stages.
+        phase: `load` opens the artifact; `first_token` opens it and evaluates 8 tokens, with the file in the page
+            cache and the runtime's library loaded; `prefill` is the prompt in an open session; `decode` one token.
+        depth: tokens already in the KV cache before the prompt.
+        sequences: that run together over the same weights; one sample is then one step of all of them.
+        stream: the mode that ran (`off`, `prefetch`, `core:N`); null where the runtime knows none.
         samples_ms: every raw time: of a load, of a whole prefill, of every single decoded token.
+        samples_per_round: how many of them, in order, each round gave.
         tokens_per_s: decode 1000 / median_ms; prefill prompt tokens per second; load null.
         unique_bytes: weight bytes read at least once per token.
         executed_bytes: weight bytes touched per token, counted once per application.
@@ -43,6 +89,9 @@ class Result(BaseModel):
             whatever cache. Above the read bandwidth it proves that blocks were re-read from cache.
         ceiling_gbps: the measured read bandwidth of as many threads.
         loop_tax: decode median over that of 1 loop, same artifact, threads and run; null without the latter.
+        stages: where the time of a decoded token went; empty where the runtime does not tell.
+        counters: hardware events per decoded token, by name; empty where the system does not allow them.
+        peer: set where another project's runtime ran; byte counts are then null unless they are known.
         valid: False where `reasons` holds anything; the times are then kept for inspection only.
     """
 
@@ -55,6 +104,10 @@ class Result(BaseModel):
     loops: int = Field(ge=1)
     threads: int = Field(ge=1)
     phase: Phase
+    depth: NonNegativeInt = 0
+    sequences: int = Field(default=1, ge=1)
+    stream: str | None = None
+    samples_per_round: int | None = Field(default=None, ge=1)
     samples_ms: list[FiniteFloat]
     median_ms: FiniteFloat | None
     tokens_per_s: FiniteFloat | None
@@ -66,6 +119,7 @@ class Result(BaseModel):
     reasons: list[str]
     p10_ms: FiniteFloat | None = None
     p90_ms: FiniteFloat | None = None
+    p99_ms: FiniteFloat | None = None
     executed_gbps: FiniteFloat | None = None
     ceiling_gbps: FiniteFloat | None = None
     ceiling_tokens_per_s: FiniteFloat | None = None
@@ -82,6 +136,11 @@ class Result(BaseModel):
     other_cores: FiniteFloat | None = None
     stolen_cores: FiniteFloat | None = None
     details: dict[str, str] = {}
+    stages: list[StageTime] = []
+    prediction: Prediction | None = None
+    counters: dict[str, FiniteFloat] = {}
+    joules_per_token: FiniteFloat | None = None
+    peer: Peer | None = None
 
     @property
     def skipped(self) -> bool:
@@ -94,60 +153,43 @@ class Result(BaseModel):
         return self.read_gbps / self.ceiling_gbps if self.read_gbps is not None and self.ceiling_gbps else None
 
 
-class Document(BaseModel):
-    """One run of `mobileloop bench`."""
+class Document(VersionedDocument):
+    """One run of `mobileloop bench`; `interrupted` until its last turn is over, so a killed run says so too.
 
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
+    Attributes:
+        id: random, the same for every state of one run's file; null in version 1.
+        ladder: of the machine, where it was measured or given.
+        series: the machine over time, from the start of the run.
+        seconds: that the run took so far.
+    """
 
-    schema_: str = Field(default=f"{SCHEMA_NAME}/{SCHEMA_VERSION}", alias="schema")
+    NAME: ClassVar[str] = "mobileloop.bench"
+    VERSION: ClassVar[int] = 2
+    ORIGIN: ClassVar[str] = "mobileloop bench --json"
+
+    id: str | None = None
     machine: Machine
     results: list[Result]
-    bandwidth: list[Bandwidth] = []
+    bandwidth: list[Bandwidth] = Field(default_factory=list)
+    ladder: Ladder | None = None
+    series: list[Sample] = Field(default_factory=list)
     settings: Settings | None = None
     command: str | None = None
     interrupted: bool = False
+    seconds: FiniteFloat | None = None
 
-    def to_json(self) -> str:
-        """One compact line."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), allow_nan=False, separators=(",", ":"))
-
-    def write(self, path: Path) -> None:
-        """Write the document whole or not at all."""
-        with written_whole(path) as temporary:
-            temporary.write_text(self.to_json() + "\n", encoding="utf-8")
+    @classmethod
+    def upgraded(cls, data: dict[str, Any], version: int) -> dict[str, Any]:
+        """Version 1 timed opening and the first tokens as one phase and called it `load`."""
+        if version >= 2 or not isinstance(data.get("results"), list):
+            return data
+        rows = [
+            {**row, "phase": "first_token"} if isinstance(row, dict) and row.get("phase") == "load" else row
+            for row in data["results"]
+        ]
+        return {**data, "results": rows}
 
 
 def read_document(path: Path) -> Document:
-    """Read a document back.
-
-    Raises:
-        MobileloopError: for a file that cannot be read, is not such a document, or is of a newer schema.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise MobileloopError(f"{path} is not text, so it is no result of mobileloop bench.") from None
-    try:
-        data = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise MobileloopError(f"{path} is not JSON ({error}); measure again with mobileloop bench --json.") from None
-    _check_schema(data, path)
-    return validated(Document, data, f"the result {path}")
-
-
-def _check_schema(data: Any, path: Path) -> None:
-    schema = data.get("schema") if isinstance(data, dict) else None
-    match = re.fullmatch(rf"{re.escape(SCHEMA_NAME)}/(\d{{1,9}})", schema) if isinstance(schema, str) else None
-    if not match:
-        raise MobileloopError(f"{path} is no result of mobileloop bench; its schema is not {SCHEMA_NAME}.")
-    if int(match[1]) > SCHEMA_VERSION:
-        raise MobileloopError(
-            f"{path} has schema {schema}, but this mobileloop {__version__} reads up to "
-            f"{SCHEMA_NAME}/{SCHEMA_VERSION}; upgrade mobileloop."
-        )
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"it holds {constant}")
+    """A result file; see `VersionedDocument.read`."""
+    return Document.read(path)

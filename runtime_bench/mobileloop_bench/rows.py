@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 
@@ -19,6 +20,8 @@ MAX_SPREAD = 1.5  # p90 / p10
 MAX_DRIFT = 1.2  # last repetition's median over the first one's: a throttled or heated core
 MAX_OTHER_CORES = 0.25
 MAX_STOLEN_CORES = 0.05
+PHASES: tuple[Phase, ...] = get_args(Phase)
+LOADING = ("load", "first_token")
 
 
 def make_document(
@@ -33,7 +36,7 @@ def make_document(
     for samples in measurement.samples:
         one = samples.configuration
         used = memory.get((one.artifact.label, one.loops))
-        for phase in ("load", "prefill", "decode"):
+        for phase in PHASES:
             row = _row(samples, phase, plan, bandwidth)
             reasons = _reasons(row, samples, measurement, machine)
             results.append(row.model_copy(update={"memory": used, "reasons": reasons, "valid": not reasons}))
@@ -60,7 +63,7 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
     unique, executed = info.unique_bytes(), _bytes_of(one, "executed")
     kv = kv_bytes(one, phase, settings.prompt_tokens, settings.decode_tokens)
     decode = phase == "decode"
-    tokens = {"load": None, "prefill": settings.prompt_tokens, "decode": 1}[phase]
+    tokens = {"prefill": settings.prompt_tokens, "decode": 1}.get(phase)
     ceiling = ceiling_gbps(bandwidth, one.threads) if decode else None
     return Result(
         artifact=one.artifact.label,
@@ -70,6 +73,8 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         loops=one.loops,
         threads=one.threads,
         phase=phase,
+        samples_per_round=settings.decode_tokens if decode else 1,
+        stream=samples.details.get("stream"),
         samples_ms=[round(value, 5) for value in values],
         median_ms=median,
         tokens_per_s=tokens * 1000 / median if tokens and median else None,
@@ -81,6 +86,7 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         reasons=[],
         p10_ms=float(np.percentile(values, 10)) if values else None,
         p90_ms=float(np.percentile(values, 90)) if values else None,
+        p99_ms=float(np.percentile(values, 99)) if values else None,
         executed_gbps=_gbps(executed, kv, median) if decode else None,
         ceiling_gbps=ceiling,
         ceiling_tokens_per_s=ceiling * 1e9 / (unique + kv) if ceiling and kv is not None else None,
@@ -92,15 +98,15 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         random_weights=info.config.random_weights,
         source=info.source,
         source_sha256=info.source_sha256,
-        other_cores=None if phase == "load" else samples.interference.other_cores(),
-        stolen_cores=None if phase == "load" else samples.interference.stolen_cores(),
+        other_cores=None if phase in LOADING else samples.interference.other_cores(),
+        stolen_cores=None if phase in LOADING else samples.interference.stolen_cores(),
         details=samples.details or one.artifact.details,
     )
 
 
 def kv_bytes(one: Configuration, phase: Phase, prompt_tokens: int, decode_tokens: int) -> int | None:
     """KV bytes of the token in the middle of decode, or of the prompt's last token."""
-    if phase == "load" or not _runs(one):
+    if phase in LOADING or not _runs(one):
         return None
     position = prompt_tokens - 1 if phase == "prefill" else prompt_tokens + decode_tokens // 2
     return one.artifact.info.kv_bytes(position, one.requested_loops)

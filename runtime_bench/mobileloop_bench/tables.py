@@ -28,7 +28,7 @@ def print_results(console: Console, document: Document) -> None:
     for row in document.results:
         if row.phase == "decode" and not row.skipped:
             key = (row.artifact, row.loops, row.threads)
-            table.add_row(*_cells(row, rows.get((*key, "load")), rows.get((*key, "prefill"))))
+            table.add_row(*_cells(row, rows.get((*key, "first_token")), rows.get((*key, "prefill"))))
     console.print(table)
     for row in document.results:
         if row.skipped:

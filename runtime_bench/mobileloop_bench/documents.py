@@ -1,0 +1,101 @@
+"""JSON documents with a schema name and a version: written whole or not at all, read back as strictly as written."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import Self
+
+from mobileloop import __version__
+from mobileloop.artifact import written_whole
+from mobileloop.errors import MobileloopError, validated
+
+
+class VersionedDocument(BaseModel):
+    """The base of every JSON file that mobileloop writes for others to read.
+
+    A subclass sets NAME, VERSION and ORIGIN and fills `schema` with `schema_field`. Keys are fixed; others may be
+    added and are kept. An unknown figure is null, never infinity or NaN.
+    """
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+    NAME: ClassVar[str]
+    VERSION: ClassVar[int]
+    ORIGIN: ClassVar[str]  # the command that writes it
+
+    schema_: str = Field(default="", alias="schema")
+
+    def model_post_init(self, context: Any) -> None:
+        """Name the schema."""
+        self.schema_ = f"{self.NAME}/{self.VERSION}"
+
+    @classmethod
+    def upgraded(cls, data: dict[str, Any], version: int) -> dict[str, Any]:
+        """`data` of an older `version` as the current one has it."""
+        return data
+
+    def to_json(self) -> str:
+        """One compact line."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), allow_nan=False, separators=(",", ":"))
+
+    def write(self, path: Path) -> None:
+        """Write the document whole or not at all, checked once more against its own schema.
+
+        Raises:
+            MobileloopError: for a place that cannot be written.
+        """
+        text = self.to_json()
+        type(self).model_validate_json(text)
+        with written_whole(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a document back, upgraded where it is of an older version.
+
+        Raises:
+            MobileloopError: for a file that cannot be read, is not such a document, or is of a newer version.
+        """
+        data = read_json(path, cls.ORIGIN)
+        version = cls._version(data, path)
+        return validated(cls, cls.upgraded(data, version), f"the file {path}")
+
+    @classmethod
+    def _version(cls, data: Any, path: Path) -> int:
+        schema = data.get("schema") if isinstance(data, dict) else None
+        match = re.fullmatch(rf"{re.escape(cls.NAME)}/([1-9]\d{{0,8}})", schema) if isinstance(schema, str) else None
+        if not match:
+            raise MobileloopError(f"{path} is no result of {cls.ORIGIN}; its schema is not {cls.NAME}.")
+        if int(match[1]) > cls.VERSION:
+            raise MobileloopError(
+                f"{path} has schema {schema}, but this mobileloop {__version__} reads up to "
+                f"{cls.NAME}/{cls.VERSION}; upgrade mobileloop."
+            )
+        return int(match[1])
+
+
+def read_json(path: Path, origin: str) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        MobileloopError: for a file that cannot be read or holds no JSON; `origin` is the command that would write it.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise MobileloopError(f"{path} is not text, so it is no result of {origin}.") from None
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise MobileloopError(f"{path} is not JSON ({error}); make it again with {origin}.") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"it holds {constant}")
