@@ -85,7 +85,7 @@ def _show(simulation: Simulation) -> None:
             str(row.threads),
             str(row.loops),
             f"{row.level}, {mebibytes(row.level_bytes)}",
-            "yes" if row.resident else "no",
+            {True: "yes", False: "no", None: "-"}[row.resident],
             *map(megabytes, (row.unique_bytes, row.executed_bytes, row.kv_bytes, row.dram_bytes)),
             f"{row.dram_bytes / row.unique_bytes:.2f}",
         )

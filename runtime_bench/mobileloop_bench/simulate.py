@@ -93,10 +93,10 @@ class Traffic(BaseModel):
 
     Attributes:
         level: whose misses these are: the last one there is.
-        resident: whether what a loop re-reads fits that level, by size.
+        resident: whether what a loop re-reads fits that level, by size; null where nothing is read again.
         lines: missed lines of 64 bytes by kind: `weights`, `kv`, `other`; `all` where the simulator tells none apart.
         dram_bytes: 64 times all of them.
-        predicted_weight_bytes: unique bytes where resident, else executed bytes.
+        predicted_weight_bytes: executed bytes where they are not resident, else unique bytes.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -105,7 +105,7 @@ class Traffic(BaseModel):
     loops: int = Field(ge=1)
     level: str
     level_bytes: int
-    resident: bool
+    resident: bool | None
     lines: dict[str, int]
     dram_bytes: int
     unique_bytes: int
@@ -246,7 +246,7 @@ def _traffic(
     info: ArtifactInfo, caches: Hierarchy, threads: int, loops: int, lines: Mapping[str, int], prefix: int
 ) -> Traffic:
     level, cache = caches.memory_side
-    resident = is_resident(info, cache, threads)
+    resident = is_resident(info, cache, threads) if loops > 1 else None
     unique, executed = info.unique_bytes(), info.executed_bytes(loops)
     return Traffic(
         threads=threads,
@@ -259,7 +259,7 @@ def _traffic(
         unique_bytes=unique,
         executed_bytes=executed,
         kv_bytes=info.kv_bytes(prefix + 1, loops),
-        predicted_weight_bytes=unique if resident else executed,
+        predicted_weight_bytes=executed if resident is False else unique,
     )
 
 
