@@ -17,7 +17,8 @@ class EngineCosts(BaseModel):
     Attributes:
         kernels: the kernel set it holds for.
         compute_gbps: weight bytes of resident int4 tiles that one thread consumes per second, in 1e9 bytes.
-        scheme_gbps: the same of other schemes (`int8`, `int4-symmetric`, `none`), by name.
+        resident_gbps: read bandwidth of one thread from the cache that these blocks lay in.
+        scheme_gbps: compute_gbps of the other schemes (`int8`, `int4-symmetric`, `none`), by name.
         region_us: one parallel region, by thread count: waking, barriers, the thread that comes last.
         application_us: one application of a block beside its weights, by thread count: barriers, norms, activations.
         token_us: one call for one token, beside its stages and its head.
@@ -32,6 +33,7 @@ class EngineCosts(BaseModel):
 
     kernels: str | None = None
     compute_gbps: FiniteFloat | None = Field(default=None, gt=0)
+    resident_gbps: FiniteFloat | None = Field(default=None, gt=0)
     scheme_gbps: dict[str, Annotated[FiniteFloat, Field(gt=0)]] = {}
     region_us: dict[int, FiniteFloat] = {}
     application_us: dict[int, FiniteFloat] = {}
