@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mobileloop.artifact import ArtifactInfo
-from mobileloop.costs import TokenBytes
+from mobileloop.config import ModelConfig
+from mobileloop.costs import TokenBytes, kv_vector_bytes
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.schemes import QUANTIZATIONS, SCHEMES
 from mobileloop_bench.ladder import Ladder, Step
@@ -20,6 +21,7 @@ from mobileloop_bench.prediction import Prediction, StagePrediction
 from mobileloop_bench.words import counted
 
 INT4 = "int4"
+DEFAULT_PAGE_BYTES = 4096  # where a machine file does not say
 
 
 class UnknownError(MobileloopError):
@@ -136,7 +138,8 @@ def predict(
     levels = Levels(machine.ladder, threads, cluster)
     costs = machine.costs or EngineCosts()
     notes = _left_out(costs, threads)
-    return _Token(workload, levels, costs, threads, loops, depth, notes).prediction()
+    page_bytes = machine.machine.page_bytes or DEFAULT_PAGE_BYTES
+    return _Token(workload, levels, costs, threads, loops, depth, page_bytes, notes).prediction()
 
 
 class _Token:
@@ -150,17 +153,19 @@ class _Token:
         threads: int,
         loops: int | None,
         depth: int,
+        page_bytes: int,
         notes: list[str],
     ) -> None:
         self.bytes, self.levels, self.costs, self.threads = workload.token_bytes, levels, costs, threads
-        self.loops, self.depth, self.notes = loops, depth, notes
+        self.loops, self.depth, self.page_bytes, self.notes = loops, depth, page_bytes, notes
         block_scheme, head_scheme = QUANTIZATIONS[workload.quantization]
         self.block_rate = self._rate(block_scheme)
         self.head_rate = self._rate(head_scheme)
         self.overlap = 1.0 if costs.overlap is None else costs.overlap
         self.applications = list(self.bytes.schedule.applications(loops))
-        self.kv_per_application = self.bytes.kv(depth, loops) / len(self.applications)
-        self.home = self.bytes.unique() + self.bytes.kv(depth, loops)  # what lies between a token and the next
+        kv_bytes = self.bytes.kv(depth, loops)
+        self.kv_per_application = kv_bytes / len(self.applications)
+        self.home = self.bytes.unique() + kv_bytes  # what lies between a token and the next
 
     def prediction(self) -> Prediction:
         """All of it."""
@@ -227,13 +232,15 @@ class _Token:
         return known * self.threads
 
     def _attention_us(self) -> float:
-        """The busiest thread's query heads over every cached position, and bringing the KV bytes."""
-        config = self.bytes.config
-        heads = -(-config.num_heads // self.threads)
+        """The busiest thread's query heads over every cached position, and bringing the pages of their KV heads."""
+        config, threads = self.bytes.config, self.threads
+        heads, kv_heads = busiest(config, threads)
         ns = (self.costs.attention_ns or 0.0) * config.head_dim / 64
-        compute = len(self.applications) * heads * (self.depth + 1) * ns / 1e3
-        memory = self.bytes.kv(self.depth, self.loops) * self.levels.us_per_mb(self.home) / 1e6
-        return max(compute, memory) + (1 - self.overlap) * min(compute, memory)
+        pages = kv_pages(config, self.depth, self.bytes.kv_bits, self.page_bytes) * kv_heads / config.num_kv_heads
+        outside = self.levels.beyond_private(self.home)
+        return len(self.applications) * (
+            heads * (self.depth + 1) * ns / 1e3 + pages * outside * (self.costs.kv_page_us or 0.0)
+        )
 
     def _overhead_us(self) -> float:
         regions = len(self.bytes.schedule.stages) + 1  # one more is the head's
@@ -248,6 +255,20 @@ class _Token:
         for stage, parts in zip(schedule, stages, strict=True):
             named.append(_as_prediction(parts, _blocks(stage.blocks), stage.loops_for(self.loops)))
         return named
+
+
+def kv_pages(config: ModelConfig, depth: int, kv_bits: int, page_bytes: int) -> float:
+    """Pages that the keys and values of one application lie on: one run per head, which starts anywhere in a page."""
+    run = (depth + 1) * kv_vector_bytes(config.head_dim, kv_bits)
+    return 2 * config.num_kv_heads * (1 + (run - 1) / page_bytes)
+
+
+def busiest(config: ModelConfig, threads: int) -> tuple[int, int]:
+    """Query heads, and KV heads among them, of the thread that has most; the engine gives each a run of query heads."""
+    group = config.num_heads // config.num_kv_heads
+    ends = [config.num_heads * thread // threads for thread in range(threads + 1)]
+    runs = [range(begin, end) for begin, end in zip(ends, ends[1:], strict=False) if end > begin]
+    return max(len(run) for run in runs), max(len({head // group for head in run}) for run in runs)
 
 
 def _as_prediction(parts: _Parts, name: str, loops: int) -> StagePrediction:
@@ -280,6 +301,7 @@ def _left_out(costs: EngineCosts, threads: int) -> list[str]:
         "the cost of a parallel region": threads not in costs.region_us,
         "the cost of a call": costs.token_us is None,
         "the cost of attention": costs.attention_ns is None,
+        "the cost of bringing KV pages": costs.kv_page_us is None,
     }
     notes = [f"{what} is not known and left out" for what, lacks in missing.items() if lacks]
     if costs.overlap is None:
