@@ -15,6 +15,7 @@ from mobileloop.commands.demo import demo
 from mobileloop.commands.export import export
 from mobileloop.commands.fetch import fetch
 from mobileloop.commands.info import info
+from mobileloop.commands.plan import plan
 from mobileloop.commands.report import report
 from mobileloop.commands.run import run
 from mobileloop.commands.simulate import simulate
@@ -85,7 +86,7 @@ def main_options(
     """
 
 
-for command in (export, run, verify, bench, report, simulate, info, fetch, demo):
+for command in (export, run, verify, bench, plan, report, simulate, info, fetch, demo):
     app.command()(command)
 
 

@@ -59,7 +59,7 @@ def test_an_arm_phone_has_clusters_and_part_numbers(root: Path) -> None:
     put(root, "proc/cpuinfo", ARM)
     put(root, "sys/devices/system/cpu/cpu1/cpufreq/cpuinfo_max_freq", "1800000\n")
     machine = probe(root)
-    assert machine.cpu == "parts 0xd4b"
+    assert machine.cpu == "part 0xd4b"
     assert machine.instruction_sets == ["asimd", "asimdhp", "asimddp", "i8mm", "sve"]
     assert [(c.cpus, c.max_mhz) for c in machine.clusters] == [([0], 3000.0), ([1], 1800.0)]
     assert machine.hypervisor is None
