@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,9 +38,10 @@ def plan(
     context_depth: Annotated[int, typer.Option(help="Tokens in the KV cache before the one that is predicted.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON document.")] = False,
 ) -> None:
-    """Say what a machine can run within a budget: which loops are resident, what each choice takes, the deepest that fits.
+    """Say what a machine runs within a time per token, and how deep a model may be there.
 
-    Nothing is measured: the model of time (docs/model-of-time.md) predicts from the
+    The table has every choice with the cache that its repeats are read from and
+    its predicted time. Nothing is measured: the model of time (docs/model-of-time.md) predicts from the
     bytes of the model and from the bandwidth and costs in the machine file. A preset
     applies every block in a row so often. Exit code 1 where nothing fits.
 
@@ -64,7 +66,7 @@ def plan(
     if as_json:
         typer.echo(made.model_dump_json())
     else:
-        print_budget_plan(Console(), made)
+        print_budget_plan(Console(width=None if sys.stdout.isatty() else 160), made)
     if made.deepest is None:
         raise typer.Exit(NOTHING_FITS)
 
@@ -84,9 +86,15 @@ def _options(source: str, loops: str | None, quantize: str | None) -> tuple[list
                 raise MobileloopError(
                     f"--quantize '{entry}' is not known; choose among {', '.join(KNOWN)}, with commas between them."
                 )
-        return preset_options(source, numbers(loops or LOOPS, "--loops"), wanted), source, preset(source)[0].max_position
+        return (
+            preset_options(source, numbers(loops or LOOPS, "--loops"), wanted),
+            source,
+            preset(source)[0].max_position,
+        )
     if not Path(source).suffix and not Path(source).exists():
-        raise MobileloopError(f"'{source}' is neither an artifact nor a preset; presets are {', '.join(preset_names())}.")
+        raise MobileloopError(
+            f"'{source}' is neither an artifact nor a preset; presets are {', '.join(preset_names())}."
+        )
     if quantize is not None:
         raise MobileloopError(f"{source} is quantized already; --quantize is for presets.")
     session = open_session(Path(source), threads=1)

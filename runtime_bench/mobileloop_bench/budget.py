@@ -206,7 +206,7 @@ def print_budget_plan(console: Console, plan: BudgetPlan) -> None:
     """The table, what is missing, and the answer."""
     title = f"{plan.model} on {plan.machine}, predicted, behind {counted(plan.context_depth, 'token')}"
     table = Table(title=escape(title), title_justify="left")
-    for name in ("quantization", "threads", "loops", "applications", "unique", "executed", "repeats from"):
+    for name in ("quantization", "threads", "loops", "applications", "executed", "repeats from"):
         table.add_column(name, justify="left" if name in ("quantization", "repeats from") else "right")
     for name in ("ms", "tok/s", "in budget"):
         table.add_column(name, justify="right")
@@ -253,11 +253,9 @@ def _cells(choice: Choice) -> list[str]:
         str(choice.threads),
         str(choice.loops),
         str(choice.applications) if choice.applications else "",
-        megabytes(choice.unique_bytes) if choice.applications else "",
         megabytes(choice.executed_bytes) if choice.applications else "",
         choice.resident or "",
         _time(choice).removesuffix(" ms"),
         figure(choice.tokens_per_s),
         {True: "yes", False: "no", None: UNKNOWN}[choice.fits],
     ]
-

@@ -6,6 +6,7 @@ machine is like comes from its ladder and its costs, what the model is like from
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -64,15 +65,17 @@ class _Level:
 class Levels:
     """What a working set is read at by so many threads, and which level that is.
 
-    The ladder says both where it was measured. A cache that the machine lists and the ladder lacks holds what fits, at a
-    rate that is not known: `unknown` refuses to predict from it, or takes it as `fast` as nothing else could be, or as
+    The ladder says both where it was measured. A cache that the machine lists and the ladder lacks holds what fits, at
+    a rate that is not known: `unknown` refuses to predict from it, or takes it as `fast` as nothing could be, or as
     `slow` as DRAM, so that the two bound the truth.
 
     Raises:
         UnknownError: where the rate of DRAM is not known for these threads.
     """
 
-    def __init__(self, machine: MachineFile, threads: int, cluster: int | None = None, unknown: Unknown = "refuse") -> None:
+    def __init__(
+        self, machine: MachineFile, threads: int, cluster: int | None = None, unknown: Unknown = "refuse"
+    ) -> None:
         ladder, self._threads = machine.ladder or Ladder(), threads
         steps = ladder.steps_of(threads, cluster)
         dram = next((step for step in steps if step.up_to_bytes is None), None)
@@ -87,7 +90,9 @@ class Levels:
         listed = [_Level(name, size, rate) for name, size in cache_bytes(machine.machine, threads).items()]
         if not listed and not known:
             listed = [_Level("a cache", math.inf, rate)]
-        beyond = [level for level in listed if level.up_to_bytes > largest and level.name not in {k.name for k in known}]
+        beyond = [
+            level for level in listed if level.up_to_bytes > largest and level.name not in {k.name for k in known}
+        ]
         self._levels = [*known, *beyond, _Level(dram.level, math.inf, slow)]
         rungs = [
             (rung.size_bytes, rung.read_gbps)
@@ -119,12 +124,12 @@ class Levels:
 
     def beyond_private(self, working_set: float) -> float:
         """Share of a working set that comes from the last-level cache or from beyond it, 0 to 1."""
-        caches = self._levels[:-1]
-        if len(caches) < 2 or self._level(working_set) in caches[:-2]:
-            return float(self._level(working_set) is not self._levels[0])
-        private, shared = (self._known(level) for level in caches[-2:])
+        caches, level = self._levels[:-1], self._level(working_set)
+        if level is self._levels[-1] or level in caches[:-2] or len(caches) < 2:
+            return float(level is not self._levels[0] or not caches)
+        private, shared = (self._known(cache) for cache in caches[-2:])
         if shared <= private:
-            return float(self._level(working_set) not in caches[:-1])
+            return float(level is caches[-1])
         return min(max((self.us_per_mb(working_set) - private) / (shared - private), 0.0), 1.0)
 
     def last_cache_us_per_mb(self) -> float:
@@ -146,15 +151,14 @@ def cache_bytes(machine: Machine, threads: int) -> dict[str, int]:
     The threads run on the strongest cores, and each has its part in a cache of its own or shares it with as many as the
     machine says; where clusters differ, the smallest cache decides, since all parts are alike.
     """
-    used, left = set(), threads
+    used, left = set[int](), threads
     for number, cluster in enumerate(machine.clusters):
         if left > 0:
             used.add(number)
             left -= len(cluster.cpus)
     held: dict[str, int] = {}
     for cache in sorted(machine.caches, key=lambda cache: cache.level):
-        cluster = getattr(cache, "cluster", None)
-        if cache.kind == "instruction" or (cluster is not None and used and cluster not in used):
+        if cache.kind == "instruction" or (cache.cluster is not None and used and cache.cluster not in used):
             continue
         size = cache.size_bytes * -(-threads // cache.shared_by)
         name = f"L{cache.level}"
@@ -323,7 +327,7 @@ def busiest(config: ModelConfig, threads: int) -> tuple[int, int]:
     """Query heads, and KV heads among them, of the thread that has most; the engine gives each a run of query heads."""
     group = config.num_heads // config.num_kv_heads
     ends = [config.num_heads * thread // threads for thread in range(threads + 1)]
-    runs = [range(begin, end) for begin, end in zip(ends, ends[1:], strict=False) if end > begin]
+    runs = [range(begin, end) for begin, end in itertools.pairwise(ends) if end > begin]
     return max(len(run) for run in runs), max(len({head // group for head in run}) for run in runs)
 
 
@@ -352,14 +356,15 @@ def _bytes_per_weight(scheme: str, group: int = 32) -> float:
 
 def _left_out(costs: EngineCosts, threads: int) -> list[str]:
     """What is small and not known, and therefore not in the prediction."""
-    missing = {
-        "the cost of an application beside its weights": threads not in costs.application_us,
-        "the cost of a parallel region": threads not in costs.region_us,
-        "the cost of a call": costs.token_us is None,
-        "the cost of attention": costs.attention_ns is None,
-        "the cost of bringing KV pages": costs.kv_page_us is None,
+    lacks = {
+        "an application beside its weights": threads not in costs.application_us,
+        "a parallel region": threads not in costs.region_us,
+        "a call": costs.token_us is None,
+        "attention": costs.attention_ns is None,
+        "bringing KV pages": costs.kv_page_us is None,
     }
-    notes = [f"{what} is not known and left out" for what, lacks in missing.items() if lacks]
+    missing = [what for what, lacking in lacks.items() if lacking]
+    notes = [f"what these cost is not known and left out: {', '.join(missing)}"] if missing else []
     if costs.overlap is None:
         notes.append("how far memory and arithmetic hide each other is not known; taken as wholly")
     return notes
