@@ -15,7 +15,6 @@ LIBRARY = "libmobileloop_engine.so"
 MAX_SAMPLES = 4096  # of one measurement of memory
 
 HALTING_RULES = {"none": 0, "latent_difference": 1, "cosine": 2, "exit_gate": 3}  # ml_halting_rule
-
 MEMORY_STATES = {"warm": 0, "flushed": 1, "evicted": 2}  # ml_memory_state
 
 

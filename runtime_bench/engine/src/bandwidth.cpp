@@ -151,7 +151,6 @@ std::vector<double> ml_memory::read(uint64_t size_bytes, uint32_t state, double 
     require(part > 0, "a working set of ", size_bytes, " bytes is too small for ", threads_.size(),
             " threads; each needs at least ", kReadStep, " bytes");
     const Placed placed(context_.placement);
-    read_once(part, ML_WARM, 1);
     return sampled(
         seconds, least, most, state == ML_WARM, [&](uint64_t passes) { return read_once(part, state, passes); },
         [&](double took, uint64_t passes) {
