@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from mobileloop import __version__
+from mobileloop.commands.bandwidth import bandwidth
 from mobileloop.commands.bench import bench
 from mobileloop.commands.demo import demo
 from mobileloop.commands.export import export
@@ -85,7 +86,7 @@ def main_options(
     """
 
 
-for command in (export, run, verify, bench, report, simulate, info, fetch, demo):
+for command in (export, run, verify, bench, bandwidth, report, simulate, info, fetch, demo):
     app.command()(command)
 
 

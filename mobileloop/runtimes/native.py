@@ -13,6 +13,7 @@ from mobileloop.errors import MobileloopError
 ABI_VERSION = 2
 LIBRARY = "libmobileloop_engine.so"
 MAX_SAMPLES = 4096  # of one measurement of memory
+LEAST_READ_BYTES = 512  # of a working set, for each thread
 
 HALTING_RULES = {"none": 0, "latent_difference": 1, "cosine": 2, "exit_gate": 3}  # ml_halting_rule
 MEMORY_STATES = {"warm": 0, "flushed": 1, "evicted": 2}  # ml_memory_state
