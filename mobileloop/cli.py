@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
+from mobileloop.commands.bandwidth import bandwidth
 from mobileloop.commands.bench import bench
 from mobileloop.commands.demo import demo
 from mobileloop.commands.export import export
@@ -100,7 +101,7 @@ def main_options(
     """
 
 
-for command in (export, run, verify, bench, report, machine, simulate, info, fetch, demo):
+for command in (export, run, verify, bench, bandwidth, machine, simulate, report, info, fetch, demo):
     app.command(cls=_Command)(command)
 
 
