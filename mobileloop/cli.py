@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from mobileloop import __version__
 from mobileloop.commands.bench import bench
 from mobileloop.commands.demo import demo
+from mobileloop.commands.device import device
 from mobileloop.commands.export import export
 from mobileloop.commands.fetch import fetch
 from mobileloop.commands.info import info
@@ -87,6 +88,8 @@ def main_options(
 
 for command in (export, run, verify, bench, report, simulate, info, fetch, demo):
     app.command()(command)
+for group in (device,):
+    app.add_typer(group)
 
 
 def main() -> None:
