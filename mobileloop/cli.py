@@ -13,6 +13,7 @@ from mobileloop import __version__
 from mobileloop.commands.bandwidth import bandwidth
 from mobileloop.commands.bench import bench
 from mobileloop.commands.demo import demo
+from mobileloop.commands.device import device
 from mobileloop.commands.export import export
 from mobileloop.commands.fetch import fetch
 from mobileloop.commands.info import info
@@ -101,8 +102,24 @@ def main_options(
     """
 
 
-for command in (export, run, verify, bench, bandwidth, machine, simulate, report, info, fetch, demo):
+COMMANDS = (
+    export,
+    run,
+    verify,
+    bench,
+    bandwidth,
+    machine,
+    simulate,
+    report,
+    info,
+    fetch,
+    demo,
+)
+GROUPS = (device,)
+for command in COMMANDS:
     app.command(cls=_Command)(command)
+for group in GROUPS:
+    app.add_typer(group)
 
 
 def main() -> None:
