@@ -19,6 +19,7 @@ from mobileloop.commands.fetch import fetch
 from mobileloop.commands.info import info
 from mobileloop.commands.machine import machine
 from mobileloop.commands.options import STDOUT
+from mobileloop.commands.plan import plan
 from mobileloop.commands.report import report
 from mobileloop.commands.run import run
 from mobileloop.commands.simulate import simulate
@@ -109,6 +110,7 @@ COMMANDS = (
     bench,
     bandwidth,
     machine,
+    plan,
     simulate,
     report,
     info,

@@ -32,6 +32,8 @@ class EngineCosts(BaseModel):
         application_us: one application of a block beside its weights, by thread count: barriers, norms, activations.
         token_us: one call for one token, beside its stages and its head.
         attention_ns: one query head over one cached position, per 64 dimensions of the head, float16, on one thread.
+        kv_page_us: bringing one page of KV cache that no private cache holds, on one thread: the slots of a deep model
+            are many short pieces, each with an address to translate.
         overlap: share of the smaller of memory and arithmetic time that is hidden behind the larger; 1 is all of it.
         reread_misses: share of a block beyond the private caches that its second application still reads from where
             the first one did: caches that take what leaves a smaller one do not keep all of what was read once.
@@ -48,6 +50,7 @@ class EngineCosts(BaseModel):
     application_us: dict[int, FiniteFloat] = {}
     token_us: FiniteFloat | None = Field(default=None, ge=0)
     attention_ns: FiniteFloat | None = Field(default=None, ge=0)
+    kv_page_us: FiniteFloat | None = Field(default=None, ge=0)
     overlap: FiniteFloat | None = Field(default=None, ge=0, le=1)
     reread_misses: FiniteFloat | None = Field(default=None, ge=0, le=1)
     estimated: bool = False
