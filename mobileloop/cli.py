@@ -7,14 +7,18 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
+from mobileloop.commands.bandwidth import bandwidth
 from mobileloop.commands.bench import bench
 from mobileloop.commands.demo import demo
+from mobileloop.commands.device import device
 from mobileloop.commands.export import export
 from mobileloop.commands.fetch import fetch
 from mobileloop.commands.info import info
+from mobileloop.commands.machine import machine
+from mobileloop.commands.options import STDOUT
 from mobileloop.commands.plan import plan
 from mobileloop.commands.report import report
 from mobileloop.commands.run import run
@@ -49,6 +53,19 @@ class _Commands(TyperGroup):
         except OSError as error:  # a full disk behind a redirect, say
             typer.echo(f"mobileloop: {error.filename or 'the output'} failed: {error.strerror or error}.", err=True)
             raise typer.Exit(2) from None
+
+
+class _Command(TyperCommand):
+    """An option whose metavar is in brackets may stand alone: it then has the value `-`, standard output."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Complete such options; typer knows options with a value and options without one."""
+        lone = {name for one in self.params if (one.metavar or "").startswith("[") for name in one.opts}
+        spelled = []
+        for arg, following in zip(args, [*args[1:], "--"], strict=False):
+            alone = arg in lone and following.startswith("-") and following != STDOUT
+            spelled.append(f"{arg}={STDOUT}" if alone else arg)
+        return super().parse_args(ctx, spelled)
 
 
 app = typer.Typer(
@@ -86,8 +103,25 @@ def main_options(
     """
 
 
-for command in (export, run, verify, bench, plan, report, simulate, info, fetch, demo):
-    app.command()(command)
+COMMANDS = (
+    export,
+    run,
+    verify,
+    bench,
+    bandwidth,
+    machine,
+    plan,
+    simulate,
+    report,
+    info,
+    fetch,
+    demo,
+)
+GROUPS = (device,)
+for command in COMMANDS:
+    app.command(cls=_Command)(command)
+for group in GROUPS:
+    app.add_typer(group)
 
 
 def main() -> None:

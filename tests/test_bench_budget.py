@@ -131,7 +131,7 @@ def test_what_a_machine_file_lacks_is_said():
         "Unknown: the read bandwidth of DRAM with 1 thread.",
         "No choice is known to keep 15.0 ms per token.",
     ]
-    assert "Unknown: the engine's compute rate of int4 weights." in sentences(made(server(costs=None), 15.0))
+    assert sentences(made(server(costs=None), 15.0))[0].startswith("Unknown: the engine's compute rate of int4 weights")
 
 
 def test_estimated_costs_are_called_so():

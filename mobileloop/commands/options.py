@@ -13,6 +13,8 @@ from mobileloop.errors import MobileloopError
 if TYPE_CHECKING:
     from mobileloop.runtimes.base import SessionOptions
 
+STDOUT = "-"  # as the name of a file
+
 Loops = Annotated[
     int | None,
     typer.Option("--loops", help="Applications of the looped stages; the artifact's own count when not given."),
@@ -38,7 +40,7 @@ Cpus = Annotated[
         "--cpus",
         metavar="LIST",
         help="Run on these cpus, such as 4-7,2: one thread on each where there are as many, else every thread on any "
-        "of them. Default: the big cores where there are others (mobileloop info --machine).",
+        "of them. Default: the big cores where there are others (mobileloop machine).",
         autocompletion=_complete_cpus,
     ),
 ]

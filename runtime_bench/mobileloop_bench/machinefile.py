@@ -78,13 +78,14 @@ class MachineFile(VersionedDocument):
 
     @model_validator(mode="after")
     def _clusters_exist(self) -> Self:
-        count = len(self.machine.clusters)
-        ladder = self.ladder or Ladder()
-        named = {"machine.caches": self.machine.caches, "ladder.rungs": ladder.rungs, "ladder.steps": ladder.steps}
-        for path, entries in named.items():
-            for index, entry in enumerate(entries):
-                if entry.cluster is not None and not 0 <= entry.cluster < count:
-                    raise ValueError(f"{path}.{index} is of cluster {entry.cluster}, but the machine has {count}")
+        count, ladder = len(self.machine.clusters), self.ladder or Ladder()
+        named = {"machine.caches": [cache.cluster for cache in self.machine.caches]}
+        for name in ("rungs", "latencies", "steps"):
+            named[f"ladder.{name}"] = [entry.cluster for entry in getattr(ladder, name)]
+        for path, clusters in named.items():
+            for index, cluster in enumerate(clusters):
+                if cluster is not None and not 0 <= cluster < count:
+                    raise ValueError(f"{path}.{index} is of cluster {cluster}, but the machine has {count}")
         return self
 
     def source(self, path: str) -> str | None:

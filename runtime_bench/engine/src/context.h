@@ -51,9 +51,6 @@ struct ActivationScratch {
     Activations rows(size_t tokens, size_t size);
 };
 
-// Median GB/s of `threads` threads that read their parts of one buffer again and again (bandwidth.cpp).
-double read_bandwidth(uint32_t threads, uint64_t size_bytes, double seconds);
-
 } // namespace ml
 
 struct ml_context {
