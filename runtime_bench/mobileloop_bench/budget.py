@@ -129,7 +129,7 @@ def artifact_options(info: ArtifactInfo, loops: Sequence[int] | None) -> list[Op
 def thread_counts(machine: MachineFile) -> list[int]:
     """Counts whose DRAM bandwidth the machine file knows; else as many as its big cores, or 1."""
     steps = machine.ladder.steps if machine.ladder else []
-    known = sorted({step.threads for step in steps if step.up_to_bytes is None})
+    known = sorted({step.threads for step in steps if step.up_to_bytes is None and step.cluster is None})
     big = sum(len(cluster.cpus) for cluster in machine.machine.clusters if cluster.big)
     return known or [big or 1]
 
