@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
 from mobileloop.commands.bandwidth import bandwidth
-from mobileloop.commands.bench import bench
+from mobileloop.commands.bench import INTERRUPTED, bench
 from mobileloop.commands.demo import demo
 from mobileloop.commands.device import device
 from mobileloop.commands.export import export
@@ -46,7 +47,7 @@ class _Commands(TyperGroup):
             raise typer.Exit(2) from None
         except (KeyboardInterrupt, typer.Abort):
             typer.echo("\nmobileloop: interrupted.", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader of our output went away
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None
@@ -125,8 +126,19 @@ for group in GROUPS:
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Entry point. SIGTERM ends a command as Ctrl-C does, with nothing half-written, and is exit code 143."""
+    terminated = False
+
+    def terminate(*_: object) -> NoReturn:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        app()
+    except SystemExit as end:
+        raise SystemExit(128 + signal.SIGTERM if terminated and end.code == INTERRUPTED else end.code) from None
 
 
 if __name__ == "__main__":
