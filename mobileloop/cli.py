@@ -61,7 +61,8 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Complete such options; typer knows options with a value and options without one."""
-        lone = {name for one in self.params if (one.metavar or "").startswith("[") for name in one.opts}
+        bracketed = [one for one in self.params if (one.metavar or "").startswith("[")]
+        lone = {name for one in bracketed for name in one.opts if name.startswith("-")}
         spelled = []
         for arg, following in zip(args, [*args[1:], "--"], strict=False):
             alone = arg in lone and following.startswith("-") and following != STDOUT
