@@ -20,7 +20,8 @@ from mobileloop_bench.results import Document, Phase, Result
 from mobileloop_bench.words import UNKNOWN, counted, megabytes
 
 MIN_ROUNDS = 5  # fewer say nothing about their own spread
-DRIFT = 0.022  # between runs on a shared virtual machine; docs/lab-log.md, python -m mobileloop_bench.compare_check
+DRIFT = 0.025  # between runs minutes apart on a shared virtual machine (docs/lab-log.md)
+MAX_DISTURBED = 3.0  # median over 5th percentile; beyond, the fast samples hold waiting too (docs/lab-log.md)
 # Doubts that the interval and the statistic account for; a figure with any other is not compared.
 NOISE = ("spread", "not alone", "preempted", "slowed down", "interrupted", "fewer than")
 MACHINE = ("cpu", "architecture", "cores_usable", "emulated")
@@ -220,6 +221,8 @@ def _pair(before: Result, after: Result, interleaved: bool) -> _Pair:
         reasons += [f"not valid {where}: {reason}" for reason in doubts]
         if not doubts and (times := _rounds(row)) is not None and len(times) < MIN_ROUNDS:
             reasons.append(f"fewer than {MIN_ROUNDS} rounds {where}: {len(times)}")
+        elif times is not None and times.size and (share := _disturbed(times)) > MAX_DISTURBED:
+            reasons.append(f"disturbed {where}: the median is {share:.1f} times the 5th percentile; measure again")
         elif not doubts and times is None:
             reasons.append(f"its rounds are unknown {where}")
         if noisy := [reason.partition(":")[0] for reason in row.reasons if reason.startswith(NOISE)]:
@@ -238,6 +241,10 @@ def _rounds(row: Result) -> F64 | None:
         return None
     whole = len(row.samples_ms) // each
     return np.array(row.samples_ms[: whole * each]).reshape(whole, each)
+
+
+def _disturbed(times: F64) -> float:
+    return float(np.median(times) / np.quantile(times, QUANTILES["p5"]))
 
 
 def _compared(pair: _Pair, rule: Rule, count: int, interleaved: bool, any_artifact: bool) -> Comparison:
@@ -304,3 +311,15 @@ def title(one: Comparison) -> str:
     if one.sequences > 1:
         parts.append(f"{one.sequences} sequences")
     return ", ".join(parts) + (f" against {one.against}" if one.against else "")
+
+
+def percentage(text: str) -> float:
+    """`5%` or `0.05` as a share.
+
+    Raises:
+        ValueError: for anything that is no share of at least 0 and below 100%.
+    """
+    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= value < 1:
+        raise ValueError(f"{text} is outside 0%-100%")
+    return value
