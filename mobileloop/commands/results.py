@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # duckdb stays out of `mobileloop --help`
     from mobileloop_bench.store import Filter, Store
 
 results = typer.Typer(
+    name="results",
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Keep results of many machines in a local store; query and export them.\n\n\b\nExamples:\n"
