@@ -172,6 +172,7 @@ def test_a_store_that_cannot_be_used_is_one_sentence(filled: Path, tmp_path: Pat
     assert refused(tmp_path, "list")
     duckdb.connect(str(tmp_path / "other.duckdb")).execute("CREATE TABLE mine (a INTEGER)").close()
     assert "no store of mobileloop" in refused(tmp_path / "other.duckdb", "add", result)
+    assert "exclude each other" in refused(filled, "query", "--sql", "SELECT 1", "--valid")
     filled.chmod(0o444)
     assert "is read-only" in refused(filled, "add", result)
     assert run(filled, "list")[0] == 0
@@ -180,7 +181,6 @@ def test_a_store_that_cannot_be_used_is_one_sentence(filled: Path, tmp_path: Pat
     assert "upgrade mobileloop" in refused(filled, "list")
     assert "choose one of load" in refused(filled, "query", "--phase", "lunch")
     assert "is no date" in refused(filled, "query", "--since", "lately")
-    assert "exclude each other" in refused(filled, "query", "--sql", "SELECT 1", "--valid")
 
 
 def test_a_store_that_another_program_holds(filled: Path) -> None:
