@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from mobileloop import __version__
 from mobileloop.commands.bandwidth import bandwidth
 from mobileloop.commands.bench import INTERRUPTED, bench
+from mobileloop.commands.compare import compare
 from mobileloop.commands.demo import demo
 from mobileloop.commands.device import device
 from mobileloop.commands.export import export
@@ -22,6 +23,7 @@ from mobileloop.commands.machine import machine
 from mobileloop.commands.options import STDOUT
 from mobileloop.commands.plan import plan
 from mobileloop.commands.report import report
+from mobileloop.commands.results import results
 from mobileloop.commands.run import run
 from mobileloop.commands.simulate import simulate
 from mobileloop.commands.verify import verify
@@ -110,6 +112,7 @@ COMMANDS = (
     run,
     verify,
     bench,
+    compare,
     bandwidth,
     machine,
     plan,
@@ -119,7 +122,7 @@ COMMANDS = (
     fetch,
     demo,
 )
-GROUPS = (device,)
+GROUPS = (device, results)
 for command in COMMANDS:
     app.command(cls=_Command)(command)
 for group in GROUPS:
