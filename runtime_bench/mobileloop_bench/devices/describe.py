@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from mobileloop_bench.devices.adb import Adb, Listed, printable, quoted
+from mobileloop_bench.sensors import AMBIGUOUS_CELSIUS, COLDEST_CELSIUS, HOTTEST_CELSIUS
 
 FOLDER = "/data/local/tmp/mobileloop"  # the one place that every Android lets its shell write and run programs
 HOME = "/data/local/tmp"
-# Thermal zones count in millidegrees. Zones that are switched off say 0 or -40000, some vendors write whole degrees:
-# what lies outside this range is unknown.
-COLDEST_C, HOTTEST_C = 1.0, 150.0
 MAX_ZONES = 200
 # Where a device has several thermometers, the first kind that it has decides; of a kind, the hottest. Phones slow down
 # by the temperature of their skin; the battery's is near to it; a processor's jumps with every load.
@@ -140,7 +138,7 @@ def parse_sensors(text: str) -> Sensors:
     celsius: dict[str, float] = {}
     for value, kind in re.findall(r"^zone (-?\d{1,9}) (.+)$", text, re.M)[:MAX_ZONES]:
         degrees, name = int(value) / 1000, printable(kind)
-        if COLDEST_C <= degrees <= HOTTEST_C:
+        if COLDEST_CELSIUS < degrees < HOTTEST_CELSIUS and abs(degrees) >= AMBIGUOUS_CELSIUS:
             same = sum(zone == name or zone.startswith(f"{name} #") for zone in celsius)
             celsius[f"{name} #{same + 1}" if same else name] = degrees
     if (match := re.search(r"^\s*temperature: (-?\d{1,5})$", text, re.M)) and int(match[1]):
