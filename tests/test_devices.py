@@ -322,7 +322,9 @@ def test_bench_writes_a_document(own, artifact, program, tmp_path):
     assert rows[2, "decode"].loop_tax is not None
     assert rows[2, "decode"].details["kernels"]
     assert document.machine.os == "Android 15"
-    assert document.machine.model_dump()["soc"] == "SM [1]"
+    assert document.machine.soc == "SM [1]"
+    assert document.machine.android is not None
+    assert document.machine.android.device == "Acme Phone 9"
     assert document.machine.python is None  # the device's machine, not this one's
     assert document.model_dump()["device"]["serial"] == SERIAL
     assert len(document.series) == 2 * TURNS

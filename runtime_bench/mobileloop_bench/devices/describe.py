@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from mobileloop_bench.android import Android, android_build
+from mobileloop_bench.cores import soc_of_android
 from mobileloop_bench.devices.adb import Adb, Listed, printable, quoted
 from mobileloop_bench.sensors import AMBIGUOUS_CELSIUS, COLDEST_CELSIUS, HOTTEST_CELSIUS
 
@@ -80,7 +82,7 @@ class Device(BaseModel):
     model: str | None = None
     soc: str | None = None
     android: str | None = None
-    build: str | None = None
+    build: Android | None = None
     abis: list[str] = []
     cores: int | None = None
     free_bytes: int | None = None
@@ -105,15 +107,14 @@ def describe(adb: Adb, listed: Listed) -> Device:
     def first(*names: str) -> str | None:
         return next((held[name] for name in names if held.get(name)), None)
 
-    watched = sensors.watched()
-    maker, model = first("ro.product.manufacturer"), first("ro.product.model")
+    watched, build = sensors.watched(), android_build(held)
     return Device(
         serial=listed.serial,
         state=listed.state,
-        model=model if maker is None or model is None or model.startswith(maker) else f"{maker} {model}",
-        soc=first("ro.soc.model", "ro.board.platform", "ro.hardware"),
-        android=first("ro.build.version.release"),
-        build=first("ro.build.fingerprint", "ro.build.display.id"),
+        model=build.device if build else None,
+        soc=soc_of_android(held),
+        android=build.release if build else None,
+        build=build,
         abis=(first("ro.product.cpu.abilist", "ro.product.cpu.abi") or "").split(",") if held else [],
         cores=_cores(text),
         free_bytes=_free_bytes(text),
