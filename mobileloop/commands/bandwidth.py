@@ -12,9 +12,11 @@ from mobileloop.commands.bench import INTERRUPTED
 from mobileloop.commands.options import Cpus, check_range, progress_bar
 
 if TYPE_CHECKING:  # pydantic and rich stay out of `mobileloop --help`
+    from rich.console import Console
     from rich.table import Table
 
     from mobileloop_bench.ladder import Ladder
+    from mobileloop_bench.machinefile import EngineCosts
 
 
 def bandwidth(
@@ -37,6 +39,12 @@ def bandwidth(
     cold: Annotated[
         bool, typer.Option("--cold/--no-cold", help="Also measure with the working set evicted before every pass.")
     ] = True,
+    costs: Annotated[
+        bool,
+        typer.Option(
+            "--costs", help="Also measure what the engine's own work costs, for mobileloop plan: ten seconds."
+        ),
+    ] = False,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the machine and its ladder here.")
     ] = None,
@@ -51,7 +59,7 @@ def bandwidth(
     \b
     Examples:
       mobileloop bandwidth
-      mobileloop bandwidth --threads 1,2,4 --json machine.json
+      mobileloop bandwidth --threads 1,2,4 --costs --json machine.json
       mobileloop bandwidth --cpus 4-7 --sizes 32K,512K,4M,256M --no-cold --time-budget 10
     """
     from rich.console import Console
@@ -86,10 +94,23 @@ def bandwidth(
     console.print(_table(ladder))
     for note in _notes(ladder):
         console.print(note, highlight=False, markup=False)
+    measured = _costs(console, ladder, listed) if costs and not ladder.interrupted else None
     if json_out is not None:
-        MachineFile(name=machine.cpu or "unknown", machine=machine, ladder=ladder).write(json_out)
+        MachineFile(name=machine.cpu or "unknown", machine=machine, ladder=ladder, costs=measured).write(json_out)
     if ladder.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _costs(console: Console, ladder: Ladder, cpus: list[int] | None) -> EngineCosts:
+    from mobileloop.runtimes.topology import confined
+    from mobileloop_bench.calibrate import measure_costs
+    from mobileloop_bench.words import figure
+
+    with progress_bar("costs of the engine") as progress, confined(cpus):
+        costs = measure_costs(sorted({step.threads for step in ladder.steps}), progress)
+    rate = figure(costs.compute_gbps, "GB/s")
+    console.print(f"A thread consumes {rate} of resident int4 weights ({costs.kernels}).", highlight=False)
+    return costs
 
 
 def _table(ladder: Ladder) -> Table:
