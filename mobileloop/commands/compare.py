@@ -136,7 +136,7 @@ def _columns(report: Report) -> list[str]:
 def _sentences(report: Report) -> list[str]:
     from collections import Counter
 
-    counts = Counter(one.verdict for one in report.comparisons)
+    counts: Counter[str] = Counter(one.verdict for one in report.comparisons)
     order = ("regression", "improvement", "no change", "not comparable")
     found = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
     same = "in the same rounds" if report.interleaved else f"drift between runs {report.drift:.1%}"

@@ -202,7 +202,8 @@ def _by_key(rows: Iterable[Result], rule: Rule, any_artifact: bool) -> dict[tupl
 
 def _pair(before: Result, after: Result, interleaved: bool) -> _Pair:
     """Why two rows would not be the same work, and what else differs."""
-    reasons, notes = [], []
+    reasons: list[str] = []
+    notes: list[str] = []
     work = reasons if not interleaved else notes  # who names two artifacts of one run asks for their difference
     if before.unique_bytes != after.unique_bytes:
         sizes = f"{_bytes(before.unique_bytes)} before and {_bytes(after.unique_bytes)} after"
