@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
 from mobileloop.commands.bandwidth import bandwidth
-from mobileloop.commands.bench import bench
+from mobileloop.commands.bench import INTERRUPTED, bench
+from mobileloop.commands.compare import compare
 from mobileloop.commands.demo import demo
 from mobileloop.commands.device import device
 from mobileloop.commands.export import export
@@ -21,6 +23,7 @@ from mobileloop.commands.machine import machine
 from mobileloop.commands.options import STDOUT
 from mobileloop.commands.plan import plan
 from mobileloop.commands.report import report
+from mobileloop.commands.results import results
 from mobileloop.commands.run import run
 from mobileloop.commands.simulate import simulate
 from mobileloop.commands.verify import verify
@@ -46,7 +49,7 @@ class _Commands(TyperGroup):
             raise typer.Exit(2) from None
         except (KeyboardInterrupt, typer.Abort):
             typer.echo("\nmobileloop: interrupted.", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader of our output went away
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None
@@ -60,7 +63,8 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Complete such options; typer knows options with a value and options without one."""
-        lone = {name for one in self.params if (one.metavar or "").startswith("[") for name in one.opts}
+        bracketed = [one for one in self.params if (one.metavar or "").startswith("[")]
+        lone = {name for one in bracketed for name in one.opts if name.startswith("-")}
         spelled = []
         for arg, following in zip(args, [*args[1:], "--"], strict=False):
             alone = arg in lone and following.startswith("-") and following != STDOUT
@@ -108,6 +112,7 @@ COMMANDS = (
     run,
     verify,
     bench,
+    compare,
     bandwidth,
     machine,
     plan,
@@ -117,7 +122,7 @@ COMMANDS = (
     fetch,
     demo,
 )
-GROUPS = (device,)
+GROUPS = (device, results)
 for command in COMMANDS:
     app.command(cls=_Command)(command)
 for group in GROUPS:
@@ -125,8 +130,19 @@ for group in GROUPS:
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Entry point. SIGTERM ends a command as Ctrl-C does, with nothing half-written, and is exit code 143."""
+    terminated = False
+
+    def terminate(*_: object) -> NoReturn:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        app()
+    except SystemExit as end:
+        raise SystemExit(128 + signal.SIGTERM if terminated and end.code == INTERRUPTED else end.code) from None
 
 
 if __name__ == "__main__":

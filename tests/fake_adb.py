@@ -209,7 +209,8 @@ def main(words):
     if how == "before":
         fail(GONE.format(serial))
     if how == "unwatched":
-        shell(folder, facts, words[1], unwatched=True)
+        if words[0] == "shell":
+            shell(folder, facts, words[1], unwatched=True)
         fail("error: closed")
     if words[0] == "shell":
         if how == "after":

@@ -24,7 +24,9 @@ from mobileloop.checkpoints.random import random_model
 from mobileloop.runtimes import open_session
 from mobileloop_export import FORMATS
 
-COMMANDS = ("export", "run", "verify", "bench", "plan", "report", "machine", "info", "fetch", "demo")
+COMMANDS = (
+    "export", "run", "verify", "bench", "plan", "compare", "report", "results", "machine", "info", "fetch", "demo",
+)  # fmt: skip
 CONFIG = TINY.model_copy(update={"vocab_size": 259, "max_position": 128})
 CONTEXT = 64
 CPU = min(os.sched_getaffinity(0))
@@ -461,6 +463,15 @@ REFUSED_ARTIFACTS = {
     "no template": (lambda w, f: ["run", w.engine, *prompt("--chat")], "no chat template"),
     "no tokens": (lambda w, f: ["run", w.engine, *prompt("--max-tokens", 0)], "max-tokens 0 is outside"),
     "temperature": (lambda w, f: ["run", w.engine, *prompt("--temperature", "nan")], "temperature nan is outside"),
+    "onnx kernel, run": (
+        lambda w, f: ["run", w.engine, *prompt("--onnx-kernel", "engine")],
+        "--onnx-kernel engine is for .onnx artifacts, and",
+    ),
+    "onnx kernel, verify": (
+        lambda w, f: ["verify", w.engine, "--against", w.source, "--onnx-kernel", "stock"],
+        "--onnx-kernel stock is for .onnx artifacts, and",
+    ),
+    "onnx kernel, bench": (lambda w, f: ["bench", w.engine, "--onnx-kernel", "stock"], "is none; leave it out"),
     "halt, what": (
         lambda w, f: ["run", w.engine, *prompt("--halt", "mood:1")],
         "rule 'mood:1' is not known",
@@ -556,11 +567,14 @@ def test_usage_errors_are_exit_code_2(world, tmp_path):
 # -- Ctrl-C ----------------------------------------------------------------------------------------
 
 
-def interrupted(process):
-    """Press Ctrl-C; returns what was still to come on stderr."""
-    process.send_signal(signal.SIGINT)
+STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def interrupted(process, stop=signal.SIGINT):
+    """Press Ctrl-C, or send another signal that stops a command."""
+    process.send_signal(stop)
     stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, stderr
+    assert process.returncode == STOPS[stop], stderr
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == "mobileloop: interrupted."
 
@@ -571,7 +585,8 @@ def started(*arguments, cwd):
     )
 
 
-def test_interrupted_while_writing(world, tmp_path):
+@pytest.mark.parametrize("stop", STOPS)
+def test_interrupted_while_writing(world, tmp_path, stop):
     process = started("export", world.source, "--to", "executorch", "-o", "a.pte", cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".*.part")):  # from here on it traces and lowers for seconds
@@ -579,7 +594,7 @@ def test_interrupted_while_writing(world, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.3)
-    interrupted(process)
+    interrupted(process, stop)
     assert not contents(tmp_path)
 
 
@@ -589,6 +604,16 @@ def test_interrupted_while_reading(tmp_path):
     assert process.poll() is None
     interrupted(process)
     assert not contents(tmp_path)
+
+
+def test_terminated_while_measuring(world, tmp_path):
+    process = started("bench", world.engine, "--repetitions", 100000, "--json", "out.json", cwd=tmp_path)
+    assert process.stdout.readline()  # of the card
+    process.send_signal(signal.SIGTERM)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, stderr
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("target", ["engine", "onnx"])

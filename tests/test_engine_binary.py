@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders import add_tokenizer, packed_model, schedules, write_engine, write_folder
+from builders import TINY, add_tokenizer, packed_model, schedules, write_engine, write_folder
 from test_engine_native import run
 from test_fuzz import build as build_targets
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
@@ -22,7 +22,6 @@ from tokenizers.decoders import DecodeStream
 from mobileloop import __version__
 from mobileloop.checkpoints import load_checkpoint, vocabulary
 from mobileloop.checkpoints.random import random_model
-from mobileloop.config import ModelConfig
 from mobileloop.generate import Sampler, generate
 from mobileloop.quant.packed import PackedModel
 from mobileloop.runtimes import open_session
@@ -72,17 +71,7 @@ def tokenize():
 def artifact(tmp_path_factory):
     """A looped artifact with a byte-level tokenizer of 259 tokens."""
     folder = tmp_path_factory.mktemp("binary")
-    config = ModelConfig(
-        name="text",
-        vocab_size=259,
-        hidden_size=64,
-        intermediate_size=96,
-        num_blocks=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-        max_position=512,
-    )
+    config = TINY.model_copy(update={"name": "text", "vocab_size": 259, "num_blocks": 2})
     add_tokenizer(write_folder(folder / "model", random_model(config, None, 5)))
     checkpoint = replace(load_checkpoint(str(folder / "model")), schedule=Schedule.repeat_all_over(2, 3))
     packed = PackedModel.from_checkpoint(checkpoint, "int4")

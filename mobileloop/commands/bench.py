@@ -56,7 +56,7 @@ def bench(
       mobileloop bench model.safetensors --threads 2,5 --cpus 3-7
       mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
     """
-    options = session_options(onnx_kernel, cpus, stream)
+    options = session_options(files, onnx_kernel, cpus, stream)
     document = measure_and_show(files, threads, loops, prompt_tokens, decode_tokens, repetitions, json_out, options)
     typer.echo(document.to_json())
     if document.interrupted:

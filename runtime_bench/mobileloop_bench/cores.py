@@ -93,10 +93,11 @@ def _parts_of_cpuinfo(cpuinfo: str) -> dict[int, tuple[int | None, int]]:
 
 def soc_name(root: Path, properties: Mapping[str, str]) -> str | None:
     """The chip: as Android's properties, the kernel's SoC driver or the device tree name it."""
-    return _soc_of_android(properties) or _soc_of_driver(root) or _soc_of_device_tree(root)
+    return soc_of_android(properties) or _soc_of_driver(root) or _soc_of_device_tree(root)
 
 
-def _soc_of_android(properties: Mapping[str, str]) -> str | None:
+def soc_of_android(properties: Mapping[str, str]) -> str | None:
+    """The chip as Android's properties name it."""
     model = properties.get("ro.soc.model") or properties.get("ro.board.platform")
     maker = properties.get("ro.soc.manufacturer", "")
     return f"{maker} {model}".strip() if model else None

@@ -84,7 +84,7 @@ def _cuts(values: Sequence[float]) -> list[int]:
     count = len(values)
     best: list[tuple[float, list[int]]] = [(0.0, [])]
     for end in range(1, count + 1):
-        options = [(math.inf, [])] if end < count else [(_error(values), [])]
+        options: list[tuple[float, list[int]]] = [(math.inf, [])] if end < count else [(_error(values), [])]
         for begin in range(0, end - LEAST_RUNGS + 1):
             cost, cuts = best[begin]
             options.append((cost + _error(values[begin:end]) + PENALTY, [*cuts, begin] if begin else []))

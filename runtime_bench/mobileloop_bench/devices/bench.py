@@ -301,7 +301,7 @@ class Run:
 
     def _described(self, machine: Machine) -> Machine:
         """What the program read there, and what only Android tells."""
-        told: dict[str, Any] = {"soc": self.device.soc, "model": self.device.model, "android": self.device.build}
+        told: dict[str, Any] = {"soc": self.device.soc, "android": self.device.build}
         if self.device.android is not None:
             told["os"] = f"Android {self.device.android}"
         if self.device.virtual:

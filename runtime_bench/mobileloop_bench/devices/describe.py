@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from mobileloop_bench.android import Android, android_build
+from mobileloop_bench.cores import soc_of_android
 from mobileloop_bench.devices.adb import Adb, Listed, printable, quoted
+from mobileloop_bench.sensors import AMBIGUOUS_CELSIUS, COLDEST_CELSIUS, HOTTEST_CELSIUS
 
 FOLDER = "/data/local/tmp/mobileloop"  # the one place that every Android lets its shell write and run programs
 HOME = "/data/local/tmp"
-# Thermal zones count in millidegrees. Zones that are switched off say 0 or -40000, some vendors write whole degrees:
-# what lies outside this range is unknown.
-COLDEST_C, HOTTEST_C = 1.0, 150.0
 MAX_ZONES = 200
 # Where a device has several thermometers, the first kind that it has decides; of a kind, the hottest. Phones slow down
 # by the temperature of their skin; the battery's is near to it; a processor's jumps with every load.
@@ -82,7 +82,7 @@ class Device(BaseModel):
     model: str | None = None
     soc: str | None = None
     android: str | None = None
-    build: str | None = None
+    build: Android | None = None
     abis: list[str] = []
     cores: int | None = None
     free_bytes: int | None = None
@@ -107,15 +107,14 @@ def describe(adb: Adb, listed: Listed) -> Device:
     def first(*names: str) -> str | None:
         return next((held[name] for name in names if held.get(name)), None)
 
-    watched = sensors.watched()
-    maker, model = first("ro.product.manufacturer"), first("ro.product.model")
+    watched, build = sensors.watched(), android_build(held)
     return Device(
         serial=listed.serial,
         state=listed.state,
-        model=model if maker is None or model is None or model.startswith(maker) else f"{maker} {model}",
-        soc=first("ro.soc.model", "ro.board.platform", "ro.hardware"),
-        android=first("ro.build.version.release"),
-        build=first("ro.build.fingerprint", "ro.build.display.id"),
+        model=build.device if build else None,
+        soc=soc_of_android(held),
+        android=build.release if build else None,
+        build=build,
         abis=(first("ro.product.cpu.abilist", "ro.product.cpu.abi") or "").split(",") if held else [],
         cores=_cores(text),
         free_bytes=_free_bytes(text),
@@ -140,7 +139,7 @@ def parse_sensors(text: str) -> Sensors:
     celsius: dict[str, float] = {}
     for value, kind in re.findall(r"^zone (-?\d{1,9}) (.+)$", text, re.M)[:MAX_ZONES]:
         degrees, name = int(value) / 1000, printable(kind)
-        if COLDEST_C <= degrees <= HOTTEST_C:
+        if COLDEST_CELSIUS < degrees < HOTTEST_CELSIUS and abs(degrees) >= AMBIGUOUS_CELSIUS:
             same = sum(zone == name or zone.startswith(f"{name} #") for zone in celsius)
             celsius[f"{name} #{same + 1}" if same else name] = degrees
     if (match := re.search(r"^\s*temperature: (-?\d{1,5})$", text, re.M)) and int(match[1]):
