@@ -135,9 +135,7 @@ def test_kv_pages_of_one_application():
 
 
 def test_kv_pages_cost_only_where_no_private_cache_holds_the_model():
-    at = [
-        predict(workload(Schedule.plain(4)), machine(cache=size, kv_page_us=1.0), 1).kv_ms for size in (MB, 100 * MB)
-    ]
+    at = [predict(workload(Schedule.plain(4)), machine(cache=size, kv_page_us=1.0), 1).kv_ms for size in (MB, 100 * MB)]
     assert at[0] == pytest.approx(4 * kv_pages(CONFIG, 0, 16, 4096) / 1e3)
     assert at[1] == 0
 
