@@ -462,7 +462,7 @@ def test_a_device_that_stays_away_and_a_later_command(ready, artifact, program, 
     out = tmp_path / "out.json"
     words = ["bench", artifact, *SMALL, "--engine", program, "--json", out, "--wait", "0.3"]
     with facts_of(folder) as facts:
-        facts["faults"] = [{"at": total // 2, "how": "before", "returns": False}]
+        facts["faults"] = [{"at": total - 8, "how": "before", "returns": False}]
     lost = invoke(*words)
     assert lost.exit_code == 2
     assert f"mobileloop: {SERIAL} vanished while" in lost.stderr
@@ -476,7 +476,8 @@ def test_a_device_that_stays_away_and_a_later_command(ready, artifact, program, 
     (folder / "log").unlink()
     document = complete(invoke(*words))
     assert document["id"] == partial.id
-    assert measured(folder) == TURNS - sum(kept) // 3 + 1
+    left = TURNS - sum(kept) // 3
+    assert measured(folder) in (left, left - 1)  # one may have ended on the device and not been fetched
     assert not out.with_name("out.json.turns").exists()
 
 
@@ -484,7 +485,7 @@ def test_another_command_does_not_go_on_with_these_turns(ready, artifact, progra
     folder, total = ready
     out = tmp_path / "out.json"
     with facts_of(folder) as facts:
-        facts["faults"] = [{"at": total // 2, "how": "before", "returns": False}]
+        facts["faults"] = [{"at": total - 8, "how": "before", "returns": False}]
     assert invoke("bench", artifact, *SMALL, "--engine", program, "--json", out, "--wait", "0.1").exit_code == 2
     with facts_of(folder) as facts:
         facts.update(away=None, faults=[])

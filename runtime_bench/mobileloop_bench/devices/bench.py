@@ -236,9 +236,7 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="mobileloop-") as folder:
             local = Path(folder) / "turn.json"
             self.adb.pull(f"{remote}.json", local, "fetching a result")
-            document = Document.read(local)
-        self.adb.shell(quoted("rm", "-f", f"{remote}.json"), "removing what was pulled")
-        return document
+            return Document.read(local)
 
     # -- heat --------------------------------------------------------------------------------------
 
