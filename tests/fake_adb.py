@@ -78,13 +78,13 @@ def make_device(root, serial, **changes):
 @contextlib.contextmanager
 def facts_of(folder):
     """A device's facts, written back at the end; one command at a time looks at them."""
-    with open(folder / "device.json", "r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        facts = json.load(file)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        facts = json.loads((folder / "device.json").read_text())
         yield facts
-        file.seek(0)
-        file.truncate()
-        json.dump(facts, file)
+        written = folder / "device.new"
+        written.write_text(json.dumps(facts))
+        written.replace(folder / "device.json")  # whole, whenever adb is killed
 
 
 def fail(message, code=1):

@@ -1,13 +1,14 @@
 """`mobileloop device` end to end against a stand-in adb: on the host's program, and on the ARM one under QEMU."""
 
+import fcntl
 import json
 import os
 import platform
 import shutil
+import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from test_engine_binary import arm_binary, build
 from typer.testing import CliRunner
 
 from mobileloop.cli import app
-from mobileloop.errors import MobileloopError
 from mobileloop.schedule import Schedule
 from mobileloop_bench.devices import adb as adb_module
 from mobileloop_bench.devices import bench as bench_module
@@ -452,7 +452,7 @@ def test_a_device_that_vanishes_at_any_command_and_comes_back(ready, artifact, p
 
 
 def test_a_device_that_vanishes_while_it_is_set_up(own, artifact, program):
-    folder = own(faults=[{"at": at, "how": "before", "returns": True} for at in (2, 4, 6, 9, 12)])
+    folder = own(faults=[{"at": at, "how": "before", "returns": True} for at in (2, 7, 12, 17, 22)])
     complete(invoke("bench", artifact, *SMALL, "--engine", program, "--wait", "30"))
     assert not [name for name in held(folder) if name.endswith(".part")]
 
@@ -462,7 +462,7 @@ def test_a_device_that_stays_away_and_a_later_command(ready, artifact, program, 
     out = tmp_path / "out.json"
     words = ["bench", artifact, *SMALL, "--engine", program, "--json", out, "--wait", "0.3"]
     with facts_of(folder) as facts:
-        facts["faults"] = [{"at": total // 2, "how": "before", "returns": False}]
+        facts["faults"] = [{"at": total - 8, "how": "before", "returns": False}]
     lost = invoke(*words)
     assert lost.exit_code == 2
     assert f"mobileloop: {SERIAL} vanished while" in lost.stderr
@@ -476,7 +476,8 @@ def test_a_device_that_stays_away_and_a_later_command(ready, artifact, program, 
     (folder / "log").unlink()
     document = complete(invoke(*words))
     assert document["id"] == partial.id
-    assert measured(folder) == TURNS - sum(kept) // 3 + 1
+    left = TURNS - sum(kept) // 3
+    assert measured(folder) in (left, left - 1)  # one may have ended on the device and not been fetched
     assert not out.with_name("out.json.turns").exists()
 
 
@@ -484,7 +485,7 @@ def test_another_command_does_not_go_on_with_these_turns(ready, artifact, progra
     folder, total = ready
     out = tmp_path / "out.json"
     with facts_of(folder) as facts:
-        facts["faults"] = [{"at": total // 2, "how": "before", "returns": False}]
+        facts["faults"] = [{"at": total - 8, "how": "before", "returns": False}]
     assert invoke("bench", artifact, *SMALL, "--engine", program, "--json", out, "--wait", "0.1").exit_code == 2
     with facts_of(folder) as facts:
         facts.update(away=None, faults=[])
@@ -507,8 +508,6 @@ def test_the_journal_is_untrusted(ready, artifact, program, tmp_path, damage):
         journal.write_bytes(content[:-50])
         complete(invoke(*words))
     elif damage == "locked":
-        import fcntl
-
         with journal.open() as other:
             fcntl.flock(other, fcntl.LOCK_EX)
             assert "is in use by another run" in refused(*words)
@@ -520,50 +519,29 @@ def test_the_journal_is_untrusted(ready, artifact, program, tmp_path, damage):
         assert "line 1 of" in said if damage == "header" else "line 2 of" in said
 
 
-def test_the_host_dies_and_the_same_command_goes_on(ready, artifact, program, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_the_host_stops_and_the_same_command_goes_on(ready, artifact, program, tmp_path, sent):
     folder, _ = ready
     out = tmp_path / "out.json"
     words = ["device", "bench", str(artifact), *SMALL, "--engine", str(program), "--json", str(out)]
-    command = [sys.executable, "-c", "from mobileloop.cli import main; main()", *words]
+    # A shell that starts tests in the background lets them ignore Ctrl-C, which Python would inherit.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", f"{start}from mobileloop.cli import main; main()", *words]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         journal = tmp_path / "out.json.turns"
-        while not (journal.exists() and journal.read_bytes().count(b"\n") >= 3):  # a header and two turns
+        while not (out.exists() and journal.read_bytes().count(b"\n") >= 3):  # a header and two turns
             assert process.poll() is None
             time.sleep(0.01)
-        process.kill()
+        process.send_signal(sent)
+    assert process.returncode == (130 if sent == signal.SIGINT else -signal.SIGKILL)
     partial = read_document(out)
     assert partial.interrupted
+    assert all("interrupted" in row.reasons for row in partial.results)
     (folder / "log").unlink()
-    done = CliRunner().invoke(app, words)
-    document = complete(done)
+    document = complete(CliRunner().invoke(app, words))
     assert document["id"] == partial.id
     assert measured(folder) <= TURNS - 2 + 1
-
-
-def test_ctrl_c_keeps_what_was_measured(ready, artifact, program, tmp_path, monkeypatch):
-    out = tmp_path / "out.json"
-    add = bench_module.Journal.add
-
-    def stopping(journal, turn):
-        add(journal, turn)
-        if len(journal.turns) == 2:
-            monkeypatch.setattr(bench_module.Journal, "add", add)
-            stops[0].set()
-
-    stops = []
-    make = threading.Event
-    monkeypatch.setattr(bench_module.threading, "Event", lambda: stops.append(make()) or stops[-1])
-    monkeypatch.setattr(bench_module.Journal, "add", stopping)
-    words = ["bench", artifact, *SMALL, "--engine", program, "--json", out]
-    done = invoke(*words)
-    assert done.exit_code == 130, done.output
-    document = read_document(out)
-    assert document.interrupted
-    assert [len(row.samples_ms) for row in document.results if row.phase == "decode"] == [3, 3]
-    assert all("interrupted" in row.reasons for row in document.results)
-    monkeypatch.undo  # noqa: B018
-    complete(invoke(*words))
 
 
 def test_a_device_that_does_not_answer(phones, monkeypatch):
@@ -623,8 +601,3 @@ def test_the_arm_program_end_to_end(phones, artifact, tmp_path):
         assert "emulated: the machine's instructions are simulated" in row["reasons"]
         assert row["details"]["kernels"].startswith("neon")
     assert measured(folder) >= TURNS + 1
-
-
-def test_a_mistake_is_mobileloops(phones):
-    with pytest.raises(MobileloopError):
-        choose(["nobody"])

@@ -15,17 +15,14 @@ from typing import Any
 from mobileloop import __version__
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.topology import write_cpus
-from mobileloop_bench.bandwidth import Bandwidth
 from mobileloop_bench.devices.adb import Adb, AdbError, Listed, Stopped, quoted, retried
-from mobileloop_bench.devices.describe import FOLDER, Device, Sensors, by_cluster, describe, read_sensors
+from mobileloop_bench.devices.describe import FOLDER, Device, Sensors, describe, read_sensors
+from mobileloop_bench.devices.document import assemble, check_turn, check_turns, order_of_turns
 from mobileloop_bench.devices.journal import Journal, Turn
 from mobileloop_bench.devices.session import File, Payload, find_engine, install, payload
-from mobileloop_bench.interference import Interference
 from mobileloop_bench.machine import Machine
-from mobileloop_bench.measure import Measurement, Samples, rotated
 from mobileloop_bench.plan import Artifact, Configuration, Plan, Settings, make_plan
-from mobileloop_bench.results import Document, Result, Sample
-from mobileloop_bench.rows import make_document
+from mobileloop_bench.results import Document
 
 Progress = Callable[[str, int, int, str], None]  # serial, turns done, turns in all, what happens
 
@@ -137,17 +134,18 @@ class Run:
         probe = self._kept(self._probe)
         self.machine = self._described(probe.machine)
         self.plan = self._plan()
-        turns = self._turns()
+        turns = self.turns = order_of_turns(self.plan, self.order.with_bandwidth)
+        check_turns(self.journal.turns, turns, self.order.settings, self.adb.serial)
         try:
             for number, (configuration, with_bandwidth) in enumerate(turns):
                 if number not in self.journal.turns:
-                    self._say(f"{configuration}", number, len(turns))
+                    self._say(str(configuration), number, len(turns))
                     self._kept(lambda n=number, c=configuration, b=with_bandwidth: self._turn(n, c, b))  # type: ignore[misc]
-                    self._publish(len(turns))
+                    self._publish()
         except (Stopped, MobileloopError):
-            self._publish(len(turns))
+            self._publish()
             raise
-        self._publish(len(turns))
+        self._publish()
         with suppress(AdbError):  # the result is complete, and what stays there is small
             self.adb.shell(quoted("rm", "-rf", self._folder), "removing what was pulled")
 
@@ -166,7 +164,7 @@ class Run:
         else:
             began_s = self.journal.elapsed_s
         document = self._pulled(remote)
-        _check_turn(document, configuration, self.order.settings, self.adb.serial)
+        check_turn(document, configuration, self.order.settings, self.adb.serial)
         self.journal.add(
             Turn(
                 number=number,
@@ -238,9 +236,7 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="mobileloop-") as folder:
             local = Path(folder) / "turn.json"
             self.adb.pull(f"{remote}.json", local, "fetching a result")
-            document = Document.read(local)
-        self.adb.shell(quoted("rm", "-f", f"{remote}.json"), "removing what was pulled")
-        return document
+            return Document.read(local)
 
     # -- heat --------------------------------------------------------------------------------------
 
@@ -316,101 +312,15 @@ class Run:
             settings = settings.model_copy(update={"threads": list(dict.fromkeys([1, most]))})
         return make_plan(self.order.artifacts(), settings)
 
-    def _turns(self) -> list[tuple[Configuration, bool]]:
-        """Every round's configurations in the order they run; the first of each thread count measures bandwidth too."""
-        configurations, turns, seen = self.plan.configurations, list[tuple[Configuration, bool]](), set[int]()
-        for turn in range(self.plan.settings.repetitions):
-            for index in rotated(len(configurations), turn):
-                one = configurations[index]
-                turns.append((one, self.order.with_bandwidth and one.threads not in seen))
-                seen.add(one.threads)
-        return turns
-
-    def _publish(self, total: int) -> None:
-        self.outcome.document = self._document(total)
+    def _publish(self) -> None:
+        order, header = self.order, self.journal.header
+        document = assemble(self.plan, self.machine, self.device, self.turns, self.journal.turns, order.max_celsius)
+        settings = document.settings and document.settings.model_copy(
+            update={"max_celsius": order.max_celsius, "cooldown_s": order.cooldown_s}
+        )
+        told = {**self.device.model_dump(mode="json"), "losses": self.losses}
+        self.outcome.document = document.model_copy(
+            update={"id": header.id, "command": order.command, "settings": settings, "device": told}
+        )
         if self.out is not None:
             self.outcome.document.write(self.out)
-
-    def _document(self, total: int) -> Document:
-        """Everything so far, as one run's document."""
-        turns = [self.journal.turns[number] for number in sorted(self.journal.turns)]
-        interrupted = len(turns) < total
-        samples = [Samples(one, interference=Interference()) for one in self.plan.configurations]
-        doubts: dict[int, list[float]] = {}
-        order, bandwidth = self._turns(), list[Bandwidth]()
-        for turn in turns:
-            index = self.plan.configurations.index(order[turn.number][0])
-            _add(samples[index], turn.document.results)
-            bandwidth += turn.document.bandwidth
-            if turn.hot_celsius is not None:
-                doubts.setdefault(index, []).append(turn.hot_celsius)
-        measurement = Measurement(self.plan, samples, sessions_kept=False, interrupted=interrupted)
-        document = make_document(measurement, self.machine, bandwidth, {}, self.order.command)
-        hot = {_place(self.plan.configurations[index]): found for index, found in doubts.items()}
-        settings = document.settings and document.settings.model_copy(
-            update={"max_celsius": self.order.max_celsius, "cooldown_s": self.order.cooldown_s}
-        )
-        return document.model_copy(
-            update={
-                "id": self.journal.header.id,
-                "settings": settings,
-                "seconds": turns[-1].after_s if turns else 0.0,
-                "series": [sample for turn in turns for sample in self._series(turn)],
-                "results": [self._doubted(row, hot) for row in document.results],
-                "device": {**self.device.model_dump(mode="json"), "losses": self.losses},
-            }
-        )
-
-    def _doubted(self, row: Result, hot: dict[tuple[str, int, int], list[float]]) -> Result:
-        reasons = list(row.reasons)
-        if found := hot.get((row.artifact, row.loops, row.threads)):
-            turns = f"{len(found)} turn{'s' if len(found) > 1 else ''}"
-            reasons.append(f"hot: {turns} began above {self.order.max_celsius:g} °C, at up to {max(found):.1f} °C")
-        if self.device.virtual:
-            reasons.append("virtual: the device is an emulated phone of the Android SDK")
-        return row.model_copy(update={"reasons": reasons, "valid": not reasons})
-
-    def _series(self, turn: Turn) -> list[Sample]:
-        clusters = [one.cpus for one in self.machine.clusters]
-        return [
-            Sample(t_s=t_s, mhz=by_cluster(sensors.mhz, clusters), celsius=sensors.celsius)
-            for t_s, sensors in ((turn.t_s, turn.before), (turn.after_s, turn.after))
-            if sensors is not None
-        ]
-
-
-def _place(one: Configuration) -> tuple[str, int, int]:
-    return one.artifact.label, one.loops, one.threads
-
-
-def _add(samples: Samples, rows: Sequence[Result]) -> None:
-    """The times of one turn behind those of earlier ones."""
-    found = {row.phase: row for row in rows}
-    samples.load_ms += found["load"].samples_ms
-    samples.first_token_ms += found["first_token"].samples_ms
-    samples.prefill_ms += found["prefill"].samples_ms
-    samples.decode_ms += found["decode"].samples_ms
-    samples.details.update(found["decode"].details)
-    decode, wall_s = found["decode"], sum(found["prefill"].samples_ms + found["decode"].samples_ms) / 1e3
-    into = samples.interference
-    into.wall_s += wall_s
-    if decode.other_cores is None or decode.stolen_cores is None:
-        into.known = False
-    else:
-        into.other_s += decode.other_cores * wall_s
-        into.stolen_s += decode.stolen_cores * wall_s
-
-
-def _check_turn(document: Document, one: Configuration, settings: Settings, serial: str) -> None:
-    """Raise MobileloopError where a pulled document is not one round of this configuration."""
-    expected = {"load": 1, "first_token": 1, "prefill": 1, "decode": settings.decode_tokens}
-    found = {
-        row.phase: len(row.samples_ms)
-        for row in document.results
-        if (row.loops, row.threads) == (one.loops, one.threads)
-    }
-    if found != expected or len(document.results) != len(expected):
-        raise MobileloopError(
-            f"the result of {one} on {serial} holds samples {found}, but {expected} were expected; build the program "
-            "again with make engine-arm64."
-        )
