@@ -275,4 +275,23 @@ ml_status ml_read_bandwidth(uint32_t threads, uint64_t size_bytes, double second
     });
 }
 
+ml_status ml_session_time(ml_session *session, uint32_t on) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").context().busy);
+        session->time(on);
+    });
+}
+ml_status ml_session_times(ml_session *session, uint64_t *ns, uint64_t size) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").context().busy);
+        session->times(&given(ns, "place for the times"), size);
+    });
+}
+ml_status ml_session_slow_down(ml_session *session, double share) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").context().busy);
+        session->slow_down(share);
+    });
+}
+
 } // extern "C"
