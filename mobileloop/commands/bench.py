@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import Cpus, OnnxKernel, Stream
+from mobileloop.commands.options import Cpus, OnnxKernel, Stream, session_options
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from rich.console import Console
 
+    from mobileloop.runtimes.base import SessionOptions
     from mobileloop_bench.measure import Measurement
     from mobileloop_bench.plan import Plan
     from mobileloop_bench.results import Document
@@ -55,9 +56,8 @@ def bench(
       mobileloop bench model.safetensors --threads 2,5 --cpus 3-7
       mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
     """
-    document = measure_and_show(
-        files, threads, loops, prompt_tokens, decode_tokens, repetitions, json_out, onnx_kernel, stream, cpus
-    )
+    options = session_options(onnx_kernel, cpus, stream)
+    document = measure_and_show(files, threads, loops, prompt_tokens, decode_tokens, repetitions, json_out, options)
     typer.echo(document.to_json())
     if document.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -71,9 +71,7 @@ def measure_and_show(
     decode_tokens: int,
     repetitions: int,
     json_out: Path | None,
-    onnx_kernel: str = "auto",
-    stream: str = "auto",
-    cpus: str | None = None,
+    options: SessionOptions,
 ) -> Document:
     """The command but for its last line: card, measurement, table and the file."""
     from rich.console import Console
@@ -84,7 +82,7 @@ def measure_and_show(
     if json_out is not None:
         check_output(json_out)  # before the measurement, not after it
     console = Console(width=None if sys.stdout.isatty() else 160)
-    plan = _plan(files, threads, loops, prompt_tokens, decode_tokens, repetitions, onnx_kernel, stream, cpus)
+    plan = _plan(files, threads, loops, prompt_tokens, decode_tokens, repetitions, options)
     document = _run(console, plan)
     print_results(console, document)
     if json_out is not None:
@@ -99,25 +97,23 @@ def _plan(
     prompt_tokens: int,
     decode_tokens: int,
     repetitions: int,
-    onnx_kernel: str,
-    stream: str,
-    cpus: str | None,
+    options: SessionOptions,
 ) -> Plan:
     from mobileloop.runtimes.base import default_threads
-    from mobileloop.runtimes.topology import check_cpus, parse_cpus
+    from mobileloop.runtimes.topology import check_cpus
     from mobileloop_bench.plan import Settings, make_plan, numbers, open_artifacts
 
-    listed = None if cpus is None else parse_cpus(cpus)
-    check_cpus(listed)
+    cpus = options.get("cpus")
+    check_cpus(cpus)
     settings = Settings(
-        threads=numbers(threads if threads is not None else f"1,{default_threads(listed)}", "--threads"),
+        threads=numbers(threads if threads is not None else f"1,{default_threads(cpus)}", "--threads"),
         loops=None if loops is None else numbers(loops, "--loops"),
         prompt_tokens=prompt_tokens,
         decode_tokens=decode_tokens,
         repetitions=repetitions,
-        cpus=listed,
+        cpus=cpus if cpus is None else list(cpus),
     )
-    return make_plan(open_artifacts(files, onnx_kernel, stream, listed), settings)
+    return make_plan(open_artifacts(files, options), settings)
 
 
 def _run(console: Console, plan: Plan) -> Document:

@@ -53,7 +53,9 @@ def demo(
         _mobileloop("run", str(path), "--prompt", QUESTION, "--loops", "1", "--max-tokens", "48")
     _say("4/4  measuring (the model was not trained for loops: loops 2 and 4 are measured for time)")
     result, page = folder / "result.json", folder / "report.html"
-    document = measure_and_show(list(artifacts.values()), None, "1,2,4", 64, 32, repetitions, result)
+    document = measure_and_show(
+        list(artifacts.values()), None, "1,2,4", 64, 32, repetitions, result, {"stream": "auto"}
+    )
     if document.interrupted:
         raise typer.Exit(INTERRUPTED)
     _mobileloop("report", str(result), "--html", str(page))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mobileloop.errors import MobileloopError
+
+if TYPE_CHECKING:
+    from mobileloop.runtimes.base import SessionOptions
 
 Loops = Annotated[
     int | None,
@@ -59,6 +62,13 @@ Stream = Annotated[
         "read, or not; auto times them for a second and remembers the fastest.",
     ),
 ]
+
+
+def session_options(onnx_kernel: str, cpus: str | None, stream: str = "off") -> SessionOptions:
+    """The values of these options, as a session takes them."""
+    from mobileloop.runtimes.topology import parse_cpus
+
+    return {"onnx_kernel": onnx_kernel, "stream": stream, "cpus": None if cpus is None else parse_cpus(cpus)}
 
 
 @contextmanager

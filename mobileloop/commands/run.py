@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Stream, Threads, check_range
+from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Stream, Threads, check_range, session_options
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ def run(
     from mobileloop.runtimes import open_session
     from mobileloop.runtimes.base import MAX_SEQUENCES
     from mobileloop.runtimes.engine import EngineSession
-    from mobileloop.runtimes.topology import parse_cpus
     from mobileloop.schedule import Halting
     from mobileloop.tokenizer import TextStream, Tokenizer
 
@@ -86,9 +85,7 @@ def run(
         loops=loops,
         sequences=samples,
         halting=halting,
-        onnx_kernel=onnx_kernel,
-        stream=stream,
-        cpus=None if cpus is None else parse_cpus(cpus),
+        **session_options(onnx_kernel, cpus, stream),
     )
     if session.info.tokenizer is None:
         raise MobileloopError(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Threads, check_range, progress_bar
+from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Threads, check_range, progress_bar, session_options
 from mobileloop.errors import MobileloopError
 
 
@@ -48,7 +48,6 @@ def verify(
         raise MobileloopError("verify needs PyTorch; install it with: pip install '.[torch]'.") from None
     from mobileloop.checkpoints import load_checkpoint
     from mobileloop.runtimes import open_session
-    from mobileloop.runtimes.topology import parse_cpus
     from mobileloop.verify import (
         EXACT_LIMITS,
         QUANTIZED_LIMITS,
@@ -58,8 +57,7 @@ def verify(
         verification_tokens,
     )
 
-    listed = None if cpus is None else parse_cpus(cpus)
-    session = open_session(file, threads=threads, loops=loops, onnx_kernel=onnx_kernel, cpus=listed)
+    session = open_session(file, threads=threads, loops=loops, **session_options(onnx_kernel, cpus))
     with progress_bar("verify") as progress:
         progress("reading the source", 0.0)
         checkpoint = load_checkpoint(against, seed)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
 from mobileloop.artifact import ArtifactInfo, check_tokens
 from mobileloop.errors import MobileloopError
@@ -18,6 +19,14 @@ from mobileloop.runtimes.topology import check_cpus, write_cpus
 F32 = NDArray[np.float32]
 MAX_THREADS = 256  # the engine's bound
 MAX_SEQUENCES = 1024  # the engine's bound
+
+
+class SessionOptions(TypedDict, total=False):
+    """What `open_session` takes besides threads, loops and what runs: the same for every session of a bench."""
+
+    onnx_kernel: str
+    stream: str
+    cpus: Sequence[int] | None
 
 
 def available_threads() -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from mobileloop import runtimes
-from mobileloop.runtimes.base import Session
+from mobileloop.runtimes.base import Session, SessionOptions
 from mobileloop_bench.interference import Interference, Watch
 from mobileloop_bench.plan import FIRST_TOKENS, Configuration, Plan
 
@@ -129,14 +129,8 @@ class _Sessions:
 def open_configuration(configuration: Configuration, stream: str | None = None) -> Session:
     """A new session of a configuration; `stream` in the place of the artifact's own mode."""
     artifact, threads, loops = configuration.artifact, configuration.threads, configuration.requested_loops
-    return runtimes.open_session(
-        artifact.path,
-        threads=threads,
-        loops=loops,
-        onnx_kernel=artifact.onnx_kernel,
-        stream=stream or artifact.stream,
-        cpus=artifact.cpus,
-    )
+    options: SessionOptions = artifact.options if stream is None else {**artifact.options, "stream": stream}
+    return runtimes.open_session(artifact.path, threads=threads, loops=loops, **options)
 
 
 def _first_tokens(session: Session) -> None:

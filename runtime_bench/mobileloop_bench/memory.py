@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mobileloop.process import memory_status
+from mobileloop.runtimes.base import SessionOptions
 from mobileloop_bench.measure import prompt_of
 from mobileloop_bench.plan import Artifact, Plan
 
@@ -51,8 +52,7 @@ class Request(BaseModel):
 
     path: str
     runtime: str
-    onnx_kernel: str = "auto"
-    cpus: list[int] | None = None
+    options: SessionOptions
     threads: int
     loops: int | None
     prompt_tokens: int
@@ -76,8 +76,7 @@ def _in_child(artifact: Artifact, loops: int | None, threads: Sequence[int], pro
     request = Request(
         path=str(artifact.path.resolve()),
         runtime=artifact.runtime,
-        onnx_kernel=artifact.onnx_kernel,
-        cpus=None if artifact.cpus is None else list(artifact.cpus),
+        options={**artifact.options, "stream": "off"},  # calibration would add to the memory
         threads=max(threads),
         loops=loops,
         prompt_tokens=min(prompt_tokens, artifact.info.context - DECODED_TOKENS),
@@ -108,13 +107,7 @@ def use_of(request: Request) -> Memory:
     # The runtime itself is shared by everything a process runs; only what the artifact adds is counted.
     importlib.import_module(f"mobileloop.runtimes.{request.runtime}").preload()
     before = memory_status()
-    session = runtimes.open_session(
-        request.path,
-        threads=request.threads,
-        loops=request.loops,
-        onnx_kernel=request.onnx_kernel,
-        cpus=request.cpus,
-    )
+    session = runtimes.open_session(request.path, threads=request.threads, loops=request.loops, **request.options)
     session.prefill(prompt_of(session.info.config.vocab_size, request.prompt_tokens, seed=0))
     for token in range(DECODED_TOKENS):
         session.decode(token % session.info.config.vocab_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mobileloop import runtimes
 from mobileloop.artifact import ArtifactInfo, runtime_of
 from mobileloop.errors import MobileloopError
+from mobileloop.runtimes.base import SessionOptions
 
 MAX_NUMBER = 1024
 FIRST_TOKENS = 8
@@ -37,7 +38,7 @@ class Settings(BaseModel):
 class Artifact:
     """One file under test: `label` is its name, or its path where two names are the same.
 
-    `onnx_kernel`, `stream` and `cpus` are what sessions are asked for; `details` say what they use.
+    `options` are what sessions are asked for; `details` say what they use.
     """
 
     label: str
@@ -46,9 +47,7 @@ class Artifact:
     info: ArtifactInfo
     details: dict[str, str]
     size_on_disk_bytes: int
-    onnx_kernel: str = "auto"
-    stream: str = "off"
-    cpus: Sequence[int] | None = None
+    options: SessionOptions = field(default_factory=SessionOptions)
 
 
 @dataclass(frozen=True)
@@ -104,28 +103,29 @@ def numbers(text: str, option: str) -> list[int]:
     return list(found)
 
 
-def open_artifacts(
-    paths: Sequence[Path], onnx_kernel: str = "auto", stream: str = "off", cpus: Sequence[int] | None = None
-) -> list[Artifact]:
+def open_artifacts(paths: Sequence[Path], options: SessionOptions | None = None) -> list[Artifact]:
     """Open every file once and close it again, to know what it is.
 
-    That first opening also loads the runtime's library, so that the load phase times the artifact alone.
+    That first opening also loads the runtime's library, so that the load phase times the artifact alone; it calibrates
+    no streaming.
     """
     if not paths:
         raise MobileloopError("there is nothing to measure; name at least one artifact.")
+    options = options or {}
+    first_options: SessionOptions = {**options, "stream": "off"}
     unique = list(dict.fromkeys(paths))
     names = [path.name for path in unique]
     artifacts = []
     for path in unique:
         runtime = runtime_of(path)
-        session = runtimes.open_session(path, threads=1, onnx_kernel=onnx_kernel, cpus=cpus)
+        session = runtimes.open_session(path, threads=1, **first_options)
         try:
             info, details = session.info, session.details()
         finally:
             session.close()
         label = path.name if names.count(path.name) == 1 else str(path)
         size = _size_on_disk(path)
-        artifacts.append(Artifact(label, path, runtime, info, details, size, onnx_kernel, stream, cpus))
+        artifacts.append(Artifact(label, path, runtime, info, details, size, options))
     return artifacts
 
 
