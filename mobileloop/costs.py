@@ -38,6 +38,21 @@ class TokenBytes:
         blocks = {application.block for application in self.schedule.applications(1)}
         return sum(self.block_bytes[block] for block in blocks) + self._outer()
 
+    def largest_block(self) -> int:
+        """Weight bytes of one application of the largest scheduled block."""
+        return max(self.block_bytes[application.block] for application in self.schedule.applications(1))
+
+    def looped_stage(self) -> int | None:
+        """Weight bytes that must fit a cache to be re-read from there: those of the largest looped stage's blocks.
+
+        None where no stage is looped.
+        """
+        sizes: dict[int, int] = {}
+        for application in self.schedule.applications(1):
+            if self.schedule.stages[application.stage].looped:
+                sizes[application.stage] = sizes.get(application.stage, 0) + self.block_bytes[application.block]
+        return max(sizes.values(), default=None)
+
     def executed(self, loops: int | None = None) -> int:
         """Weight bytes touched per token, counted once per application."""
         applications = self.schedule.applications(loops)

@@ -54,6 +54,7 @@ def test_bytes_and_rates(fake_artifact: Path) -> None:
     row = rows[2, 1, "decode"]
     assert row.valid, row.reasons
     assert row.unique_bytes == info.unique_bytes() < info.executed_bytes(2) == row.executed_bytes
+    assert row.block_bytes == row.stage_bytes == max(info.costs.block_bytes)
     assert row.kv_bytes == info.kv_bytes(8 + 4 // 2, 2)
     assert row.median_ms is not None
     assert row.tokens_per_s == pytest.approx(1000 / row.median_ms)

@@ -20,6 +20,10 @@ def test_by_hand():
     assert moved.executed(2) == 2 * 600 + 57
     assert moved.kv(9, 2) == 6 * 2 * 32 * 2 * 10
     assert moved.kv_capacity(8) == 12 * 2 * 32 * 2 * 8
+    assert (moved.largest_block(), moved.looped_stage()) == (300, 300)
+    assert TokenBytes(CONFIG, Schedule.repeat_all_over(3, 2), [100, 200, 300], 50, 7, 16).looped_stage() == 600
+    assert TokenBytes(CONFIG, Schedule.damped_range(3, 0, 1, 2, 0.5), [1, 2, 4], 50, 7, 16).looped_stage() == 3
+    assert TokenBytes(CONFIG, Schedule.plain(3), [100, 200, 300], 50, 7, 16).looped_stage() is None
     eight = TokenBytes(CONFIG, Schedule.plain(3), [100, 200, 300], 50, 7, 8)
     assert eight.kv(9) == 3 * 2 * 2 * (16 + 2) * 10  # 2 KV heads of 16 codes and one float16 scale
     assert [kv_vector_bytes(dim, 8) for dim in (6, 32, 64, 66)] == [8, 34, 68, 72]

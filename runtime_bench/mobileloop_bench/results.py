@@ -82,6 +82,9 @@ class Result(BaseModel):
         executed_bytes: weight bytes touched per token, counted once per application.
         kv_bytes: KV bytes read and written per token, all applications: decode at the middle of the decoded
             tokens, prefill by its last token, load null.
+        block_bytes: weight bytes of the largest block.
+        stage_bytes: of all blocks of the largest looped stage, which must fit a cache for its repeats to be read from
+            there; null where nothing is looped.
         read_gbps: decode (unique_bytes + kv_bytes) / median time, in 1e9 bytes per second: what must come from
             memory if every block is resident while it is applied again. Null for load and for prefill, which
             reads a block once for many tokens and is bound by arithmetic.
@@ -128,6 +131,8 @@ class Result(BaseModel):
     context_tokens: int | None = None
     schedule: str | None = None
     activation_bytes: NonNegativeInt | None = None
+    block_bytes: NonNegativeInt | None = None
+    stage_bytes: NonNegativeInt | None = None
     size_on_disk_bytes: NonNegativeInt | None = None
     random_weights: bool | None = None
     source: str | None = None

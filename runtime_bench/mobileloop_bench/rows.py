@@ -94,6 +94,8 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         context_tokens=settings.prompt_tokens + (settings.decode_tokens if decode else 0),
         schedule=info.schedule.name,
         activation_bytes=_bytes_of(one, "activation"),
+        block_bytes=info.token_bytes.largest_block(),
+        stage_bytes=info.token_bytes.looped_stage(),
         size_on_disk_bytes=one.artifact.size_on_disk_bytes,
         random_weights=info.config.random_weights,
         source=info.source,
