@@ -147,6 +147,36 @@ class PackedModel:
         }
 
 
+def shape_costs(config: ModelConfig, quantization: str, group: int = GROUP) -> dict[str, int | list[int]]:
+    """The `costs` of a model of this shape, without its weights.
+
+    Raises:
+        MobileloopError: where its matrices cannot be quantized so.
+    """
+    block_scheme, outer_scheme = QUANTIZATIONS[quantization]
+
+    def stored(shape: tuple[int, ...], scheme: str) -> int:
+        if len(shape) == 1:
+            return 4 * shape[0]
+        if scheme != "none" and shape[1] % GROUP:
+            raise MobileloopError(
+                f"an input dimension of {shape[1]} is not a multiple of the quantization group of {GROUP}; choose "
+                "--quantize none."
+            )
+        return SCHEMES[scheme].stored_bytes(*shape, fitting_group(shape[1], group))
+
+    shapes = config.tensor_shapes()
+    block = sum(stored(shape, block_scheme) for shape in config.block_tensors().values())
+    embedding = stored(shapes["embedding"], outer_scheme)
+    outer = sum(stored(shape, outer_scheme) for name, shape in shapes.items() if not name.startswith("blocks."))
+    return {
+        "block_bytes": [block] * config.num_blocks,
+        "head_bytes": embedding + 4 * config.hidden_size,
+        "embedding_row_bytes": embedding // config.vocab_size,
+        "weight_bytes": block * config.num_blocks + outer,
+    }
+
+
 def _as_float(tensor: Tensor) -> NDArray[np.float32]:
     return tensor.dequantize() if isinstance(tensor, QuantTensor) else tensor.astype(np.float32, copy=False)
 

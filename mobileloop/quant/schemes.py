@@ -55,9 +55,7 @@ class QuantTensor:
 
     def stored_bytes(self) -> int:
         """Bytes of codes, scales and minimums, without padding."""
-        rows, cols = self.shape
-        scheme = SCHEMES[self.scheme]
-        return rows * cols * scheme.bits // 8 + rows * (cols // self.group) * scheme.group_bytes
+        return SCHEMES[self.scheme].stored_bytes(*self.shape, self.group)
 
 
 class Scheme:
@@ -67,6 +65,10 @@ class Scheme:
     code: ClassVar[int]  # the number in the packed record, docs/format.md
     bits: ClassVar[int]
     group_bytes: ClassVar[int]  # bytes of scale (and minimum) per group
+
+    def stored_bytes(self, rows: int, cols: int, group: int = GROUP) -> int:
+        """Bytes that a matrix of this shape takes: codes, scales and minimums, without padding."""
+        return rows * cols * self.bits // 8 + rows * (cols // group) * self.group_bytes
 
     def quantize(self, weights: F32, group: int = GROUP) -> QuantTensor:
         """[rows, cols] float32 -> QuantTensor.

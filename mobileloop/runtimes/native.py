@@ -29,6 +29,51 @@ class HaltingArgs(ctypes.Structure):
     )
 
 
+class Record(ctypes.Structure):
+    """`ml_record` of mobileloop.h."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("size_bytes", ctypes.c_uint64))
+
+
+class SequenceArgs(ctypes.Structure):
+    """`ml_sequence` of mobileloop.h, field by field."""
+
+    _fields_ = (
+        ("key_cache", ctypes.c_void_p),
+        ("value_cache", ctypes.c_void_p),
+        ("cache_bytes", ctypes.c_uint64),
+        ("position", ctypes.c_uint32),
+    )
+
+
+class LoopArgs(ctypes.Structure):
+    """`ml_loop_args` of mobileloop.h, field by field."""
+
+    _fields_ = (
+        ("blocks", ctypes.POINTER(Record)),
+        ("num_blocks", ctypes.c_uint32),
+        ("loops", ctypes.c_uint32),
+        ("damping", ctypes.c_float),
+        ("loop_end_norm", ctypes.c_void_p),
+        ("loop_end_norm_eps", ctypes.c_float),
+        ("hidden_in", ctypes.c_void_p),
+        ("hidden_out", ctypes.c_void_p),
+        ("hidden_size", ctypes.c_uint32),
+        ("tokens", ctypes.c_uint32),
+        ("sequences", ctypes.POINTER(SequenceArgs)),
+        ("num_sequences", ctypes.c_uint32),
+        ("kv_type", ctypes.c_uint32),
+        ("full_attention", ctypes.c_uint32),
+        ("num_slots", ctypes.c_uint32),
+        ("capacity", ctypes.c_uint32),
+        ("next", ctypes.POINTER(Record)),
+        ("num_next", ctypes.c_uint32),
+        ("halting", HaltingArgs),
+        ("filled_loops", ctypes.c_uint32),
+        ("applied_loops", ctypes.c_void_p),
+    )
+
+
 class RunArgs(ctypes.Structure):
     """`ml_run_args` of mobileloop.h, field by field."""
 
@@ -76,9 +121,11 @@ def _declare(engine: ctypes.CDLL) -> None:
     """The arguments and results of every function."""
     for name in ("ml_last_error", "ml_kernels", "ml_available_kernels"):
         getattr(engine, name).restype = ctypes.c_char_p
-    for name in ("ml_model_close", "ml_session_destroy"):
+    for name in ("ml_model_close", "ml_session_destroy", "ml_context_destroy"):
         getattr(engine, name).argtypes = [ctypes.c_void_p]
         getattr(engine, name).restype = None
+    engine.ml_context_create.argtypes = [ctypes.c_uint32, ctypes.POINTER(ctypes.c_void_p)]
+    engine.ml_loop.argtypes = [ctypes.c_void_p, ctypes.POINTER(LoopArgs)]
     engine.ml_use_kernels.argtypes = [ctypes.c_char_p]
     engine.ml_model_open.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)]
     engine.ml_session_create.argtypes = [

@@ -30,7 +30,13 @@ class StagePrediction(BaseModel):
 
 
 class Prediction(BaseModel):
-    """Predicted time of one decoded token; `ms` is the sum of the stages, of KV reads and of what is left over."""
+    """Predicted time of one decoded token; `ms` is the sum of the stages, of KV reads and of what is left over.
+
+    Attributes:
+        streamed_ms: the same where all that comes from memory moves while anything else is computed: no streaming can
+            do better.
+        notes: what was not known and left out, or taken from something like it.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -38,4 +44,5 @@ class Prediction(BaseModel):
     stages: list[StagePrediction] = []
     kv_ms: FiniteFloat = 0.0
     overhead_ms: FiniteFloat = 0.0
+    streamed_ms: FiniteFloat | None = None
     notes: list[str] = []
