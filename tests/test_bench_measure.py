@@ -10,8 +10,9 @@ from mobileloop_bench import bandwidth as bandwidth_module
 from mobileloop_bench import memory as memory_module
 from mobileloop_bench.bandwidth import MIB, ceiling_gbps, measure_bandwidth, working_set_bytes
 from mobileloop_bench.machine import Cache, Machine
-from mobileloop_bench.measure import measure, prompt_of, rotated
+from mobileloop_bench.measure import measure, rotated
 from mobileloop_bench.plan import make_plan, numbers, open_artifacts
+from mobileloop_bench.runner import prompt_of
 
 
 def test_every_configuration_runs_once_per_round_in_a_rotating_order(fake_artifact: Path) -> None:
@@ -21,10 +22,12 @@ def test_every_configuration_runs_once_per_round_in_a_rotating_order(fake_artifa
     prefills = [
         (threads, loops) for what, _, threads, loops, tokens in FakeSession.log if what == "run" and len(tokens) == 8
     ]
-    rounds = prefills[4 * (3 + 1) :]  # load rounds and the warm-up evaluate 8 tokens too, before them
+    # In the first round a warm-up evaluates 8 tokens too; behind every round come the loads.
+    rounds = [prefills[0:8:2], prefills[12:16], prefills[20:24]]
     configurations = [(1, 1), (2, 1), (1, 2), (2, 2)]
     expected = [[configurations[i] for i in rotated(4, turn)] for turn in range(3)]
-    assert [rounds[4 * turn : 4 * turn + 4] for turn in range(3)] == expected
+    assert rounds == expected
+    assert [prefills[8:12], prefills[16:20], prefills[24:]] == expected
     assert expected[0] != expected[1]
 
 
@@ -63,7 +66,7 @@ def test_sessions_are_opened_anew_where_memory_is_short(fake_artifact: Path, mon
 
 def test_ctrl_c_keeps_what_was_measured(fake_artifact: Path) -> None:
     plan = plan_of(fake_artifact)
-    FakeSession.stop_at = 5 * 4 + 2 * 4 + 8  # loads, warm-ups, one whole turn, then into the second one
+    FakeSession.stop_at = 7 + 5  # one whole turn with its warm-up, then into the second one
     measurement = measure(plan)
     assert measurement.interrupted
     assert [len(samples.decode_ms) for samples in measurement.samples] == [4, 2, 0, 0]
