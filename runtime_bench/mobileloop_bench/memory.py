@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mobileloop.process import memory_status
 from mobileloop.runtimes.base import SessionOptions
@@ -54,7 +54,7 @@ class Request(BaseModel):
 
     path: str
     runtime: str
-    options: SessionOptions
+    options: SessionOptions = Field(default_factory=SessionOptions)
     threads: int
     loops: int | None
     sequences: int = 1
