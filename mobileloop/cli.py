@@ -17,6 +17,7 @@ from mobileloop.commands.fetch import fetch
 from mobileloop.commands.info import info
 from mobileloop.commands.report import report
 from mobileloop.commands.run import run
+from mobileloop.commands.simulate import simulate
 from mobileloop.commands.verify import verify
 from mobileloop.errors import MobileloopError
 
@@ -84,7 +85,7 @@ def main_options(
     """
 
 
-for command in (export, run, verify, bench, report, info, fetch, demo):
+for command in (export, run, verify, bench, report, simulate, info, fetch, demo):
     app.command()(command)
 
 

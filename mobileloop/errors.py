@@ -29,7 +29,13 @@ def validated(model: type[Model], data: Any, where: str) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(_printable(str(part)) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         named = f"{field}: " if field else ""
         raise MobileloopError(f"{where} is not valid: {named}{reason}.") from None
+
+
+def _printable(key: str) -> str:
+    """A key of an untrusted file, safe to show in one line of a terminal."""
+    shown = key if key.isprintable() else repr(key)
+    return shown if len(shown) <= 80 else shown[:77] + "..."

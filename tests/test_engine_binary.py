@@ -27,7 +27,7 @@ from mobileloop.generate import Sampler, generate
 from mobileloop.quant.packed import PackedModel
 from mobileloop.runtimes import open_session
 from mobileloop.runtimes.engine import read_info
-from mobileloop.schedule import Schedule
+from mobileloop.schedule import Halting, Schedule
 from mobileloop.tokenizer import TextStream
 from mobileloop.tokenizer import Tokenizer as OurTokenizer
 from mobileloop_bench.report import page
@@ -189,6 +189,8 @@ def test_damaged_files_are_refused(binary, artifact, tmp_path):
             done = run(binary, command[0], path, *command[1:])
             assert done.returncode == 2
             assert done.stderr.count("\n") == 1
+            if name == "cut":
+                assert f"the file holds {len(content)} bytes: it is cut short" in done.stderr
 
 
 def test_a_full_disk_is_one_sentence(binary, artifact):
@@ -222,6 +224,31 @@ def test_ctrl_c_ends_it_well(binary, artifact):
 
 
 # -- the same answers as the Python side ---------------------------------------------------------------
+
+
+def test_bytes_of_tokens_that_may_halt(binary, tmp_path):
+    """Their executed bytes are a bound in `info`, and unknown in a measurement."""
+    looped = Schedule.immediate(3, 3)
+    rule = Halting(rule="cosine", threshold=0.5, min_loops=2)
+    halting = looped.model_copy(
+        update={"stages": tuple(stage.model_copy(update={"halting": rule}) for stage in looped.stages)}
+    )
+    checkpoint, packed = packed_model(schedule=halting, quantization="int8")
+    path = write_engine(tmp_path / "a.safetensors", checkpoint, packed, kv_bits=8)
+    told, about = document(run(binary, "info", path, "--json")), read_info(path)
+    assert told["executed_bytes"] == about.executed_bytes()
+    assert told["kv_bytes"] == about.kv_bytes(about.context - 1)  # with the scales of 8-bit codes
+    assert ", executed up to " in run(binary, "info", path).stdout
+    options = ["--tokens", "1,2", "--max-tokens", "4", "--json"]
+    for loops, known in ((3, False), (2, True)):
+        words = document(run(binary, "generate", path, *options, "--loops", loops))
+        assert (words["executed_gbps"] is not None) == known
+        assert words["read_gbps"] is not None
+    sizes = ["--prompt-tokens", "4", "--decode-tokens", "2", "--repetitions", "1"]
+    measured = document(run(binary, "bench", path, *sizes, "--threads", "1", "--loops", "2,3", "--json"))
+    for row in measured["results"]:
+        assert row["executed_bytes"] == (about.executed_bytes(2) if row["loops"] == 2 else None)
+        assert (row["executed_gbps"] is not None) == (row["phase"] == "decode" and row["loops"] == 2)
 
 
 @pytest.mark.parametrize("name", list(schedules()))

@@ -158,12 +158,13 @@ def shape_costs(config: ModelConfig, quantization: str, group: int = GROUP) -> d
     def stored(shape: tuple[int, ...], scheme: str) -> int:
         if len(shape) == 1:
             return 4 * shape[0]
-        if scheme != "none" and shape[1] % GROUP:
+        rows, cols = shape
+        if scheme != "none" and cols % GROUP:
             raise MobileloopError(
-                f"an input dimension of {shape[1]} is not a multiple of the quantization group of {GROUP}; choose "
+                f"an input dimension of {cols} is not a multiple of the quantization group of {GROUP}; choose "
                 "--quantize none."
             )
-        return SCHEMES[scheme].stored_bytes(*shape, fitting_group(shape[1], group))
+        return SCHEMES[scheme].stored_bytes(rows, cols, fitting_group(cols, group))
 
     shapes = config.tensor_shapes()
     block = sum(stored(shape, block_scheme) for shape in config.block_tensors().values())

@@ -183,7 +183,7 @@ class _Probes:
 
     def round(self, turn: int) -> None:
         """Every probe once."""
-        steps = [*self.counts, "arithmetic", "call"]
+        steps: list[int | str] = [*self.counts, "arithmetic", "call"]
         for done, step in enumerate(steps):
             title = f"{step} threads" if isinstance(step, int) else step
             self.progress(title, (turn + done / len(steps)) / ROUNDS)

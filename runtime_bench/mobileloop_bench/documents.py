@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -13,6 +15,9 @@ from typing_extensions import Self
 from mobileloop import __version__
 from mobileloop.artifact import written_whole
 from mobileloop.errors import MobileloopError, validated
+
+MAX_BYTES = 256 << 20
+MAX_DEPTH = 32
 
 
 class VersionedDocument(BaseModel):
@@ -47,10 +52,15 @@ class VersionedDocument(BaseModel):
         """Write the document whole or not at all, checked once more against its own schema.
 
         Raises:
-            MobileloopError: for a place that cannot be written.
+            MobileloopError: for a place that cannot be written, or a figure that could not be read back.
         """
-        text = self.to_json()
-        type(self).model_validate_json(text)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pydantic about wrong types; the check below names them
+                text = self.to_json()
+        except ValueError as error:
+            raise MobileloopError(f"{path} was not written: {error}.") from None
+        validated(type(self), json.loads(text), f"{path} was not written: the document")
         with written_whole(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -80,22 +90,72 @@ class VersionedDocument(BaseModel):
 
 
 def read_json(path: Path, origin: str) -> Any:
-    """The JSON value in a file.
+    """The JSON value in a file, no larger and no deeper than any document of ours.
+
+    What JSON allows and a reader could take in two ways is refused: a key twice in one object, a number that is not
+    finite or has more than 64 bits, half a character.
 
     Raises:
-        MobileloopError: for a file that cannot be read or holds no JSON; `origin` is the command that would write it.
+        MobileloopError: for a file that cannot be read or holds no such JSON; `origin` is the command that writes it.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        with Path(path).open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
+    if len(content) > MAX_BYTES:
+        raise MobileloopError(f"{path} is larger than {MAX_BYTES >> 20} MiB, so it is no result of {origin}.")
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise MobileloopError(f"{path} is not text, so it is no result of {origin}.") from None
     try:
-        return json.loads(text, parse_constant=_refuse)
+        data = json.loads(
+            text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole, object_pairs_hook=_each_key_once
+        )
+        _check_depth(data)
     except (ValueError, RecursionError) as error:
         raise MobileloopError(f"{path} is not JSON ({error}); make it again with {origin}.") from None
+    return data
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"it holds {constant}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse("a number beyond 1e308")
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or not -(1 << 63) <= (value := int(text)) < 1 << 63:
+        _refuse("a whole number of more than 64 bits")
+    return value
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        _refuse("a key twice in one object")
+    return found
+
+
+def _check_depth(data: Any) -> None:
+    """Also looks at every text, since half of a surrogate pair can be read and never written again."""
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        for value in level:
+            texts = value if isinstance(value, dict) else (value,)
+            for text in texts:
+                if isinstance(text, str):
+                    text.encode("utf-8")
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    _refuse(f"more than {MAX_DEPTH} levels")

@@ -118,12 +118,10 @@ static void accessed(unsigned cpu, uint32_t info, uint64_t address, void *data) 
     for (uint64_t line = address >> LINE_SHIFT; line <= (address + bytes - 1) >> LINE_SHIFT; line++) {
         if (touch(&l1[core], line)) continue;
         own->l1[kind] += counting;
-        if (!l2_shape.bytes) continue;
         pthread_mutex_lock(&shared);
-        if (!touch(&l2[core / l2_shape.cores], line)) {
-            own->l2[kind] += counting;
-            if (last_shape.bytes && !touch(&last, line)) own->last[kind] += counting;
-        }
+        const bool in_l2 = l2_shape.bytes && touch(&l2[core / l2_shape.cores], line);
+        own->l2[kind] += counting && !in_l2;
+        if (!in_l2 && last_shape.bytes && !touch(&last, line)) own->last[kind] += counting;
         pthread_mutex_unlock(&shared);
     }
 }

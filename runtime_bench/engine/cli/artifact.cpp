@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "error.h"
+#include "mobileloop.h"
 
 namespace ml {
 namespace {
@@ -129,6 +130,10 @@ uint64_t ArtifactInfo::applications(uint32_t loops) const {
     return count;
 }
 
+bool ArtifactInfo::may_halt(uint32_t loops) const {
+    return std::any_of(stages.begin(), stages.end(), [&](const StageInfo &stage) { return stage.may_halt(loops); });
+}
+
 uint64_t ArtifactInfo::num_parameters() const {
     const uint64_t query = num_heads * head_dim, kv = num_kv_heads * head_dim;
     const uint64_t block = hidden_size * (2 * query + 2 * kv + 3 * intermediate_size + 2);
@@ -153,6 +158,10 @@ uint64_t ArtifactInfo::executed_bytes(uint32_t loops) const {
 
 uint64_t ArtifactInfo::kv_bytes(uint64_t position, uint32_t loops) const {
     return applications(loops) * kv_slot_token_bytes() * (position + 1);
+}
+
+uint64_t ArtifactInfo::kv_slot_token_bytes() const {
+    return 2 * num_kv_heads * ml_kv_vector_bytes(static_cast<uint32_t>(kv_bits), static_cast<uint32_t>(head_dim));
 }
 
 uint64_t ArtifactInfo::kv_capacity_bytes() const { return num_slots() * kv_slot_token_bytes() * context; }

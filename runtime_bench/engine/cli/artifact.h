@@ -17,6 +17,10 @@ struct StageInfo {
     std::string halting_rule;
     double halting_threshold = 0;
     uint64_t halting_min_loops = 1;
+    // Whether a token may stop before its loop count.
+    bool may_halt(uint32_t requested) const {
+        return halting_rule != "none" && halting_min_loops < loops_for(requested);
+    }
     // Loops it runs when a session asks for `requested` (0: its own count).
     uint32_t loops_for(uint32_t requested) const;
 };
@@ -42,7 +46,10 @@ struct ArtifactInfo {
     uint32_t default_loops() const;
     uint64_t num_slots() const;
     uint64_t num_parameters() const;
-    // Weight bytes read at least once per token, and touched per token counted once per application.
+    // Whether a token may run fewer loops than asked for.
+    bool may_halt(uint32_t loops) const;
+    // Weight bytes read at least once per token, and touched per token counted once per application; a token that halts
+    // touches fewer.
     uint64_t unique_bytes() const;
     uint64_t executed_bytes(uint32_t loops) const;
     // KV bytes read and written by the token at `position`, from 0.
@@ -54,7 +61,7 @@ private:
     void read(const Json &info);
     void read_stages(const Json &schedule);
     uint64_t applications(uint32_t loops) const;
-    uint64_t kv_slot_token_bytes() const { return 2 * num_kv_heads * head_dim * (kv_bits / 8); }
+    uint64_t kv_slot_token_bytes() const;
 };
 
 } // namespace ml

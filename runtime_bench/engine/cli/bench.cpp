@@ -68,7 +68,7 @@ struct Row {
     std::optional<double> median_ms{}, p10_ms{}, p90_ms{}, tokens_per_s{}, read_gbps{}, executed_gbps{}, ceiling_gbps{},
         loop_tax{};
     std::optional<double> ceiling_tokens_per_s{}, other_cores{}, stolen_cores{};
-    std::optional<uint64_t> kv_bytes{};
+    std::optional<uint64_t> executed_bytes{}, kv_bytes{};
     uint64_t repetitions = 0, context_tokens = 0;
     std::vector<std::string> reasons{}; // why the figure is not valid
 };
@@ -239,6 +239,7 @@ Row Bench::row(const Configuration &one, const char *phase, const std::vector<do
     const uint64_t prompt = settings_.prompt_tokens, tokens = decode ? 1 : prompt;
     row.repetitions = decode ? samples.size() / settings_.decode_tokens : samples.size();
     row.context_tokens = prompt + (decode ? settings_.decode_tokens : 0);
+    if (!about_.may_halt(one.asked_loops)) row.executed_bytes = about_.executed_bytes(one.asked_loops);
     if (!load)
         row.kv_bytes = about_.kv_bytes(decode ? prompt + settings_.decode_tokens / 2 : prompt - 1, one.asked_loops);
     if (!load && one.known && one.wall_s > 0) {
@@ -257,7 +258,7 @@ Row Bench::row(const Configuration &one, const char *phase, const std::vector<do
             return static_cast<double>(bytes + *row.kv_bytes) / (*row.median_ms * 1e6);
         };
         row.read_gbps = gbps(about_.unique_bytes());
-        row.executed_gbps = gbps(about_.executed_bytes(one.asked_loops));
+        if (row.executed_bytes) row.executed_gbps = gbps(*row.executed_bytes);
         if (row.ceiling_gbps)
             row.ceiling_tokens_per_s =
                 *row.ceiling_gbps * 1e9 / static_cast<double>(about_.unique_bytes() + *row.kv_bytes);
@@ -319,7 +320,7 @@ std::string Bench::json(const Row &row) const {
         .add("median_ms", row.median_ms)
         .add("tokens_per_s", row.tokens_per_s)
         .add("unique_bytes", about_.unique_bytes())
-        .add("executed_bytes", about_.executed_bytes(one.asked_loops))
+        .add("executed_bytes", row.executed_bytes)
         .add("kv_bytes", row.kv_bytes)
         .add("read_gbps", row.read_gbps)
         .add("valid", row.reasons.empty())

@@ -13,21 +13,17 @@ namespace {
 constexpr uint64_t kMaxId = 1u << 24;
 constexpr uint32_t kNone = UINT32_MAX;
 
-bool absent(const Json &object, const char *key) {
-    return !object.has(key) || object.at(key).kind() == Json::Kind::null;
-}
-
-bool flag(const Json &object, const char *key) { return !absent(object, key) && object.at(key).boolean(key); }
+bool flag(const Json &object, const char *key) { return !object.absent(key) && object.at(key).boolean(key); }
 
 } // namespace
 
 Bpe::Bpe(const Json &model) {
     // Files from before the library wrote types hold BPE where they hold merges.
-    const std::string type = absent(model, "type") ? "BPE" : model.at("type").string("model type");
+    const std::string type = model.absent("type") ? "BPE" : model.at("type").string("model type");
     require(type == "BPE", "the tokenizer's model is ", type, ", and this program knows BPE");
-    require(absent(model, "dropout"), "the tokenizer's model drops merges at random (dropout)");
+    require(model.absent("dropout"), "the tokenizer's model drops merges at random (dropout)");
     for (const char *affix : {"continuing_subword_prefix", "end_of_word_suffix"})
-        require(absent(model, affix) || model.at(affix).string(affix).empty(), "the tokenizer's model sets ", affix,
+        require(model.absent(affix) || model.at(affix).string(affix).empty(), "the tokenizer's model sets ", affix,
                 ", which this program does not know");
     for (const auto &[token, id] : model.at("vocab").object("vocab")) {
         const auto number = static_cast<uint32_t>(id.whole("the id of a token", 0, kMaxId));
@@ -37,7 +33,7 @@ Bpe::Bpe(const Json &model) {
     fuse_unknown_ = flag(model, "fuse_unk");
     byte_fallback_ = flag(model, "byte_fallback");
     ignore_merges_ = flag(model, "ignore_merges");
-    if (!absent(model, "unk_token")) {
+    if (!model.absent("unk_token")) {
         unknown_ = id(model.at("unk_token").string("unk_token"));
         require(unknown_ >= 0, "the tokenizer's unknown token is not in its vocabulary");
     }

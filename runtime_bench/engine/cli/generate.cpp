@@ -119,7 +119,8 @@ Figures figures_of(const Generation &result, const ArtifactInfo &about, uint32_t
     const uint64_t kv = about.kv_bytes(result.prompt_tokens + result.tokens.size() / 2, loops);
     figures.decode_tokens_per_s = rate;
     figures.read_gbps = static_cast<double>(about.unique_bytes() + kv) * rate / 1e9;
-    figures.executed_gbps = static_cast<double>(about.executed_bytes(loops) + kv) * rate / 1e9;
+    if (!about.may_halt(loops))
+        figures.executed_gbps = static_cast<double>(about.executed_bytes(loops) + kv) * rate / 1e9;
     return figures;
 }
 

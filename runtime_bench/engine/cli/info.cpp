@@ -143,9 +143,9 @@ int run_info(const Arguments &arguments) {
     out += stage_lines(about);
     line("context", text(about.context, " tokens, KV cache ", megabytes(about.kv_capacity_bytes()), " when full"));
     line("bytes per token",
-         text("unique ", megabytes(about.unique_bytes()), ", executed ", megabytes(about.executed_bytes(0)),
-              ", KV up to ", megabytes(about.kv_bytes(about.context - 1, 0)), ", activations ",
-              megabytes(about.activation_bytes(0))));
+         text("unique ", megabytes(about.unique_bytes()), about.may_halt(0) ? ", executed up to " : ", executed ",
+              megabytes(about.executed_bytes(0)), ", KV up to ", megabytes(about.kv_bytes(about.context - 1, 0)),
+              ", activations ", megabytes(about.activation_bytes(0))));
     line("tokenizer", about.tokenizer.kind() == Json::Kind::object ? "carried" : "none");
     print(out);
     return 0;

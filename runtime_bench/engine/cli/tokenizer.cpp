@@ -31,10 +31,6 @@ int byte_token(const std::string &token) {
     return digit(token[3]) < 0 || digit(token[4]) < 0 ? -1 : digit(token[3]) * 16 + digit(token[4]);
 }
 
-bool absent(const Json &object, const char *key) {
-    return !object.has(key) || object.at(key).kind() == Json::Kind::null;
-}
-
 bool ends_with(const std::string &text, const std::string &end) {
     return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
@@ -62,17 +58,17 @@ const std::string &replaced_text(const Json &step) {
 Tokenizer::Tokenizer(const Json &spec) {
     const Json json = Json::parse(spec.at("json_text").string("json_text"));
     for (const char *key : {"truncation", "padding"})
-        require(absent(json, key), "the tokenizer sets ", key, ", which this program does not know");
+        require(json.absent(key), "the tokenizer sets ", key, ", which this program does not know");
     model_ = std::make_unique<Bpe>(json.at("model"));
-    if (!absent(json, "normalizer")) read_normalizer(json.at("normalizer"), 0);
-    pre_tokenizer_ = std::make_unique<PreTokenizer>(absent(json, "pre_tokenizer") ? Json() : json.at("pre_tokenizer"));
-    if (!absent(json, "added_tokens")) read_added(json.at("added_tokens"));
-    if (!absent(json, "post_processor")) read_post_processor(json.at("post_processor"), 0);
-    has_decoder_ = !absent(json, "decoder");
+    if (!json.absent("normalizer")) read_normalizer(json.at("normalizer"), 0);
+    pre_tokenizer_ = std::make_unique<PreTokenizer>(json.absent("pre_tokenizer") ? Json() : json.at("pre_tokenizer"));
+    if (!json.absent("added_tokens")) read_added(json.at("added_tokens"));
+    if (!json.absent("post_processor")) read_post_processor(json.at("post_processor"), 0);
+    has_decoder_ = !json.absent("decoder");
     if (has_decoder_) read_decoder(json.at("decoder"), 0);
-    if (spec.at("add_bos").boolean("add_bos") && !absent(spec, "bos_id"))
+    if (spec.at("add_bos").boolean("add_bos") && !spec.absent("bos_id"))
         bos_ = static_cast<uint32_t>(spec.at("bos_id").whole("bos_id", 0, kMaxId));
-    if (!absent(spec, "chat_template")) chat_template_ = spec.at("chat_template").string("chat_template");
+    if (!spec.absent("chat_template")) chat_template_ = spec.at("chat_template").string("chat_template");
 }
 
 void Tokenizer::read_added(const Json &list) {

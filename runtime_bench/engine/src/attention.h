@@ -92,23 +92,25 @@ void score(const AttentionArgs &a, const float *query, const uint8_t *keys, uint
         for (uint32_t t = 0; t < 8; t++) {
             V sums[H];
             for (V &sum : sums) sum = V::all(0);
-            const uint8_t *key = keys + (begin + t) * bytes;
-            size_t at = 0;
-            for (; begin + t < count && at + kPart <= dim; at += kPart) {
-                const Part part(key, dim, at);
-                for (size_t i = 0; i < kPart; i += 8) {
-                    const V lanes = part.load(i);
-                    for (uint32_t h = 0; h < H; h++)
-                        sums[h] = V::fma(V::load(query + h * dim + at + i), lanes, sums[h]);
+            if (begin + t < count) {
+                const uint8_t *key = keys + (begin + t) * bytes;
+                size_t at = 0;
+                for (; at + kPart <= dim; at += kPart) {
+                    const Part part(key, dim, at);
+                    for (size_t i = 0; i < kPart; i += 8) {
+                        const V lanes = part.load(i);
+                        for (uint32_t h = 0; h < H; h++)
+                            sums[h] = V::fma(V::load(query + h * dim + at + i), lanes, sums[h]);
+                    }
                 }
-            }
-            if (begin + t < count && at < dim) {
-                const Part part(key, dim, at);
-                for_steps(dim - at, [&](size_t i, size_t valid) {
-                    const V lanes = part.load_some(i, valid);
-                    for (uint32_t h = 0; h < H; h++)
-                        sums[h] = V::fma(load_some<V>(query + h * dim + at + i, valid), lanes, sums[h]);
-                });
+                if (at < dim) {
+                    const Part part(key, dim, at);
+                    for_steps(dim - at, [&](size_t i, size_t valid) {
+                        const V lanes = part.load_some(i, valid);
+                        for (uint32_t h = 0; h < H; h++)
+                            sums[h] = V::fma(load_some<V>(query + h * dim + at + i, valid), lanes, sums[h]);
+                    });
+                }
             }
             for (uint32_t h = 0; h < H; h++) dots[h][t] = sums[h];
         }

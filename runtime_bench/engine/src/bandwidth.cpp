@@ -15,7 +15,7 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 double measure(uint32_t threads, uint64_t size_bytes, double seconds) {
-    ml::require(threads >= 1 && threads <= 256, "threads ", threads, " is outside 1-256");
+    ml::require(threads >= 1 && threads <= ml::kMaxThreads, "threads ", threads, " is outside 1-", ml::kMaxThreads);
     ml::require(size_bytes >= 4096 && size_bytes <= (uint64_t{1} << 36), "a buffer of ", size_bytes,
                 " bytes is outside 4 KiB to 64 GiB");
     ml::require(std::isfinite(seconds) && seconds > 0 && seconds <= 600, "the time is outside (0, 600] seconds");

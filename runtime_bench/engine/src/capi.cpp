@@ -174,7 +174,10 @@ ml_status ml_head(ml_context *context, ml_record head, const float *norm, float 
         ml::require(matrix.cols == hidden_size && matrix.rows == vocab_size, "the head is ", matrix.rows, " by ",
                     matrix.cols, " where ", vocab_size, " by ", hidden_size, " was expected");
         ml::require(rows >= 1, "there are no rows for the head");
-        context->head(matrix, norm, eps, &given(hidden, "hidden states"), rows, &given(logits, "place for the logits"));
+        given(hidden, "hidden states"), given(logits, "place for the logits");
+        for (size_t begin = 0; begin < rows; begin += ml::kChunk)
+            context->head(matrix, norm, eps, hidden + begin * hidden_size,
+                          std::min(ml::kChunk, static_cast<uint32_t>(rows - begin)), logits + begin * vocab_size);
     });
 }
 

@@ -37,11 +37,11 @@ void rotate(float *head, const float *cosines, const float *sines, uint32_t head
     }
 }
 
-constexpr uint32_t kMaxSequences = 1024;
-
 bool may_halt(const ml_loop_args &args) {
     return args.halting.rule != ML_HALT_NONE && args.halting.min_loops < args.loops;
 }
+
+} // namespace
 
 uint64_t product(std::initializer_list<uint64_t> factors) {
     uint64_t result = 1;
@@ -50,7 +50,6 @@ uint64_t product(std::initializer_list<uint64_t> factors) {
     return result;
 }
 
-} // namespace
 } // namespace ml
 
 using namespace ml;

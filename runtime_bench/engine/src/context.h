@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -15,6 +16,12 @@
 #include "threads.h"
 
 namespace ml {
+
+constexpr uint32_t kMaxSequences = 1024; // of one call, and of one session
+constexpr uint32_t kChunk = 128;         // rows per pass over the weights: bounds scratch memory
+
+// Of sizes; throws where it overflows.
+uint64_t product(std::initializer_list<uint64_t> factors);
 
 // Scratch that grows and is reused; contents are lost when it grows.
 template <typename T> class Scratch {

@@ -205,8 +205,10 @@ double Json::number(const std::string &where) const {
 }
 uint64_t Json::whole(const std::string &where, uint64_t least, uint64_t most) const {
     const double value = number(where);
-    require(value >= static_cast<double>(least) && value <= static_cast<double>(most) && value == std::floor(value),
-            where, " is ", value, " where a whole number from ", least, " to ", most, " was expected");
+    const bool is_whole = value == std::floor(value);
+    require(is_whole && value >= static_cast<double>(least) && value <= static_cast<double>(most), where, " is ",
+            is_whole && std::fabs(value) < 1e15 ? text(static_cast<int64_t>(value)) : text(value),
+            " where a whole number from ", least, " to ", most, " was expected");
     return static_cast<uint64_t>(value);
 }
 const std::string &Json::string(const std::string &where) const {
@@ -222,6 +224,7 @@ const std::map<std::string, Json> &Json::object(const std::string &where) const 
     return object_;
 }
 bool Json::has(const std::string &key) const { return kind_ == Kind::object && object_.count(key) != 0; }
+bool Json::absent(const std::string &key) const { return !has(key) || at(key).kind() == Kind::null; }
 const Json &Json::at(const std::string &key) const {
     const auto &members = object("the parent of " + key);
     const auto found = members.find(key);

@@ -25,6 +25,7 @@ public:
     const std::map<std::string, Json> &object(const std::string &where) const;
     const Json &at(const std::string &key) const; // of an object
     bool has(const std::string &key) const;
+    bool absent(const std::string &key) const; // missing, or null
 
 private:
     friend class JsonReader;

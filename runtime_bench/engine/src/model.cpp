@@ -19,6 +19,7 @@ namespace {
 constexpr uint64_t kFormatVersion = 2;
 constexpr uint64_t kMaxHeader = 100u << 20; // the safetensors limit
 constexpr uint64_t kMaxContext = 1u << 20, kMaxLoops = 1024, kMaxSlots = 1u << 20;
+constexpr uint64_t kMaxOffset = uint64_t{1} << 48;
 
 ml_halting_rule halting_rule(const std::string &name, const std::string &where) {
     if (name == "none") return ML_HALT_NONE;
@@ -145,8 +146,10 @@ void Model::read_tensors(const Json &header, uint64_t data_start) {
         require(tensor.at("dtype").string("dtype") == type, "the tensor ", name, " is not ", type);
         const auto &offsets = tensor.at("data_offsets").array("data_offsets");
         require(offsets.size() == 2, "the tensor ", name, " has malformed offsets");
-        const uint64_t begin = offsets[0].whole(name + " offset", 0, data_bytes);
-        const uint64_t end = offsets[1].whole(name + " offset", begin, data_bytes);
+        const uint64_t begin = offsets[0].whole(name + " offset", 0, kMaxOffset);
+        const uint64_t end = offsets[1].whole(name + " offset", begin, kMaxOffset);
+        require(end <= data_bytes, "the tensor ", name, " ends at byte ", data_start + end, ", but the file holds ",
+                file_->size(), " bytes: it is cut short; export it again");
         return {file_->data() + data_start + begin, end - begin};
     };
     for (uint32_t b = 0; b < num_blocks; b++) {

@@ -11,25 +11,13 @@
 using namespace ml;
 
 namespace {
-
 using Clock = std::chrono::steady_clock;
-
-constexpr uint32_t kChunk = 128; // rows per pass over the weights: bounds scratch memory
-constexpr uint32_t kMaxSequences = 1024;
-
-uint64_t bytes_of(std::initializer_list<uint64_t> factors) {
-    uint64_t bytes = 1;
-    for (const uint64_t factor : factors)
-        require(!__builtin_mul_overflow(bytes, factor, &bytes), "the size of the KV caches overflows 64 bits");
-    return bytes;
 }
 
-} // namespace
-
 KvMemory::KvMemory(const Model &model, uint32_t num_sequences) : kv_heads_(model.kv_heads), context_(model.context) {
-    slot_bytes_ = bytes_of({model.kv_heads, model.context, kv_vector_bytes(model.kv_type, model.head_dim)});
-    cache_bytes_ = bytes_of({slot_bytes_, model.num_slots});
-    total_bytes_ = bytes_of({cache_bytes_, 2, num_sequences});
+    slot_bytes_ = product({model.kv_heads, model.context, kv_vector_bytes(model.kv_type, model.head_dim)});
+    cache_bytes_ = product({slot_bytes_, model.num_slots});
+    total_bytes_ = product({cache_bytes_, 2, num_sequences});
     void *mapped =
         mmap(nullptr, total_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     require(mapped != MAP_FAILED, "KV caches of ", total_bytes_, " bytes for ", num_sequences,

@@ -10,20 +10,10 @@
 #include <thread>
 #include <vector>
 
+#include "checks.h"
 #include "mobileloop.h"
 
 namespace {
-
-int passed = 0, failed = 0;
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (condition) {                                                                                               \
-            passed++;                                                                                                  \
-        } else if (++failed <= 20) {                                                                                   \
-            std::printf("%s:%d: %s does not hold: %s\n", __FILE__, __LINE__, #condition, ml_last_error());             \
-        }                                                                                                              \
-    } while (false)
 
 // Allocations of this thread fail once this many have been made; -1 is never.
 thread_local long allocations_left = -1;
@@ -194,6 +184,5 @@ int main(int argc, char **argv) {
     test_contexts_of_many_threads(argv[1]);
     test_one_session_in_two_threads(argv[1]);
     test_no_memory(argv[1]);
-    std::printf("%d passed, %d failed\n", passed, failed);
-    return failed ? 1 : 0;
+    return outcome();
 }

@@ -20,6 +20,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "checks.h"
 #include "context.h"
 #include "error.h"
 #include "json.h"
@@ -53,17 +54,6 @@ ML_NOINLINE void operator delete(void *made, std::align_val_t) noexcept { std::f
 ML_NOINLINE void operator delete(void *made, size_t, std::align_val_t) noexcept { std::free(made); }
 
 namespace {
-
-int passed = 0, failed = 0;
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (condition) {                                                                                               \
-            passed++;                                                                                                  \
-        } else if (++failed <= 20) {                                                                                   \
-            std::printf("%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition);                                  \
-        }                                                                                                              \
-    } while (false)
 
 // ThreadSanitizer looks at threads only, and is slow: leave out what runs on one.
 #if !defined(__has_feature)
@@ -1540,6 +1530,25 @@ void test_artifacts() {
     CHECK(ran < 800);
 }
 
+// The head takes rows in chunks: each gets the bits that it gets alone.
+void test_a_head_of_many_rows() {
+    const std::vector<uint8_t> bytes = make_matrix(Scheme::int4);
+    const ml_record table{bytes.data(), bytes.size()};
+    const uint32_t rows = 2 * kChunk + 3;
+    const std::vector<float> hidden = random_floats(rows * kHidden);
+    std::vector<float> together(rows * kVocab), alone(rows * kVocab);
+    ml_context *context = nullptr;
+    CHECK(ml_context_create(2, &context) == ML_OK);
+    const auto head = [&](uint32_t first, uint32_t count, std::vector<float> &to) {
+        return ml_head(context, table, nullptr, 0, hidden.data() + first * kHidden, count, kHidden,
+                       to.data() + first * kVocab, kVocab) == ML_OK;
+    };
+    CHECK(head(0, rows, together));
+    for (uint32_t row = 0; row < rows; row++) CHECK(head(row, 1, alone));
+    CHECK(std::memcmp(together.data(), alone.data(), together.size() * sizeof(float)) == 0);
+    ml_context_destroy(context);
+}
+
 void test_null_pointers() {
     ml_context *context = nullptr;
     ml_model *model = nullptr;
@@ -1568,6 +1577,7 @@ void test_null_pointers() {
     CHECK(says(ml_head(context, table, nullptr, 0, nullptr, 1, kHidden, logits, kVocab), "hidden states"));
     CHECK(says(ml_head(context, table, nullptr, 0, hidden, 1, kHidden, nullptr, kVocab), "logits"));
     CHECK(ml_head(context, table, nullptr, 0, hidden, 1, kHidden, logits, kVocab) == ML_OK);
+    CHECK(ml_head(context, table, nullptr, 0, hidden, 0, kHidden, logits, kVocab) == ML_FAILED);
     CHECK(says(ml_model_open(nullptr, &model), "path"));
     CHECK(says(ml_model_open("/dev/null", nullptr), "model"));
     CHECK(says(ml_session_create(nullptr, 1, 0, 1, &session), "model"));
@@ -1952,6 +1962,7 @@ int main() {
         test_loops_per_token();
         test_times_of_loops();
         test_a_slowed_run_has_the_same_result();
+        test_a_head_of_many_rows();
         test_attention_of_a_call();
         test_a_batch_that_uses_everything();
         if (kThreadsOnly) continue;
@@ -1987,6 +1998,5 @@ int main() {
     test_kv_vector_bytes();
     test_json();
     test_sessions_in_threads();
-    std::printf("%d passed, %d failed\n", passed, failed);
-    return failed == 0 ? 0 : 1;
+    return outcome();
 }

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "checks.h"
 #include "error.h"
 #include "json.h"
 #include "mobileloop.h"
@@ -20,17 +21,6 @@
 using namespace ml;
 
 namespace {
-
-int passed = 0, failed = 0;
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (condition) {                                                                                               \
-            passed++;                                                                                                  \
-        } else if (++failed <= 20) {                                                                                   \
-            std::printf("%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition);                                  \
-        }                                                                                                              \
-    } while (false)
 
 bool refuses(const std::function<void()> &body, const std::string &words) {
     try {
@@ -418,6 +408,5 @@ int main() {
     test_placement();
     test_interface();
     test_in_threads();
-    std::printf("%d passed, %d failed\n", passed, failed);
-    return failed == 0 ? 0 : 1;
+    return outcome();
 }

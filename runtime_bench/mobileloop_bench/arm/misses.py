@@ -19,7 +19,8 @@ from mobileloop.errors import MobileloopError
 from mobileloop.presets import preset
 from mobileloop.quant.packed import PackedModel
 from mobileloop.schedule import Schedule
-from mobileloop_bench.arm.emulator import LINE_BYTES, Cache, Emulator, build, markdown_table, needed, run
+from mobileloop_bench.arm.emulator import LINE_BYTES, Cache, Emulator, markdown_table
+from mobileloop_bench.cachegrind import Cachegrind
 from mobileloop_export import exporter
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -138,39 +139,17 @@ def token_misses(
     return rows
 
 
-def cross_check(emulator: Emulator, artifact: Path, info: ArtifactInfo, loops: int) -> dict[str, Any]:
-    """The same question to another simulator: valgrind's cachegrind on the host's own build of the engine.
-
-    It has two levels and no marks, so the misses of one token are the difference of runs of two tokens and of one.
-
-    Raises:
-        MobileloopError: where valgrind is missing.
-    """
-    valgrind = needed("valgrind", "valgrind")
-    program = build(emulator.folder / "engine-host", "evidence")
-    out, last = emulator.folder / "cachegrind.out", CROSS_CHECK
-    geometry = [f"--D1={64 * KIB},4,{LINE_BYTES}", f"--LL={last.size_bytes},{last.ways},{LINE_BYTES}"]
-    misses = []
-    for tokens in (1, 2):
-        run(
-            *(valgrind, "--tool=cachegrind", "--cache-sim=yes", *geometry, f"--cachegrind-out-file={out}"),
-            *(program, "decode", artifact, str(loops), "1", str(tokens), "0"),
-            environment={"MOBILELOOP_KERNELS": "avx2"},
-        )
-        lines = out.read_text(encoding="utf-8", errors="replace").splitlines()
-        events = next(line for line in lines if line.startswith("events:")).split()[1:]
-        total = next(line for line in lines if line.startswith("summary:")).split()[1:]
-        named = dict(zip(events, map(int, total), strict=True))
-        misses.append(named["DLmr"] + named["DLmw"])
-    out.unlink()
+def cross_check(cachegrind: Cachegrind, artifact: Path, info: ArtifactInfo, loops: int) -> dict[str, Any]:
+    """The same question to another simulator, on the host's own build of the engine."""
+    lines = cachegrind.token_lines(artifact, loops, Cache(64 * KIB, 4), CROSS_CHECK)
     predicted = info.unique_bytes() / LINE_BYTES
     return {
-        "simulator": "valgrind cachegrind, x86-64 build (avx2)",
+        "simulator": cachegrind.described(),
         "loops": loops,
-        "last_level_bytes": last.size_bytes,
+        "last_level_bytes": CROSS_CHECK.size_bytes,
         "predicted_lines": round(predicted),
-        "miss_lines": misses[1] - misses[0],
-        "all_over_predicted": (misses[1] - misses[0]) / predicted,
+        "miss_lines": lines,
+        "all_over_predicted": lines / predicted,
     }
 
 
@@ -234,7 +213,8 @@ def measure(
         misses += token_misses(emulator, artifact[schedule], info[schedule], phone, count, number)
     checked = []
     if cachegrind:
-        checked = [cross_check(emulator, artifact["immediate"], info["immediate"], number) for number in loops]
+        second = Cachegrind(emulator.folder)
+        checked = [cross_check(second, artifact["immediate"], info["immediate"], number) for number in loops]
     return {
         **emulator.described(),
         "phones": [{"name": phone.name, "source": phone.source} for phone in phones],

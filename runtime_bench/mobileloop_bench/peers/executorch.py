@@ -58,7 +58,8 @@ class Executorch(Contestant):
             parameters = Path(folder) / "params.json"
             _write_checkpoint(llama.gguf(store), checkpoint, parameters)
             options = [f"base.checkpoint={checkpoint}", f"base.params={parameters}"]
-            options += [f"export.output_dir={folder}", "export.output_name=model.pte", f"hydra.run.dir={folder}/hydra"]
+            # A name that ends in .pte is taken as the whole path, whatever the folder of outputs.
+            options += [f"export.output_name={folder}/model.pte", f"hydra.run.dir={folder}/hydra"]
             run_logged(
                 [sys.executable, "-m", "executorch.extension.llm.export.export_llm", *_EXPORT, *options],
                 store.folder / "export_llm.log",
