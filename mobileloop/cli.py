@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
-from mobileloop.commands.bench import bench
+from mobileloop.commands.bandwidth import bandwidth
+from mobileloop.commands.bench import INTERRUPTED, bench
+from mobileloop.commands.compare import compare
 from mobileloop.commands.demo import demo
+from mobileloop.commands.device import device
 from mobileloop.commands.export import export
 from mobileloop.commands.fetch import fetch
 from mobileloop.commands.info import info
+from mobileloop.commands.machine import machine
+from mobileloop.commands.options import STDOUT
+from mobileloop.commands.plan import plan
 from mobileloop.commands.report import report
+from mobileloop.commands.results import results
 from mobileloop.commands.run import run
 from mobileloop.commands.simulate import simulate
 from mobileloop.commands.verify import verify
@@ -41,13 +49,27 @@ class _Commands(TyperGroup):
             raise typer.Exit(2) from None
         except (KeyboardInterrupt, typer.Abort):
             typer.echo("\nmobileloop: interrupted.", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader of our output went away
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None
         except OSError as error:  # a full disk behind a redirect, say
             typer.echo(f"mobileloop: {error.filename or 'the output'} failed: {error.strerror or error}.", err=True)
             raise typer.Exit(2) from None
+
+
+class _Command(TyperCommand):
+    """An option whose metavar is in brackets may stand alone: it then has the value `-`, standard output."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Complete such options; typer knows options with a value and options without one."""
+        bracketed = [one for one in self.params if (one.metavar or "").startswith("[")]
+        lone = {name for one in bracketed for name in one.opts if name.startswith("-")}
+        spelled = []
+        for arg, following in zip(args, [*args[1:], "--"], strict=False):
+            alone = arg in lone and following.startswith("-") and following != STDOUT
+            spelled.append(f"{arg}={STDOUT}" if alone else arg)
+        return super().parse_args(ctx, spelled)
 
 
 app = typer.Typer(
@@ -85,13 +107,42 @@ def main_options(
     """
 
 
-for command in (export, run, verify, bench, report, simulate, info, fetch, demo):
-    app.command()(command)
+COMMANDS = (
+    export,
+    run,
+    verify,
+    bench,
+    compare,
+    bandwidth,
+    machine,
+    plan,
+    simulate,
+    report,
+    info,
+    fetch,
+    demo,
+)
+GROUPS = (device, results)
+for command in COMMANDS:
+    app.command(cls=_Command)(command)
+for group in GROUPS:
+    app.add_typer(group)
 
 
 def main() -> None:
-    """Entry point."""
-    app()
+    """Entry point. SIGTERM ends a command as Ctrl-C does, with nothing half-written, and is exit code 143."""
+    terminated = False
+
+    def terminate(*_: object) -> NoReturn:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        app()
+    except SystemExit as end:
+        raise SystemExit(128 + signal.SIGTERM if terminated and end.code == INTERRUPTED else end.code) from None
 
 
 if __name__ == "__main__":

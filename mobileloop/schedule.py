@@ -65,11 +65,14 @@ class Halting(BaseModel):
         if text == "none":
             return cls()
         rule, *numbers = text.split(":")
+        forms = {name: f"{name}:THRESHOLD[:MIN_LOOPS]" for name in RUNNABLE_RULES if name != "none"}
+        if rule not in forms:
+            raise MobileloopError(f"the halting rule '{text}' is not known; write none, {', '.join(forms.values())}.")
+        if not 1 <= len(numbers) <= 2:
+            found = "too many parts" if numbers else "no threshold"
+            raise MobileloopError(f"the halting rule '{text}' has {found}; write {forms[rule]}.")
         fields: dict[str, object] = {"rule": rule}
         fields.update(zip(("threshold", "min_loops"), numbers, strict=False))
-        if rule not in RUNNABLE_RULES or rule == "none" or not 1 <= len(numbers) <= 2:
-            known = ", ".join(f"{name}:THRESHOLD[:MIN_LOOPS]" for name in RUNNABLE_RULES if name != "none")
-            raise MobileloopError(f"the halting rule '{text}' is not known: write none, {known}.")
         return validated(cls, fields, f"the halting rule '{text}'")
 
 
@@ -246,7 +249,7 @@ class Schedule(BaseModel):
             schedule.check_blocks(num_blocks)
             return schedule
         raise MobileloopError(
-            f"the schedule '{text}' is not known: write plain, immediate:N, all:N, range:A-B:N:DAMPING or a .json file."
+            f"the schedule '{text}' is not known; write plain, immediate:N, all:N, range:A-B:N:DAMPING or a .json file."
         )
 
     # -- facts -------------------------------------------------------------------------------------

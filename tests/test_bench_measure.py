@@ -156,7 +156,9 @@ def test_bandwidth_without_the_engine_is_unknown(monkeypatch: pytest.MonkeyPatch
 
 
 def test_memory_of_a_session(fake_artifact: Path) -> None:
-    request = memory_module.Request(path=str(fake_artifact), runtime="engine", threads=1, loops=2, prompt_tokens=8)
+    request = memory_module.Request(
+        path=str(fake_artifact), runtime="engine", options={}, threads=1, loops=2, prompt_tokens=8
+    )
     used = memory_module.use_of(request)
     assert used.threads == 1
     assert sum(1 for what, *_ in FakeSession.log if what == "run") == 1 + memory_module.DECODED_TOKENS

@@ -24,7 +24,7 @@ from mobileloop.checkpoints.random import random_model
 from mobileloop.runtimes import open_session
 from mobileloop_export import FORMATS
 
-COMMANDS = ("export", "run", "verify", "bench", "report", "info", "fetch", "demo")
+COMMANDS = ("export", "run", "verify", "bench", "compare", "report", "results", "machine", "info", "fetch", "demo")
 CONFIG = TINY.model_copy(update={"vocab_size": 259, "max_position": 128})
 CONTEXT = 64
 CPU = min(os.sched_getaffinity(0))
@@ -176,12 +176,27 @@ def test_cpus(world, tmp_path):
     assert f"with 1 thread ran on cpus {CPU}." in (tmp_path / "a.html").read_text()
 
 
-def test_info_of_the_machine(tmp_path):
-    lines = passed(cli("info", "--machine", cwd=tmp_path)).stdout.splitlines()
-    assert lines[0].split()[:2] == ["cpus", "cores"]
-    assert re.fullmatch(r"By default \d+ threads?\.", lines[-1])
-    told = json.loads(passed(cli("info", "--machine", "--json", cwd=tmp_path)).stdout)
-    assert [cpu["cpu"] for cpu in told["cpus"]] == sorted(os.sched_getaffinity(0))
+def test_machine(tmp_path):
+    text = passed(cli("machine", cwd=tmp_path)).stdout
+    assert "Clusters, the strongest first" in text
+    assert re.search(r"usable cpus?, .*by default \d+ threads?$", text, re.M)
+    assert "Sources" not in text
+    told = json.loads(passed(cli("machine", "--json", cwd=tmp_path)).stdout)
+    assert told["schema"] == "mobileloop.machine/1"
+    assert [cpu["cpu"] for cpu in told["topology"]["cpus"]] == sorted(os.sched_getaffinity(0))
+    assert passed(cli("machine", "--json", "this.json", cwd=tmp_path)).stdout == "Wrote this.json\n"
+    shown = passed(cli("machine", "this.json", cwd=tmp_path)).stdout
+    assert shown.splitlines()[0] == text.splitlines()[0]
+
+
+def test_shipped_machines(tmp_path):
+    names = [line.split()[0] for line in passed(cli("machine", "--list", cwd=tmp_path)).stdout.splitlines()]
+    assert "raspberry-pi-5" in names
+    text = passed(cli("machine", "raspberry-pi-5", cwd=tmp_path)).stdout
+    for part in ("Cortex-A76", "Bandwidth ladder", "in theory", "estimated", "bcm2712.dtsi", "unknown:"):
+        assert part in text
+    told = json.loads(passed(cli("machine", "raspberry-pi-5", "--json", cwd=tmp_path)).stdout)
+    assert told["name"] == "Raspberry Pi 5"
 
 
 def test_clusters_are_offered_for_completion(tmp_path):
@@ -193,7 +208,7 @@ def test_clusters_are_offered_for_completion(tmp_path):
     }
     code = "from mobileloop.cli import app; app(prog_name='mobileloop')"
     said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=asked)
-    clusters = json.loads(passed(cli("info", "--machine", "--json", cwd=tmp_path)).stdout)["clusters"]
+    clusters = json.loads(passed(cli("machine", "--json", cwd=tmp_path)).stdout)["machine"]["clusters"]
     assert len(said.stdout.split()) == len(clusters)
 
 
@@ -446,6 +461,15 @@ REFUSED_ARTIFACTS = {
     "no template": (lambda w, f: ["run", w.engine, *prompt("--chat")], "no chat template"),
     "no tokens": (lambda w, f: ["run", w.engine, *prompt("--max-tokens", 0)], "max-tokens 0 is outside"),
     "temperature": (lambda w, f: ["run", w.engine, *prompt("--temperature", "nan")], "temperature nan is outside"),
+    "onnx kernel, run": (
+        lambda w, f: ["run", w.engine, *prompt("--onnx-kernel", "engine")],
+        "--onnx-kernel engine is for .onnx artifacts, and",
+    ),
+    "onnx kernel, verify": (
+        lambda w, f: ["verify", w.engine, "--against", w.source, "--onnx-kernel", "stock"],
+        "--onnx-kernel stock is for .onnx artifacts, and",
+    ),
+    "onnx kernel, bench": (lambda w, f: ["bench", w.engine, "--onnx-kernel", "stock"], "is none; leave it out"),
     "halt, what": (
         lambda w, f: ["run", w.engine, *prompt("--halt", "mood:1")],
         "rule 'mood:1' is not known",
@@ -469,8 +493,11 @@ REFUSED_ARTIFACTS = {
         "onnxruntime's own threads",
     ),
     "cpus of bench": (lambda w, f: ["bench", w.engine, "--cpus", 1023], "cpu 1023 does not exist"),
-    "info of two": (lambda w, f: ["info", w.engine, "--machine"], "info shows one thing at a time"),
-    "info of nothing": (lambda w, f: ["info"], "info shows one thing at a time"),
+    "machine, name": (lambda w, f: ["machine", "iphone"], "there is no machine 'iphone'; name a file of"),
+    "machine, none": (lambda w, f: ["machine", f / "none.json"], "cannot be read"),
+    "machine, artifact": (lambda w, f: ["machine", w.engine], "is not text, so it is no result of mobileloop machine"),
+    "machine, list": (lambda w, f: ["machine", "x", "--list"], "--list shows the names of all shipped machines"),
+    "machine, folder": (lambda w, f: ["machine", "--json", f / "none/m.json"], "does not exist"),
     "other source": (
         lambda w, f: ["verify", w.engine, "--against", other_source(f)],
         "give the source it was made from",
@@ -538,11 +565,14 @@ def test_usage_errors_are_exit_code_2(world, tmp_path):
 # -- Ctrl-C ----------------------------------------------------------------------------------------
 
 
-def interrupted(process):
-    """Press Ctrl-C; returns what was still to come on stderr."""
-    process.send_signal(signal.SIGINT)
+STOPS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def interrupted(process, stop=signal.SIGINT):
+    """Press Ctrl-C, or send another signal that stops a command."""
+    process.send_signal(stop)
     stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, stderr
+    assert process.returncode == STOPS[stop], stderr
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1] == "mobileloop: interrupted."
 
@@ -553,7 +583,8 @@ def started(*arguments, cwd):
     )
 
 
-def test_interrupted_while_writing(world, tmp_path):
+@pytest.mark.parametrize("stop", STOPS)
+def test_interrupted_while_writing(world, tmp_path, stop):
     process = started("export", world.source, "--to", "executorch", "-o", "a.pte", cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".*.part")):  # from here on it traces and lowers for seconds
@@ -561,7 +592,7 @@ def test_interrupted_while_writing(world, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.3)
-    interrupted(process)
+    interrupted(process, stop)
     assert not contents(tmp_path)
 
 
@@ -571,6 +602,16 @@ def test_interrupted_while_reading(tmp_path):
     assert process.poll() is None
     interrupted(process)
     assert not contents(tmp_path)
+
+
+def test_terminated_while_measuring(world, tmp_path):
+    process = started("bench", world.engine, "--repetitions", 100000, "--json", "out.json", cwd=tmp_path)
+    assert process.stdout.readline()  # of the card
+    process.send_signal(signal.SIGTERM)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, stderr
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("target", ["engine", "onnx"])

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders import add_tokenizer, packed_model, schedules, write_engine, write_folder
+from builders import TINY, add_tokenizer, packed_model, schedules, write_engine, write_folder
 from test_engine_native import run
 from test_fuzz import build as build_targets
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
@@ -22,7 +22,6 @@ from tokenizers.decoders import DecodeStream
 from mobileloop import __version__
 from mobileloop.checkpoints import load_checkpoint, vocabulary
 from mobileloop.checkpoints.random import random_model
-from mobileloop.config import ModelConfig
 from mobileloop.generate import Sampler, generate
 from mobileloop.quant.packed import PackedModel
 from mobileloop.runtimes import open_session
@@ -72,17 +71,7 @@ def tokenize():
 def artifact(tmp_path_factory):
     """A looped artifact with a byte-level tokenizer of 259 tokens."""
     folder = tmp_path_factory.mktemp("binary")
-    config = ModelConfig(
-        name="text",
-        vocab_size=259,
-        hidden_size=64,
-        intermediate_size=96,
-        num_blocks=2,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-        max_position=512,
-    )
+    config = TINY.model_copy(update={"name": "text", "vocab_size": 259, "num_blocks": 2})
     add_tokenizer(write_folder(folder / "model", random_model(config, None, 5)))
     checkpoint = replace(load_checkpoint(str(folder / "model")), schedule=Schedule.repeat_all_over(2, 3))
     packed = PackedModel.from_checkpoint(checkpoint, "int4")
@@ -166,6 +155,10 @@ def test_help_and_version(binary):
         (["generate", "FILE", "--max-tokens"], "--max-tokens needs a value"),
         (["generate", "FILE", "--json=1"], "--json takes no value"),
         (["bench", "FILE", "--loops", "7"], "runs up to 3 loops"),
+        (["bench", "FILE", "--cpus", "3-1"], "--cpus '1' is not a whole number from 3 to 1023"),
+        (["bench", "FILE", "--cpus", "1-"], "--cpus '' is not a whole number"),
+        (["bench", "FILE", "--threads", "1", "--cpus", "0,0"], "cpu 0 is listed twice"),
+        (["bench", "FILE", "--threads", "1", "--cpus", "1000"], "cpu 1000 "),
         (["bench", "FILE", "--prompt-tokens", "500"], "do not fit the context of 200"),
         (["bandwidth", "--sizes", "1"], "is not a size from 4K to 64G"),
         (["bandwidth", "FILE"], "one word too many"),
@@ -533,16 +526,19 @@ def test_bench_is_a_document_of_the_report(binary, artifact, tmp_path):
         (threads, loops, phase)
         for threads in (1, 2)
         for loops in (1, 3)
-        for phase in ("first_token", "prefill", "decode")
+        for phase in ("load", "first_token", "prefill", "decode")
     }
     assert [row.loops for row in found.results if row.skipped] == [9, 9]
     for row in measured:
-        assert len(row.samples_ms) == (8 if row.phase == "decode" else 2)
+        assert len(row.samples_ms) == (8 if row.phase == "decode" else 2) == 2 * row.samples_per_round
+        assert row.p90_ms <= row.p99_ms <= max(row.samples_ms)
+        assert row.stream is None
         assert row.unique_bytes == about.unique_bytes()
         assert row.executed_bytes == about.executed_bytes(row.loops)
         assert (
             row.kv_bytes
             == {
+                "load": None,
                 "first_token": None,
                 "prefill": about.kv_bytes(11, row.loops),
                 "decode": about.kv_bytes(14, row.loops),
@@ -551,11 +547,26 @@ def test_bench_is_a_document_of_the_report(binary, artifact, tmp_path):
         assert (row.loop_tax is not None) == (row.phase == "decode")
         assert not row.valid
         assert any("fewer than 5" in reason for reason in row.reasons)
+    phases = {(row.threads, row.loops, row.phase): row.samples_ms for row in measured}
+    for (threads, loops, phase), opened in phases.items():
+        if phase == "load":
+            first = phases[threads, loops, "first_token"]
+            assert all(less < more for less, more in zip(opened, first, strict=True))
+    assert json.loads(done.stdout)["schema"] == "mobileloop.bench/2"
     assert found.machine.cores_usable == len(os.sched_getaffinity(0))
     assert "Decode time against loops" in page([found])
     table = run(binary, "bench", artifact, *words, "--no-bandwidth")
     assert table.returncode == 0
     assert "skipped: 9 loops" in table.stdout
+
+
+def test_bench_runs_on_the_chosen_cpus(binary, artifact):
+    cpu = max(os.sched_getaffinity(0))
+    words = ["--prompt-tokens", 4, "--decode-tokens", 2, "--repetitions", 1, "--no-bandwidth", "--json"]
+    told = document(run(binary, "bench", artifact, "--cpus", cpu, *words))
+    assert told["settings"]["cpus"] == [cpu]
+    assert told["settings"]["threads"] == [1]
+    assert {row["details"]["cpus"] for row in told["results"]} == {str(cpu)}
 
 
 def test_bandwidth(binary):

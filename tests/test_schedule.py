@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from builders import mixed_schedule, schedules
@@ -244,6 +245,21 @@ def test_halting_rules_as_text():
                  "exit_gate:0", "exit_gate:1.1", "COSINE:1"):  # fmt: skip
         with pytest.raises(MobileloopError, match="the halting rule '"):
             Halting.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mood:1", "is not known; write none, latent_difference:THRESHOLD"),
+        ("none:1", "is not known; write none,"),
+        ("cosine", "has no threshold; write cosine:THRESHOLD[:MIN_LOOPS]."),
+        ("cosine:1:2:3", "has too many parts; write cosine:THRESHOLD[:MIN_LOOPS]."),
+        ("cosine:", "is not valid: threshold: "),
+    ],
+)
+def test_what_is_wrong_with_a_halting_rule(text, said):
+    with pytest.raises(MobileloopError, match=re.escape(f"the halting rule '{text}' {said}")):
+        Halting.parse(text)
 
 
 def test_halting_that_does_not_fit_its_stage():

@@ -86,7 +86,7 @@ def bench(
     """
     from mobileloop_bench.plan import Settings
 
-    options = session_options(onnx_kernel, cpus)
+    options = session_options(files, onnx_kernel, cpus)
     settings = Settings.parse(
         threads,
         loops,

@@ -91,6 +91,7 @@ def export(
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --to engine -o smollm2.safetensors
       mobileloop export ./MobileLLM-125M-layer-share --to onnx --quantize int8 -o ls.onnx
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --to executorch --schedule range:12-17:2:0.5 -o damped.pte
+      mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --quantize int8 --group 64 --kv int8 -o small-cache.safetensors
       mobileloop export mobilellm-350m-ls --loops 4 --to engine -o random-350m.safetensors
     """
     from mobileloop.artifact import ArtifactInfo, check_output, written_whole

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,8 @@ from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
     from mobileloop.runtimes.base import SessionOptions
+
+STDOUT = "-"  # as the name of a file
 
 Loops = Annotated[
     int | None,
@@ -38,7 +41,7 @@ Cpus = Annotated[
         "--cpus",
         metavar="LIST",
         help="Run on these cpus, such as 4-7,2: one thread on each where there are as many, else every thread on any "
-        "of them. Default: the big cores where there are others (mobileloop info --machine).",
+        "of them. Default: the big cores where there are others (mobileloop machine).",
         autocompletion=_complete_cpus,
     ),
 ]
@@ -64,10 +67,19 @@ Stream = Annotated[
 ]
 
 
-def session_options(onnx_kernel: str, cpus: str | None, stream: str = "off") -> SessionOptions:
-    """The values of these options, as a session takes them."""
+def session_options(files: Sequence[Path], onnx_kernel: str, cpus: str | None, stream: str = "off") -> SessionOptions:
+    """The values of these options, as sessions of `files` take them.
+
+    Raises:
+        MobileloopError: for a cpu list that is none, or an ONNX kernel where no file is an .onnx artifact.
+    """
+    from mobileloop.artifact import runtime_of
     from mobileloop.runtimes.topology import parse_cpus
 
+    if onnx_kernel != "auto" and not any(runtime_of(file) == "onnx" for file in files):
+        raise MobileloopError(
+            f"--onnx-kernel {onnx_kernel} is for .onnx artifacts, and {files[0]} is none; leave it out."
+        )
     return {"onnx_kernel": onnx_kernel, "stream": stream, "cpus": None if cpus is None else parse_cpus(cpus)}
 
 

@@ -65,6 +65,7 @@ def run(
       mobileloop run looped.safetensors --prompt "Why is the sky blue?" --halt latent_difference:0.03:2
       mobileloop run looped.onnx --no-chat --prompt "Once upon a time" --loops 2 --threads 1
       mobileloop run smollm2.safetensors --prompt "Name a colour." --cpus 4-7
+      mobileloop run looped.safetensors --prompt "Name a bird." --threads 4 --stream core:1
     """
     from mobileloop.generate import Sampler, generate, generate_samples
     from mobileloop.runtimes import open_session
@@ -85,7 +86,7 @@ def run(
         loops=loops,
         sequences=samples,
         halting=halting,
-        **session_options(onnx_kernel, cpus, stream),
+        **session_options([file], onnx_kernel, cpus, stream),
     )
     if session.info.tokenizer is None:
         raise MobileloopError(

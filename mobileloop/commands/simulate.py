@@ -47,7 +47,7 @@ def simulate(
     """
     from mobileloop.artifact import check_output, runtime_of
     from mobileloop.runtimes.engine import read_info
-    from mobileloop_bench.machinefile import MachineFile
+    from mobileloop_bench.machinefile import load
     from mobileloop_bench.plan import numbers
     from mobileloop_bench.simulate import open_simulator
     from mobileloop_bench.simulate import simulate as run
@@ -56,7 +56,7 @@ def simulate(
         raise MobileloopError(f"{file} is no engine artifact; export with --to engine to simulate it.")
     if json_out is not None:
         check_output(json_out)
-    found = MachineFile.read(Path(machine))
+    found = load(machine)
     info = read_info(file)
     most = info.schedule.max_loops
     asked = numbers(loops, "--loops") if loops is not None else sorted({1, most})

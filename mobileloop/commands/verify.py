@@ -57,7 +57,7 @@ def verify(
         verification_tokens,
     )
 
-    session = open_session(file, threads=threads, loops=loops, **session_options(onnx_kernel, cpus))
+    session = open_session(file, threads=threads, loops=loops, **session_options([file], onnx_kernel, cpus))
     with progress_bar("verify") as progress:
         progress("reading the source", 0.0)
         checkpoint = load_checkpoint(against, seed)

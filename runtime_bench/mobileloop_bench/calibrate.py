@@ -8,6 +8,8 @@ arithmetic hides behind the memory, and what the second application still finds 
 from __future__ import annotations
 
 import ctypes
+import mmap
+import os
 import statistics
 import tempfile
 import time
@@ -29,6 +31,7 @@ from mobileloop.runtimes import native
 from mobileloop.runtimes.engine import EngineSession
 from mobileloop.runtimes.topology import read_topology
 from mobileloop_bench.machinefile import EngineCosts
+from mobileloop_bench.predict import kv_pages
 from mobileloop_export import exporter
 
 Progress = Callable[[str, float], None]
@@ -40,6 +43,8 @@ STREAMED_HIDDEN = (512, 640, 768, 960, 1280, 1600, 2048)  # of the block beyond 
 STREAMED_BYTES = 256 << 20  # of all of them: beyond the last-level cache
 UNKNOWN_PRIVATE_BYTES = 1 << 20
 LENGTHS = (64, 1024)  # positions between which attention is measured
+SLOT_LENGTHS = (8, 200)  # the same, where the KV cache lies in many slots
+STREAMED_LOOPS = 4
 ALIGNMENT = 4096
 
 
@@ -82,34 +87,36 @@ def reread_share(first: float, second: float, later: float) -> float | None:
 
 
 class Applied:
-    """Blocks and a context of the engine that applies each of them, one call a block."""
+    """Blocks and a context of the engine that applies each of them, one call a block, each on KV slots of its own."""
 
     def __init__(
         self, records: Sequence[NDArray[np.uint8]], config: ModelConfig, threads: int, slots: int, capacity: int = 16
     ) -> None:
         self._context = ctypes.c_void_p()
         engine = native.library()
-        vectors = slots * config.num_kv_heads * capacity
-        caches = [np.zeros(vectors * kv_vector_bytes(config.head_dim, 16), dtype=np.uint8) for _ in range(2)]
+        size = slots * config.num_kv_heads * capacity * kv_vector_bytes(config.head_dim, 16)
+        # Not numpy's memory, which lies in large pages where a session's KV cache does not.
+        caches = [np.frombuffer(mmap.mmap(-1, len(records) * size), dtype=np.uint8) for _ in range(2)]
         hidden = np.ones(config.hidden_size, dtype=np.float32)
         self._kept = [*records, *caches, hidden]  # whatever the arguments point to
-        self._sequence = native.SequenceArgs(caches[0].ctypes.data, caches[1].ctypes.data, caches[0].nbytes, 0)
-        self._calls = []
-        for record in records:
+        self._sequences, self._calls = [], []
+        for number, record in enumerate(records):
+            keys, values = (cache.ctypes.data + number * size for cache in caches)
+            sequence = native.SequenceArgs(keys, values, size, 0)
             args = native.LoopArgs(num_blocks=1, damping=1.0, hidden_size=config.hidden_size, tokens=1, num_sequences=1)
             args.blocks = ctypes.pointer(native.Record(record.ctypes.data, record.nbytes))
-            args.sequences = ctypes.pointer(self._sequence)
+            args.sequences = ctypes.pointer(sequence)
             args.hidden_in = args.hidden_out = hidden.ctypes.data
             args.kv_type, args.num_slots, args.capacity = 16, slots, capacity
+            self._sequences.append(sequence)
             self._calls.append(args)
         native.check(engine.ml_context_create(threads, ctypes.byref(self._context)))
 
     def us(self, loops: int, position: int = 8, times: int = 1) -> float:
         """Time of applying every block `loops` times: the median of `times`, after one that is not counted."""
         engine, samples = native.library(), []
-        self._sequence.position = position
-        for args in self._calls:
-            args.loops = loops
+        for sequence, args in zip(self._sequences, self._calls, strict=True):
+            sequence.position, args.loops = position, loops
         for _ in range(times + 1):
             start = time.perf_counter_ns()
             for args in self._calls:
@@ -209,7 +216,10 @@ class _Probes:
         }
         region = {threads: max(median("region", threads), 0.0) for threads in self.counts}
         resident = median("resident read", 1)
-        shares, misses = self._streamed(rate, resident, application, region)
+        attention = max(median("attention"), 0.0)
+        page_us = self._kv_page_us(attention)
+        pages = kv_pages(self.streamed_config, SLOT_LENGTHS[0], 16, os.sysconf("SC_PAGE_SIZE"))
+        shares, misses = self._streamed(rate, resident, application, region, pages * page_us)
         return EngineCosts(
             kernels=native.kernels(),
             compute_gbps=rate,
@@ -218,22 +228,34 @@ class _Probes:
             region_us=region,
             application_us=application,
             token_us=max(median("call") - region[1] - tiny, 0.0),
-            attention_ns=max(median("attention"), 0.0) * 1e3,
+            attention_ns=attention * 1e3,
+            kv_page_us=page_us,
             overlap=1 - statistics.median(shares),
             reread_misses=statistics.median(misses) if misses else None,
         )
 
+    def _kv_page_us(self, attention_us: float) -> float:
+        """What a page of KV cache costs beside attending to it, from the same calls behind few and many tokens."""
+        short, long = SLOT_LENGTHS
+        applications = self.blocks * STREAMED_LOOPS
+        more = (self.samples.median("long slots") - self.samples.median("streamed", 1, STREAMED_LOOPS)) / applications
+        attending = self.streamed_config.num_heads * (long - short) * attention_us
+        page = os.sysconf("SC_PAGE_SIZE")
+        pages = kv_pages(self.streamed_config, long, 16, page) - kv_pages(self.streamed_config, short, 16, page)
+        return max(more - attending, 0.0) / pages
+
     def _streamed(
-        self, rate: float, resident: float, application: dict[int, float], region: dict[int, float]
+        self, rate: float, resident: float, application: dict[int, float], region: dict[int, float], pages_us: float
     ) -> tuple[list[float], list[float]]:
         """Unhidden shares of the first and of the later applications, and how much a second one misses."""
         size, median = self.bytes["streamed"], self.samples.median
         shares, misses = [], []
         for threads in self.counts:
             compute, cached = (size / (gbps * threads) / 1e3 for gbps in (rate, resident))
-            once, twice, four = (median("streamed", threads, loops) / self.blocks for loops in (1, 2, 4))
-            first = once - region[threads] - application[threads]
-            second, later = twice - once - application[threads], (four - twice) / 2 - application[threads]
+            once, twice, most = (median("streamed", threads, n) / self.blocks for n in (1, 2, STREAMED_LOOPS))
+            aside = application[threads] + pages_us / threads
+            first, second = once - region[threads] - aside, twice - once - aside
+            later = (most - twice) / (STREAMED_LOOPS - 2) - aside
             for taken, read in ((first, "home read"), (later, "shared read")):
                 shares.append(unhidden(taken, size / median(read, threads) / 1e3, compute, cached))
             missed = reread_share(first, second, later)
@@ -248,8 +270,10 @@ class _Probes:
         self.samples.add(once - application, "region", threads)
         self.samples.add(_per_loop(resident), "int4", threads)
         streamed = self.appliers["streamed", threads]
-        for loops in (1, 2, 4):
+        for loops in (1, 2, STREAMED_LOOPS):
             self.samples.add(streamed.us(loops), "streamed", threads, loops)
+        if threads == 1:
+            self.samples.add(streamed.us(STREAMED_LOOPS, SLOT_LENGTHS[1]), "long slots")
         total = self.blocks * self.bytes["streamed"]
         self.samples.add(native.read_bandwidth(threads, total, 0.02), "home read", threads)
         self.samples.add(native.read_bandwidth(threads, self.bytes["streamed"], 0.02), "shared read", threads)
@@ -305,7 +329,9 @@ class _Probes:
         self.blocks = max(total // record.nbytes, 2)
         records = copies(record, self.blocks)
         for threads in self.counts:
-            self._apply("streamed", threads, Applied(records, config, threads, slots=4))
+            capacity = SLOT_LENGTHS[1] + 1
+            self._apply("streamed", threads, Applied(records, config, threads, STREAMED_LOOPS, capacity))
+        self.streamed_config = config
 
     def _apply(self, name: str, threads: int, applied: Applied) -> None:
         self._stack.callback(applied.close)

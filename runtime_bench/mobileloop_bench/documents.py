@@ -71,19 +71,26 @@ class VersionedDocument(BaseModel):
         Raises:
             MobileloopError: for a file that cannot be read, is not such a document, or is of a newer version.
         """
-        data = read_json(path, cls.ORIGIN)
-        version = cls._version(data, path)
-        return validated(cls, cls.upgraded(data, version), f"the file {path}")
+        return cls.parse(read_json(path, cls.ORIGIN), str(path))
 
     @classmethod
-    def _version(cls, data: Any, path: Path) -> int:
+    def parse(cls, data: Any, where: str) -> Self:
+        """A document from its JSON value, upgraded where it is of an older version.
+
+        Raises:
+            MobileloopError: naming `where`, as `read` does.
+        """
+        return validated(cls, cls.upgraded(data, cls._version(data, where)), where)
+
+    @classmethod
+    def _version(cls, data: Any, where: str) -> int:
         schema = data.get("schema") if isinstance(data, dict) else None
         match = re.fullmatch(rf"{re.escape(cls.NAME)}/([1-9]\d{{0,8}})", schema) if isinstance(schema, str) else None
         if not match:
-            raise MobileloopError(f"{path} is no result of {cls.ORIGIN}; its schema is not {cls.NAME}.")
+            raise MobileloopError(f"{where} is no result of {cls.ORIGIN}; its schema is not {cls.NAME}.")
         if int(match[1]) > cls.VERSION:
             raise MobileloopError(
-                f"{path} has schema {schema}, but this mobileloop {__version__} reads up to "
+                f"{where} has schema {schema}, but this mobileloop {__version__} reads up to "
                 f"{cls.NAME}/{cls.VERSION}; upgrade mobileloop."
             )
         return int(match[1])

@@ -58,6 +58,7 @@ class Latency(BaseModel):
 
     size_bytes: int = Field(gt=0)
     cluster: int | None = None
+    state: State = "warm"
     ns: FiniteFloat = Field(gt=0)
     samples_ns: list[FiniteFloat] = []
 
@@ -66,6 +67,13 @@ class Ladder(BaseModel):
     """Everything `mobileloop bandwidth` found; `steps` are read from `rungs` and `latencies`.
 
     A machine file from published figures has steps only.
+
+    Attributes:
+        cold_by: how the working set was evicted before every cold pass; null where nothing was measured cold.
+        kernels: the kernel set whose loads were timed.
+        huge_pages: whether the system was asked for them.
+        notes: what must be said beside the figures.
+        interrupted: True where Ctrl-C ended it; every thread count that is there is complete.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -73,8 +81,18 @@ class Ladder(BaseModel):
     rungs: list[Rung] = []
     latencies: list[Latency] = []
     steps: list[Step] = []
+    cold_by: str | None = None
+    kernels: str | None = None
+    huge_pages: bool | None = None
+    notes: list[str] = []
+    interrupted: bool = False
 
     def steps_of(self, threads: int, cluster: int | None = None) -> list[Step]:
         """The steps of one thread count and cluster, from the smallest working set to DRAM."""
         found = [step for step in self.steps if step.threads == threads and step.cluster == cluster]
         return sorted(found, key=lambda step: step.up_to_bytes or float("inf"))
+
+    def dram_gbps(self, threads: int, cluster: int | None = None) -> float | None:
+        """What `threads` threads read from DRAM in 1e9 bytes per second; None where it was not measured."""
+        steps = self.steps_of(threads, cluster)
+        return steps[-1].read_gbps if steps and steps[-1].up_to_bytes is None else None

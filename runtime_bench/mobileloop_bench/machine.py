@@ -11,42 +11,35 @@ import os
 import platform
 import re
 import subprocess
+from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
 import mobileloop
 from mobileloop.errors import MobileloopError
+from mobileloop.runtimes import topology as topology_of
 from mobileloop.runtimes.base import available_threads
 from mobileloop.runtimes.topology import Topology, read_topology
+from mobileloop_bench.android import Android, android_build, read_properties
+from mobileloop_bench.cores import core_names, soc_name
+from mobileloop_bench.processor import cpu_id, cpu_name, emulated, hypervisor, instruction_sets
+from mobileloop_bench.sensors import Battery, EnergyMeter, read_battery, read_frequencies, read_mhz, read_temperatures
+from mobileloop_bench.sysfs import CPUS, ROOT, read_number, read_text
 
-# As procfs spells them, with the spelling used here; Arm and x86 share the table because no name is shared.
-INSTRUCTION_SETS = {
-    "avx2": "avx2",
-    "fma": "fma",
-    "f16c": "f16c",
-    "avx_vnni": "avx_vnni",
-    "avx512f": "avx512f",
-    "avx512bw": "avx512bw",
-    "avx512vl": "avx512vl",
-    "avx512_vnni": "avx512_vnni",
-    "avx512_bf16": "avx512_bf16",
-    "amx_int8": "amx_int8",
-    "asimd": "asimd",
-    "asimdhp": "asimdhp",
-    "asimddp": "asimddp",
-    "i8mm": "i8mm",
-    "bf16": "bf16",
-    "sve": "sve",
-    "sve2": "sve2",
-    "sme": "sme",
-}
 LIBRARIES = ("numpy", "onnxruntime", "executorch", "torch")
 
 
 class Cache(BaseModel):
-    """One cache as sysfs describes it; `instances` of this size exist, each shared by `shared_by` usable cores."""
+    """One cache as sysfs describes it; `instances` of this size exist, each shared by `shared_by` usable cpus.
+
+    Attributes:
+        cluster: index into the machine's clusters whose cores have it; null where several clusters share it, and in
+            results from before it was told.
+        ways: of a set; null where unknown.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -55,18 +48,29 @@ class Cache(BaseModel):
     size_bytes: int = Field(gt=0)
     instances: int = Field(ge=1)
     shared_by: int = Field(ge=1)
+    cluster: int | None = Field(default=None, ge=0)
+    ways: int | None = Field(default=None, ge=1)
 
 
 class Cluster(BaseModel):
     """Cores of one kind: phones mix several, and which ones ran decides the figure.
 
-    `big` ones are those that the engine takes by default (docs/measuring.md); null in results from before it was told.
+    Attributes:
+        cores: the cpus with SMT siblings counted once.
+        core: what the cores are called, such as `Cortex-X4`; several names where the kernel keeps them as one kind.
+        current_mhz: of the fastest cpu at the moment of the probe.
+        big: whether the engine takes them by default (docs/measuring.md).
     """
 
     model_config = ConfigDict(extra="allow")
 
-    cpus: list[int]
+    cpus: list[NonNegativeInt]
+    cores: int | None = Field(default=None, ge=1)
+    core: str | None = None
+    min_mhz: float | None = None
     max_mhz: float | None = None
+    current_mhz: float | None = None
+    governor: str | None = None
     capacity: int | None = None
     big: bool | None = None
 
@@ -75,7 +79,17 @@ class Machine(BaseModel):
     """What a result must carry of the machine. Null means unknown.
 
     Attributes:
+        soc: the chip; on phones it names more than `cpu` does.
+        cpu_id: vendor, family, model and stepping of an x86 processor; Arm cores are named in `clusters`.
         cores_usable: cores this process may run on, SMT siblings counted.
+        default_threads: that the engine takes.
+        memory_available_bytes: what a program may still take without swapping.
+        memory_type: such as `LPDDR5X-8533`; no kernel tells, so only machine files from published figures have it.
+        memory_peak_gbps: width times rate of the memory. No program reads that much; it is not a measured bandwidth.
+        system_cache_bytes: between the caches of the cores and the memory, shared with graphics and the rest of a
+            phone's chip, which decides how much of it the cores get; no kernel tells.
+        temperatures_celsius: by zone, at the moment of the probe.
+        energy_source: where energy can be read from: `rapl`, `battery` or nowhere.
         emulated: True under instruction emulation, where a time says nothing about the hardware.
         git_commit: of the mobileloop that measured; `-dirty` where its files were changed.
     """
@@ -83,9 +97,12 @@ class Machine(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     cpu: str | None = None
+    cpu_id: str | None = None
+    soc: str | None = None
     architecture: str | None = None
     cores_usable: int | None = None
     cores_physical: int | None = None
+    default_threads: int | None = Field(default=None, ge=1)
     clusters: list[Cluster] = []
     caches: list[Cache] = []
     instruction_sets: list[str] | None = None
@@ -93,9 +110,17 @@ class Machine(BaseModel):
     current_mhz: float | None = None
     governor: str | None = None
     memory_bytes: int | None = None
+    memory_available_bytes: int | None = None
+    memory_type: str | None = None
+    memory_peak_gbps: FiniteFloat | None = Field(default=None, gt=0)
+    system_cache_bytes: int | None = Field(default=None, gt=0)
     page_bytes: int | None = None
     kernel: str | None = None
     os: str | None = None
+    android: Android | None = None
+    temperatures_celsius: dict[str, FiniteFloat] = {}
+    battery: Battery | None = None
+    energy_source: str | None = None
     hypervisor: bool | None = None
     emulated: bool | None = None
     python: str | None = None
@@ -110,30 +135,38 @@ class Machine(BaseModel):
         return max(data, key=lambda cache: cache.level).size_bytes if data else None
 
 
-def probe(root: Path = Path("/")) -> Machine:
+def probe(root: Path = ROOT) -> Machine:
     """This machine, now. `root` holds `proc`, `sys` and `etc`; tests give a folder of their own."""
-    cpuinfo = _read(root / "proc/cpuinfo") or ""
-    sysfs = root / "sys/devices/system/cpu"
-    topology = _topology(root)
-    cpus = [cpu.cpu for cpu in topology.cpus]
-    clusters = _clusters(topology)
+    cpuinfo = read_text(root / "proc/cpuinfo") or ""
+    topology = usable_topology(root)
+    properties = read_properties(root)
+    names = core_names(root, cpuinfo)
+    clusters = _clusters(root, topology, names)
     return Machine(
-        cpu=_cpu_name(cpuinfo, root),
+        cpu=cpu_name(cpuinfo, root, names),
+        cpu_id=cpu_id(cpuinfo),
+        soc=soc_name(root, properties),
         architecture=platform.machine() or None,
         cores_usable=available_threads(),
         cores_physical=_physical_cores(topology),
+        default_threads=topology.default_threads or None,
         clusters=clusters,
-        caches=_caches(topology),
-        instruction_sets=_instruction_sets(cpuinfo),
+        caches=_caches(root, topology),
+        instruction_sets=instruction_sets(cpuinfo),
         max_mhz=max((c.max_mhz for c in clusters if c.max_mhz is not None), default=None),
-        current_mhz=max((f for cpu in cpus if (f := _mhz(sysfs, cpu, "scaling_cur_freq")) is not None), default=None),
-        governor=_governor(sysfs, cpus),
-        memory_bytes=_memory(root),
+        current_mhz=max((c.current_mhz for c in clusters if c.current_mhz is not None), default=None),
+        governor=", ".join(sorted({c.governor for c in clusters if c.governor is not None})) or None,
+        memory_bytes=_memory(root, "MemTotal"),
+        memory_available_bytes=_memory(root, "MemAvailable"),
         page_bytes=os.sysconf("SC_PAGE_SIZE"),
         kernel=platform.release() or None,
         os=_os_name(root),
-        hypervisor=_hypervisor(cpuinfo),
-        emulated=_emulated(cpuinfo, platform.machine()),
+        android=android_build(properties),
+        temperatures_celsius=read_temperatures(root),
+        battery=read_battery(root),
+        energy_source=EnergyMeter(root).source,
+        hypervisor=hypervisor(cpuinfo, root, properties),
+        emulated=emulated(cpuinfo, platform.machine()),
         python=platform.python_version(),
         libraries=_libraries(),
         mobileloop=mobileloop.__version__,
@@ -142,46 +175,15 @@ def probe(root: Path = Path("/")) -> Machine:
     )
 
 
-# -- one reader per fact -------------------------------------------------------------------------------
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
-def _number(path: Path) -> int | None:
-    text = _read(path)
-    return int(text) if text and re.fullmatch(r"-?\d+", text) else None
-
-
-def _cpu_name(cpuinfo: str, root: Path) -> str | None:
-    for field in ("model name", "Hardware"):
-        if match := re.search(rf"^{field}\s*:\s*(.+)$", cpuinfo, re.M):
-            return match[1].strip()
-    # Arm kernels name no model: the board's name, else the part numbers that identify the cores.
-    board = _read(root / "sys/firmware/devicetree/base/model")
-    parts = sorted(set(re.findall(r"^CPU part\s*:\s*(\S+)$", cpuinfo, re.M)))
-    named = [text for text in (board and board.rstrip("\0"), parts and f"parts {', '.join(parts)}") if text]
-    return "; ".join(named) or None
-
-
-def _instruction_sets(cpuinfo: str) -> list[str] | None:
-    match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.M)
-    if not match:
-        return None
-    held = set(match[1].split())
-    return [name for flag, name in INSTRUCTION_SETS.items() if flag in held]
-
-
-def _topology(root: Path) -> Topology:
+def usable_topology(root: Path = ROOT) -> Topology:
     """The engine's reading; nothing where the engine was not built."""
     try:
-        return read_topology(None if root == Path("/") else root)
+        return read_topology(None if root == ROOT else root)
     except MobileloopError:
         return Topology(cpus=[], clusters=[], caches=[], default_threads=0)
+
+
+# -- one reader per fact -------------------------------------------------------------------------------
 
 
 def _physical_cores(topology: Topology) -> int | None:
@@ -189,61 +191,61 @@ def _physical_cores(topology: Topology) -> int | None:
     return len(cores) if cores and () not in cores else None
 
 
-def _clusters(topology: Topology) -> list[Cluster]:
+def _clusters(root: Path, topology: Topology, names: Mapping[int, str]) -> list[Cluster]:
+    now = read_frequencies(root, [one.cpus for one in topology.clusters])
     return [
-        Cluster(cpus=one.cpus, max_mhz=one.max_khz / 1000 or None, capacity=one.capacity or None, big=one.big)
-        for one in topology.clusters
+        Cluster(
+            cpus=one.cpus,
+            cores=one.cores or None,
+            core=", ".join(sorted({names[cpu] for cpu in one.cpus if cpu in names})) or None,
+            min_mhz=min((mhz for cpu in one.cpus if (mhz := read_mhz(root, cpu, "cpuinfo_min_freq"))), default=None),
+            max_mhz=one.max_khz / 1000 or None,
+            current_mhz=now.get(index),
+            governor=_governor(root, one.cpus),
+            capacity=one.capacity or None,
+            big=one.big,
+        )
+        for index, one in enumerate(topology.clusters)
     ]
 
 
-def _mhz(sysfs: Path, cpu: int, name: str) -> float | None:
-    khz = _number(sysfs / f"cpu{cpu}/cpufreq/{name}")
-    return khz / 1000 if khz else None
-
-
-def _governor(sysfs: Path, cpus: list[int]) -> str | None:
-    found = {_read(sysfs / f"cpu{cpu}/cpufreq/scaling_governor") for cpu in cpus} - {None}
+def _governor(root: Path, cpus: list[int]) -> str | None:
+    found = {read_text(root / CPUS / f"cpu{cpu}/cpufreq/scaling_governor") for cpu in cpus} - {None}
     return ", ".join(sorted(str(name) for name in found)) or None
 
 
-def _caches(topology: Topology) -> list[Cache]:
-    """Caches of the usable cores, merged where level, kind, size and sharing are the same."""
-    usable = {cpu.cpu for cpu in topology.cpus}
-    merged: dict[tuple[int, str, int, int], int] = {}
+def _caches(root: Path, topology: Topology) -> list[Cache]:
+    """Caches of the usable cpus, merged where all that is told of them is the same."""
+    cluster_of = {cpu.cpu: cpu.cluster for cpu in topology.cpus}
+    merged: Counter[tuple[int, str, int, int, int | None, int | None]] = Counter()
     for cache in topology.caches:
-        key = (cache.level, cache.kind, cache.size_bytes, len(usable.intersection(cache.cpus)))
-        merged[key] = merged.get(key, 0) + 1
+        users = [cpu for cpu in cache.cpus if cpu in cluster_of]
+        clusters = {cluster_of[cpu] for cpu in users}
+        cluster = clusters.pop() if len(clusters) == 1 else None
+        merged[cache.level, cache.kind, cache.size_bytes, len(users), cluster, _ways(root, cache)] += 1
     return [
-        Cache(level=level, kind=kind, size_bytes=size, instances=count, shared_by=shared_by)
-        for (level, kind, size, shared_by), count in sorted(merged.items())
+        Cache(level=level, kind=kind, size_bytes=size, instances=count, shared_by=shared_by, cluster=cluster, ways=ways)
+        for (level, kind, size, shared_by, cluster, ways), count in sorted(merged.items(), key=lambda one: one[0][:4])
     ]
 
 
-def _memory(root: Path) -> int | None:
-    match = re.search(r"^MemTotal:\s*(\d+) kB", _read(root / "proc/meminfo") or "", re.M)
+def _ways(root: Path, cache: topology_of.Cache) -> int | None:
+    """Associativity, which the engine does not need and so does not read; 0 in sysfs means that it is not told."""
+    for folder in sorted((root / CPUS / f"cpu{min(cache.cpus, default=0)}/cache").glob("index*")):
+        kind = (read_text(folder / "type") or "").lower()
+        if read_number(folder / "level") == cache.level and kind == cache.kind:
+            return read_number(folder / "ways_of_associativity") or None
+    return None
+
+
+def _memory(root: Path, field: str) -> int | None:
+    match = re.search(rf"^{field}:\s*(\d+) kB", read_text(root / "proc/meminfo") or "", re.M)
     return int(match[1]) * 1024 if match else None
 
 
 def _os_name(root: Path) -> str | None:
-    match = re.search(r'^PRETTY_NAME="?([^"\n]+)', _read(root / "etc/os-release") or "", re.M)
+    match = re.search(r'^PRETTY_NAME="?([^"\n]+)', read_text(root / "etc/os-release") or "", re.M)
     return match[1] if match else platform.system() or None
-
-
-def _hypervisor(cpuinfo: str) -> bool | None:
-    match = re.search(r"^flags\s*:\s*(.+)$", cpuinfo, re.M)
-    return "hypervisor" in match[1].split() if match else None  # Arm has no such flag
-
-
-def _emulated(cpuinfo: str, architecture: str) -> bool | None:
-    told = os.environ.get("MOBILELOOP_EMULATED")
-    if told in ("0", "1"):
-        return told == "1"
-    if "qemu" in cpuinfo.lower():
-        return True
-    x86_host = bool(re.search(r"^vendor_id\s*:", cpuinfo, re.M))
-    if x86_host and architecture.startswith(("aarch64", "arm")):
-        return True  # user-mode emulation passes the host's procfs through
-    return False if x86_host and _hypervisor(cpuinfo) is False else None
 
 
 def _libraries() -> dict[str, str]:

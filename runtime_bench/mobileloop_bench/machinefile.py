@@ -1,14 +1,23 @@
-"""A machine as a file: what `mobileloop machine` or `mobileloop bandwidth` wrote, or published figures of a phone."""
+"""A machine as a file: what `mobileloop machine` or `mobileloop bandwidth` wrote, or published figures of a phone.
+
+Files of some phones and boards ship with the package, in `machines/`; `load` finds them by name.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from typing_extensions import Self
 
+from mobileloop.errors import MobileloopError
+from mobileloop.runtimes.topology import Topology
 from mobileloop_bench.documents import VersionedDocument
 from mobileloop_bench.ladder import Ladder
 from mobileloop_bench.machine import Machine
+
+MACHINES = Path(__file__).parent / "machines"
 
 
 class EngineCosts(BaseModel):
@@ -23,6 +32,8 @@ class EngineCosts(BaseModel):
         application_us: one application of a block beside its weights, by thread count: barriers, norms, activations.
         token_us: one call for one token, beside its stages and its head.
         attention_ns: one query head over one cached position, per 64 dimensions of the head, float16, on one thread.
+        kv_page_us: bringing one page of KV cache that no private cache holds, on one thread: the slots of a deep model
+            are many short pieces, each with an address to translate.
         overlap: share of the smaller of memory and arithmetic time that is hidden behind the larger; 1 is all of it.
         reread_misses: share of a block beyond the private caches that its second application still reads from where
             the first one did: caches that take what leaves a smaller one do not keep all of what was read once.
@@ -39,6 +50,7 @@ class EngineCosts(BaseModel):
     application_us: dict[int, FiniteFloat] = {}
     token_us: FiniteFloat | None = Field(default=None, ge=0)
     attention_ns: FiniteFloat | None = Field(default=None, ge=0)
+    kv_page_us: FiniteFloat | None = Field(default=None, ge=0)
     overlap: FiniteFloat | None = Field(default=None, ge=0, le=1)
     reread_misses: FiniteFloat | None = Field(default=None, ge=0, le=1)
     estimated: bool = False
@@ -47,8 +59,10 @@ class EngineCosts(BaseModel):
 class MachineFile(VersionedDocument):
     """A machine with its bandwidth ladder and the costs of the engine on it, each null where unknown.
 
-    `sources` says where a published value is from, by its path in this document (`ladder.steps.2.read_gbps`); a
-    measured file has none.
+    Attributes:
+        topology: every usable cpu and cache one by one, as the engine reads them; null in published figures.
+        sources: where a published value is from, by its path in this document (`ladder.steps.2.read_gbps`). The
+            source of a path holds for all below it that have none of their own. A measured file has none.
     """
 
     NAME: ClassVar[str] = "mobileloop.machine"
@@ -57,6 +71,47 @@ class MachineFile(VersionedDocument):
 
     name: str
     machine: Machine
+    topology: Topology | None = None
     ladder: Ladder | None = None
     costs: EngineCosts | None = None
     sources: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _clusters_exist(self) -> Self:
+        count, ladder = len(self.machine.clusters), self.ladder or Ladder()
+        named = {"machine.caches": [cache.cluster for cache in self.machine.caches]}
+        for name in ("rungs", "latencies", "steps"):
+            named[f"ladder.{name}"] = [entry.cluster for entry in getattr(ladder, name)]
+        for path, clusters in named.items():
+            for index, cluster in enumerate(clusters):
+                if cluster is not None and not 0 <= cluster < count:
+                    raise ValueError(f"{path}.{index} is of cluster {cluster}, but the machine has {count}")
+        return self
+
+    def source(self, path: str) -> str | None:
+        """Where the value at a path is from; None in a file that was measured."""
+        while path not in self.sources and "." in path:
+            path = path.rpartition(".")[0]
+        return self.sources.get(path)
+
+
+def shipped() -> list[str]:
+    """Names of the machine files that came with the package."""
+    return sorted(path.stem for path in MACHINES.glob("*.json"))
+
+
+def load(machine: str | Path) -> MachineFile:
+    """A machine file by its path, or a shipped one by its name.
+
+    Raises:
+        MobileloopError: for a name that is neither, or a file that is no machine file.
+    """
+    if str(machine) in shipped():
+        return MachineFile.read(MACHINES / f"{machine}.json")
+    path = Path(machine)
+    if not path.exists() and path.suffix != ".json":
+        raise MobileloopError(
+            f"there is no machine '{machine}'; name a file of mobileloop machine --json, "
+            f"or one of {', '.join(shipped())}."
+        )
+    return MachineFile.read(path)

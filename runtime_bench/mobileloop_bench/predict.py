@@ -6,20 +6,29 @@ machine is like comes from its ladder and its costs, what the model is like from
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mobileloop.artifact import ArtifactInfo
-from mobileloop.costs import TokenBytes
+from mobileloop.config import ModelConfig
+from mobileloop.costs import TokenBytes, kv_vector_bytes
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.schemes import QUANTIZATIONS, SCHEMES
-from mobileloop_bench.ladder import Ladder, Step
+from mobileloop.schedule import Application
+from mobileloop_bench.ladder import Ladder
+from mobileloop_bench.machine import Machine
 from mobileloop_bench.machinefile import EngineCosts, MachineFile
 from mobileloop_bench.prediction import Prediction, StagePrediction
 from mobileloop_bench.words import counted
 
+Unknown = Literal["refuse", "fast", "slow"]
+
 INT4 = "int4"
+DEFAULT_PAGE_BYTES = 4096  # where a machine file does not say
 
 
 class UnknownError(MobileloopError):
@@ -44,62 +53,117 @@ class Workload:
         return cls(info.token_bytes, info.quantization)
 
 
+@dataclass(frozen=True)
+class _Level:
+    """A cache, or DRAM: the largest working set of all threads it holds, and what 1e6 bytes take from it."""
+
+    name: str
+    up_to_bytes: float
+    us_per_mb: float | None
+
+
 class Levels:
-    """The ladder of one thread count: what a working set is read at, and which level that is.
+    """What a working set is read at by so many threads, and which level that is.
+
+    The ladder says both where it was measured. A cache that the machine lists and the ladder lacks holds what fits, at
+    a rate that is not known: `unknown` refuses to predict from it, or takes it as `fast` as nothing could be, or as
+    `slow` as DRAM, so that the two bound the truth.
 
     Raises:
-        UnknownError: where the machine file has no ladder for these threads.
+        UnknownError: where the rate of DRAM is not known for these threads.
     """
 
-    def __init__(self, ladder: Ladder | None, threads: int, cluster: int | None = None) -> None:
-        self._steps: list[Step] = ladder.steps_of(threads, cluster) if ladder else []
-        if not self._steps:
-            where = "" if cluster is None else f" of cluster {cluster}"
-            raise UnknownError(f"the read bandwidth of {counted(threads, 'thread')}{where}")
-        if self._steps[-1].up_to_bytes is not None:
+    def __init__(
+        self, machine: MachineFile, threads: int, cluster: int | None = None, unknown: Unknown = "refuse"
+    ) -> None:
+        ladder, self._threads = machine.ladder or Ladder(), threads
+        steps = ladder.steps_of(threads, cluster)
+        dram = next((step for step in steps if step.up_to_bytes is None), None)
+        if dram is None:
             raise UnknownError(f"the read bandwidth of DRAM with {counted(threads, 'thread')}")
+        known = [
+            _Level(step.level, step.up_to_bytes, 1e3 / step.read_gbps) for step in steps if step.up_to_bytes is not None
+        ]
+        largest = max((level.up_to_bytes for level in known), default=0.0)
+        slow = 1e3 / dram.read_gbps
+        rate = {"refuse": None, "fast": 0.0, "slow": slow}[unknown]
+        listed = [_Level(name, size, rate) for name, size in cache_bytes(machine.machine, threads).items()]
+        if not listed and not known:
+            listed = [_Level("a cache", math.inf, rate)]
+        beyond = [
+            level for level in listed if level.up_to_bytes > largest and level.name not in {k.name for k in known}
+        ]
+        self._levels = [*known, *beyond, _Level(dram.level, math.inf, slow)]
         rungs = [
             (rung.size_bytes, rung.read_gbps)
-            for rung in (ladder.rungs if ladder else [])
+            for rung in ladder.rungs
             if rung.threads == threads and rung.cluster == cluster and rung.state == "warm"
         ]
         self._rungs = sorted(rungs)
 
     def level(self, working_set: float) -> str:
         """The level that a working set, read again and again, is read from."""
-        return self._step(working_set).level
+        return self._level(working_set).name
 
     def us_per_mb(self, working_set: float) -> float:
         """Time to read 1e6 bytes of it. Between two measured sizes the time, not the rate, is interpolated over the
         logarithm of the size: what a cache that is too small still holds shortens the time in proportion.
+
+        Raises:
+            UnknownError: for a working set in a cache whose rate is not known.
         """
         rungs = self._rungs
         if not rungs:
-            return 1e3 / self._step(working_set).read_gbps
+            return self._known(self._level(working_set))
         above = next((i for i, (size, _) in enumerate(rungs) if size >= working_set), len(rungs))
         if above in (0, len(rungs)):
             return 1e3 / rungs[min(above, len(rungs) - 1)][1]
-        (low, slow), (high, fast) = rungs[above - 1], rungs[above]
-        share = math.log(working_set / low) / math.log(high / low)
-        return 1e3 * ((1 - share) / slow + share / fast)
+        (small, fast), (large, slow) = rungs[above - 1], rungs[above]
+        share = math.log(working_set / small) / math.log(large / small)
+        return 1e3 * ((1 - share) / fast + share / slow)
 
     def beyond_private(self, working_set: float) -> float:
         """Share of a working set that comes from the last-level cache or from beyond it, 0 to 1."""
-        caches = [step for step in self._steps if step.up_to_bytes is not None]
-        if len(caches) < 2:
-            return 1.0 if self._step(working_set) is not self._steps[0] else 0.0
-        private, shared = (1e3 / step.read_gbps for step in caches[-2:])
+        caches, level = self._levels[:-1], self._level(working_set)
+        if level is self._levels[-1] or level in caches[:-2] or len(caches) < 2:
+            return float(level is not self._levels[0] or not caches)
+        private, shared = (self._known(cache) for cache in caches[-2:])
         if shared <= private:
-            return 1.0
+            return float(level is caches[-1])
         return min(max((self.us_per_mb(working_set) - private) / (shared - private), 0.0), 1.0)
 
     def last_cache_us_per_mb(self) -> float:
         """Time to read 1e6 bytes that the last-level cache holds; of DRAM where there is no cache."""
-        caches = [step for step in self._steps if step.up_to_bytes is not None]
-        return 1e3 / (caches or self._steps)[-1].read_gbps
+        return self._known(self._levels[-2] if len(self._levels) > 1 else self._levels[-1])
 
-    def _step(self, working_set: float) -> Step:
-        return next((s for s in self._steps if s.up_to_bytes is None or working_set <= s.up_to_bytes), self._steps[-1])
+    def _level(self, working_set: float) -> _Level:
+        return next(level for level in self._levels if working_set <= level.up_to_bytes)
+
+    def _known(self, level: _Level) -> float:
+        if level.us_per_mb is None:
+            raise UnknownError(f"the read bandwidth of {level.name} with {counted(self._threads, 'thread')}")
+        return level.us_per_mb
+
+
+def cache_bytes(machine: Machine, threads: int) -> dict[str, int]:
+    """What the data caches of each level hold of a working set that so many threads share out evenly.
+
+    The threads run on the strongest cores, and each has its part in a cache of its own or shares it with as many as the
+    machine says; where clusters differ, the smallest cache decides, since all parts are alike.
+    """
+    used, left = set[int](), threads
+    for number, cluster in enumerate(machine.clusters):
+        if left > 0:
+            used.add(number)
+            left -= len(cluster.cpus)
+    held: dict[str, int] = {}
+    for cache in sorted(machine.caches, key=lambda cache: cache.level):
+        if cache.kind == "instruction" or (cache.cluster is not None and used and cache.cluster not in used):
+            continue
+        size = cache.size_bytes * -(-threads // cache.shared_by)
+        name = f"L{cache.level}"
+        held[name] = min(size, held.get(name, size))
+    return held
 
 
 @dataclass
@@ -119,6 +183,7 @@ def predict(
     loops: int | None = None,
     depth: int = 0,
     cluster: int | None = None,
+    unknown: Unknown = "refuse",
 ) -> Prediction:
     """The time of one decoded token behind `depth` others.
 
@@ -129,14 +194,16 @@ def predict(
         loops: of the looped stages; None is each stage's own.
         depth: tokens in the KV cache.
         cluster: the cores that run; None where the ladder was measured anywhere.
+        unknown: what a cache of unknown read bandwidth is taken as; see `Levels`.
 
     Raises:
         UnknownError: naming what the machine file lacks.
     """
-    levels = Levels(machine.ladder, threads, cluster)
+    levels = Levels(machine, threads, cluster, unknown)
     costs = machine.costs or EngineCosts()
     notes = _left_out(costs, threads)
-    return _Token(workload, levels, costs, threads, loops, depth, notes).prediction()
+    page_bytes = machine.machine.page_bytes or DEFAULT_PAGE_BYTES
+    return _Token(workload, levels, costs, threads, loops, depth, page_bytes, notes).prediction()
 
 
 class _Token:
@@ -150,22 +217,28 @@ class _Token:
         threads: int,
         loops: int | None,
         depth: int,
+        page_bytes: int,
         notes: list[str],
     ) -> None:
         self.bytes, self.levels, self.costs, self.threads = workload.token_bytes, levels, costs, threads
-        self.loops, self.depth, self.notes = loops, depth, notes
+        self.loops, self.depth, self.page_bytes, self.notes = loops, depth, page_bytes, notes
         block_scheme, head_scheme = QUANTIZATIONS[workload.quantization]
         self.block_rate = self._rate(block_scheme)
         self.head_rate = self._rate(head_scheme)
         self.overlap = 1.0 if costs.overlap is None else costs.overlap
         self.applications = list(self.bytes.schedule.applications(loops))
-        self.kv_per_application = self.bytes.kv(depth, loops) / len(self.applications)
-        self.home = self.bytes.unique() + self.bytes.kv(depth, loops)  # what lies between a token and the next
+        kv_bytes = self.bytes.kv(depth, loops)
+        self.kv_per_application = kv_bytes / len(self.applications)
+        self.home = self.bytes.unique() + kv_bytes  # what lies between a token and the next
+        self.home_us_per_mb = levels.us_per_mb(self.home)
+        self.turns, self.last = Counter[int](), dict[int, int]()  # of each block, in this token
 
     def prediction(self) -> Prediction:
         """All of it."""
-        stages = [self._stage(number) for number in range(len(self.bytes.schedule.stages))]
-        head = self._read(_Parts(), self.bytes.head_bytes, self.levels.us_per_mb(self.home), self.head_rate)
+        stages = [_Parts() for _ in self.bytes.schedule.stages]
+        for index, application in enumerate(self.applications):
+            self._apply(stages[application.stage], index, application)
+        head = self._read(_Parts(), self.bytes.head_bytes, self.home_us_per_mb, self.head_rate)
         parts = [*stages, head]
         kv_us, overhead_us = self._attention_us(), self._overhead_us()
         memory, compute = (sum(getattr(part, name) for part in parts) for name in ("memory", "compute"))
@@ -179,26 +252,21 @@ class _Token:
             notes=self.notes,
         )
 
-    def _stage(self, number: int) -> _Parts:
-        """Every application of a stage; what is re-read soon is read from where its reuse distance fits."""
-        parts = _Parts()
-        for index, application in enumerate(self.applications):
-            if application.stage != number:
-                continue
-            size = self.bytes.block_bytes[application.block]
-            earlier = [i for i in range(index) if self.applications[i].block == application.block]
-            if not earlier:
-                self._read(parts, size, self.levels.us_per_mb(self.home), self.block_rate)
-                continue
-            distance = self._distance(earlier[-1], index)
+    def _apply(self, parts: _Parts, index: int, application: Application) -> None:
+        """One application; what is read again soon comes from where its reuse distance fits."""
+        block, size = application.block, self.bytes.block_bytes[application.block]
+        turn, earlier = self.turns[block], self.last.get(block)
+        self.turns[block], self.last[block] = turn + 1, index
+        us_per_mb = self.home_us_per_mb
+        if earlier is not None:
+            distance = self._distance(earlier, index)
             parts.resident = self.levels.level(distance)
             us_per_mb = self.levels.us_per_mb(distance)
-            if len(earlier) == 1:
-                lost = max(self.levels.us_per_mb(self.home) - self.levels.last_cache_us_per_mb(), 0.0)
-                us_per_mb += (self.costs.reread_misses or 0.0) * self.levels.beyond_private(distance) * lost
-                us_per_mb = min(us_per_mb, max(self.levels.us_per_mb(self.home), self.levels.us_per_mb(distance)))
-            self._read(parts, size, us_per_mb, self.block_rate)
-        return parts
+            if turn == 1 and self.costs.reread_misses:
+                lost = max(self.home_us_per_mb - self.levels.last_cache_us_per_mb(), 0.0)
+                missed = us_per_mb + self.costs.reread_misses * self.levels.beyond_private(distance) * lost
+                us_per_mb = min(missed, max(self.home_us_per_mb, us_per_mb))
+        self._read(parts, size, us_per_mb, self.block_rate)
 
     def _distance(self, earlier: int, index: int) -> float:
         """Bytes touched from an application up to the next of the same block: its reuse distance."""
@@ -223,17 +291,21 @@ class _Token:
             known = self.costs.compute_gbps * _bytes_per_weight(scheme) / _bytes_per_weight(INT4)
             self.notes.append(f"arithmetic of {scheme} taken as that of int4, weight for weight")
         if known is None:
-            raise UnknownError(f"the engine's compute rate of {scheme} weights")
+            raise UnknownError(
+                f"the engine's compute rate of {scheme} weights (mobileloop bandwidth --costs measures it)"
+            )
         return known * self.threads
 
     def _attention_us(self) -> float:
-        """The busiest thread's query heads over every cached position, and bringing the KV bytes."""
-        config = self.bytes.config
-        heads = -(-config.num_heads // self.threads)
+        """The busiest thread's query heads over every cached position, and bringing the pages of their KV heads."""
+        config, threads = self.bytes.config, self.threads
+        heads, kv_heads = busiest(config, threads)
         ns = (self.costs.attention_ns or 0.0) * config.head_dim / 64
-        compute = len(self.applications) * heads * (self.depth + 1) * ns / 1e3
-        memory = self.bytes.kv(self.depth, self.loops) * self.levels.us_per_mb(self.home) / 1e6
-        return max(compute, memory) + (1 - self.overlap) * min(compute, memory)
+        pages = kv_pages(config, self.depth, self.bytes.kv_bits, self.page_bytes) * kv_heads / config.num_kv_heads
+        outside = self.levels.beyond_private(self.home)
+        return len(self.applications) * (
+            heads * (self.depth + 1) * ns / 1e3 + pages * outside * (self.costs.kv_page_us or 0.0)
+        )
 
     def _overhead_us(self) -> float:
         regions = len(self.bytes.schedule.stages) + 1  # one more is the head's
@@ -242,12 +314,23 @@ class _Token:
         return (self.costs.token_us or 0.0) + regions * around + len(self.applications) * each
 
     def _named(self, stages: Sequence[_Parts]) -> list[StagePrediction]:
-        """Stages as results name them; those of one loop count and level that follow each other as one."""
-        named: list[StagePrediction] = []
-        schedule = self.bytes.schedule.stages
-        for stage, parts in zip(schedule, stages, strict=True):
-            named.append(_as_prediction(parts, _blocks(stage.blocks), stage.loops_for(self.loops)))
-        return named
+        """Stages as results name them."""
+        pairs = zip(self.bytes.schedule.stages, stages, strict=True)
+        return [_as_prediction(parts, _blocks(s.blocks), s.loops_for(self.loops)) for s, parts in pairs]
+
+
+def kv_pages(config: ModelConfig, depth: int, kv_bits: int, page_bytes: int) -> float:
+    """Pages that the keys and values of one application lie on: one run per head, which starts anywhere in a page."""
+    run = (depth + 1) * kv_vector_bytes(config.head_dim, kv_bits)
+    return 2 * config.num_kv_heads * (1 + (run - 1) / page_bytes)
+
+
+def busiest(config: ModelConfig, threads: int) -> tuple[int, int]:
+    """Query heads, and KV heads among them, of the thread that has most; the engine gives each a run of query heads."""
+    group = config.num_heads // config.num_kv_heads
+    ends = [config.num_heads * thread // threads for thread in range(threads + 1)]
+    runs = [range(begin, end) for begin, end in itertools.pairwise(ends) if end > begin]
+    return max(len(run) for run in runs), max(len({head // group for head in run}) for run in runs)
 
 
 def _as_prediction(parts: _Parts, name: str, loops: int) -> StagePrediction:
@@ -275,13 +358,15 @@ def _bytes_per_weight(scheme: str, group: int = 32) -> float:
 
 def _left_out(costs: EngineCosts, threads: int) -> list[str]:
     """What is small and not known, and therefore not in the prediction."""
-    missing = {
-        "the cost of an application beside its weights": threads not in costs.application_us,
-        "the cost of a parallel region": threads not in costs.region_us,
-        "the cost of a call": costs.token_us is None,
-        "the cost of attention": costs.attention_ns is None,
+    lacks = {
+        "an application beside its weights": threads not in costs.application_us,
+        "a parallel region": threads not in costs.region_us,
+        "a call": costs.token_us is None,
+        "attention": costs.attention_ns is None,
+        "bringing KV pages": costs.kv_page_us is None,
     }
-    notes = [f"{what} is not known and left out" for what, lacks in missing.items() if lacks]
+    missing = [what for what, lacking in lacks.items() if lacking]
+    notes = [f"what these cost is not known and left out: {', '.join(missing)}"] if missing else []
     if costs.overlap is None:
         notes.append("how far memory and arithmetic hide each other is not known; taken as wholly")
     return notes

@@ -25,7 +25,8 @@ from mobileloop.presets import preset
 from mobileloop.quant.packed import PackedModel
 from mobileloop.runtimes.engine import read_info
 from mobileloop.schedule import Schedule
-from mobileloop_bench.machinefile import MachineFile
+from mobileloop_bench.calibrate import measure_costs
+from mobileloop_bench.machinefile import MachineFile, load
 from mobileloop_bench.measure import measure
 from mobileloop_bench.plan import Settings, make_plan, numbers, open_artifacts
 from mobileloop_bench.predict import Workload, predict
@@ -118,7 +119,12 @@ def _say(done: int, total: int, what: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; exit code 1 where the median error is beyond `--limit`."""
     parser = argparse.ArgumentParser(prog="mobileloop_bench.prediction_check", description=__doc__)
-    parser.add_argument("--machine", type=Path, required=True, help="a machine file with a ladder and costs")
+    parser.add_argument(
+        "--machine",
+        type=Path,
+        required=True,
+        help="a machine file with a ladder, as mobileloop bandwidth --json writes it; costs it lacks are measured",
+    )
     parser.add_argument("--folder", type=Path, default=Path("build"), help="where the models are kept (300 MB)")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--loops", default="1,2,4,8")
@@ -127,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     chosen = parser.parse_args(arguments)
     try:
-        machine = MachineFile.read(chosen.machine)
+        machine = load(chosen.machine)
         settings = Settings(
             threads=numbers(chosen.threads, "--threads"),
             loops=numbers(chosen.loops, "--loops"),
@@ -136,7 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             repetitions=chosen.rounds,
         )
         chosen.folder.mkdir(parents=True, exist_ok=True)
-        compared = compare([exported(config, chosen.folder) for config in check_configs()], machine, settings)
+        paths = [exported(config, chosen.folder) for config in check_configs()]
+        if machine.costs is None:
+            machine = machine.model_copy(update={"costs": measure_costs(settings.threads)})
+        compared = compare(paths, machine, settings)
     except MobileloopError as error:
         print(f"prediction_check: {error}", file=sys.stderr)
         return error.exit_code

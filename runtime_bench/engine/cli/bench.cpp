@@ -1,5 +1,5 @@
-// `bench`: load, prefill and decode by threads and loops. Every configuration runs once per round, in an order that is
-// shuffled anew, every raw sample is kept, and the JSON is the document that `mobileloop report` reads
+// `bench`: load, first token, prefill and decode by threads and loops. Every configuration runs once per round, in an
+// order that is shuffled anew, every raw sample is kept, and the JSON is the document that `mobileloop report` reads
 // (runtime_bench/mobileloop_bench/results.py has the meaning of every field).
 #include <algorithm>
 #include <memory>
@@ -11,6 +11,7 @@
 #include "engine.h"
 #include "json_writer.h"
 #include "machine.h"
+#include "placement.h"
 #include "sampler.h"
 
 namespace ml {
@@ -18,11 +19,13 @@ namespace ml {
 const CommandText kBench{
     "bench",
     "FILE",
-    "Measure load, prefill and decode of an artifact, in interleaved rounds; the medians are printed, every raw\n"
+    "Measure load, first token, prefill and decode of an artifact, in interleaved rounds; the medians are printed, "
+    "every raw\n"
     "sample is in the JSON document, which mobileloop report makes a page of.",
     {
         {"--threads", "LIST", "Thread counts, such as 1,2 (default: 1 and all big cores)."},
         {"--loops", "LIST", "Loop counts, such as 1,2,4 (default: the artifact's own)."},
+        {"--cpus", "LIST", "Run on these cpus, such as 4-7,2: a thread on each where there are as many, else on any."},
         {"--prompt-tokens", "N", "Tokens of the prefill (default 128)."},
         {"--decode-tokens", "N", "Tokens decoded behind it, one by one (default 64)."},
         {"--repetitions", "N", "Rounds over all configurations (default 5, the fewest of a valid result)."},
@@ -31,12 +34,13 @@ const CommandText kBench{
         {"--json", nullptr, "Print one JSON document instead of the table."},
     },
     "  mobileloop-engine bench smollm2.safetensors\n"
-    "  mobileloop-engine bench looped.safetensors --threads 1,4 --loops 1,2,4 --json > phone.json\n",
+    "  mobileloop-engine bench looped.safetensors --threads 1,4 --loops 1,2,4 --json > phone.json\n"
+    "  mobileloop-engine bench smollm2.safetensors --threads 4 --cpus 4-7\n",
 };
 
 namespace {
 
-constexpr uint32_t kFirstTokens = 8; // of the load phase
+constexpr uint32_t kFirstTokens = 8; // of the first_token phase
 constexpr uint64_t kMib = 1u << 20;
 // When a figure counts (runtime_bench/mobileloop_bench/rows.py).
 constexpr size_t kMinRepetitions = 5;
@@ -45,6 +49,7 @@ constexpr double kMaxSpread = 1.5, kMaxDrift = 1.2, kMaxOtherCores = 0.25, kMaxS
 struct Settings {
     std::vector<uint64_t> threads, loops; // loops empty: the artifact's own
     uint64_t prompt_tokens, decode_tokens, repetitions, seed;
+    std::vector<uint32_t> cpus; // empty: where the engine puts its threads by itself
 };
 
 struct Bandwidth {
@@ -55,21 +60,22 @@ struct Bandwidth {
 
 struct Configuration {
     uint32_t threads, asked_loops, loops; // asked 0: the artifact's own
-    std::vector<double> load_ms, prefill_ms, decode_ms;
+    std::vector<double> load_ms, first_token_ms, prefill_ms, decode_ms;
     double wall_s = 0, other_s = 0, stolen_s = 0;
     bool known = true; // whether the kernel tells who else ran
     std::unique_ptr<Session> session;
+    std::string cpus; // that its threads kept to
 };
 
 struct Row {
     const Configuration &configuration;
     const char *phase;
     const std::vector<double> &samples;
-    std::optional<double> median_ms{}, p10_ms{}, p90_ms{}, tokens_per_s{}, read_gbps{}, executed_gbps{}, ceiling_gbps{},
-        loop_tax{};
+    std::optional<double> median_ms{}, p10_ms{}, p90_ms{}, p99_ms{}, tokens_per_s{}, read_gbps{}, executed_gbps{},
+        ceiling_gbps{}, loop_tax{};
     std::optional<double> ceiling_tokens_per_s{}, other_cores{}, stolen_cores{};
     std::optional<uint64_t> executed_bytes{}, kv_bytes{};
-    uint64_t repetitions = 0, context_tokens = 0;
+    uint64_t samples_per_round = 1, repetitions = 0, context_tokens = 0;
     std::vector<std::string> reasons{}; // why the figure is not valid
 };
 
@@ -90,6 +96,7 @@ private:
     void plan();
     void measure_bandwidth();
     void measure();
+    std::unique_ptr<Session> open(const Configuration &one) const;
     void load(Configuration &one);
     void evaluate(Configuration &one);
     std::vector<Row> rows() const;
@@ -141,13 +148,18 @@ void Bench::plan() {
             configurations_.push_back(std::move(one));
         }
     }
+    if (!settings_.cpus.empty())
+        for (const uint64_t threads : settings_.threads)
+            check_placement(static_cast<uint32_t>(threads), settings_.cpus);
     require(!configurations_.empty(), "nothing is left to measure: ", about_.label, " runs up to ",
             counted(about_.max_loops(), "loop"));
 }
 
 // Four last-level caches, at least 256 MiB, at most 1 GiB and at most an eighth of the memory; every thread count in
-// turn, so that a disturbance hits all alike.
+// turn, so that a disturbance hits all alike; on the cpus that were chosen.
 void Bench::measure_bandwidth() {
+    CpuMask before;
+    const bool moved = !settings_.cpus.empty() && before.read() && CpuMask::of(settings_.cpus).apply();
     uint64_t size = std::clamp(4 * machine_.last_level_cache_bytes().value_or(0), 256 * kMib, 1024 * kMib);
     if (machine_.memory_bytes) size = std::min(size, *machine_.memory_bytes / 8);
     size = std::max(size / kMib * kMib, kMib);
@@ -162,6 +174,7 @@ void Bench::measure_bandwidth() {
     bandwidth_.erase(
         std::remove_if(bandwidth_.begin(), bandwidth_.end(), [](const Bandwidth &one) { return one.samples.empty(); }),
         bandwidth_.end());
+    if (moved) before.apply();
 }
 
 void Bench::progress(const std::string &what) const {
@@ -185,7 +198,8 @@ void Bench::measure() {
     };
     everyone("load", settings_.repetitions, [&](Configuration &one) { load(one); });
     everyone("warm-up", 1, [&](Configuration &one) {
-        one.session = std::make_unique<Session>(about_.path, one.threads, one.asked_loops);
+        one.session = open(one);
+        one.cpus = ranges(one.session->cpus());
         one.session->run(tokens(kFirstTokens));
     });
     everyone("prefill and decode", settings_.repetitions, [&](Configuration &one) { evaluate(one); });
@@ -200,12 +214,20 @@ std::vector<int64_t> Bench::tokens(uint64_t count) {
     return ids;
 }
 
+std::unique_ptr<Session> Bench::open(const Configuration &one) const {
+    auto session = std::make_unique<Session>(about_.path, one.threads, one.asked_loops);
+    if (!settings_.cpus.empty()) session->place(settings_.cpus);
+    return session;
+}
+
 void Bench::load(Configuration &one) {
     const std::vector<int64_t> first = tokens(kFirstTokens);
     const double start = milliseconds_now();
-    Session session(about_.path, one.threads, one.asked_loops);
-    session.run(first);
-    one.load_ms.push_back(milliseconds_now() - start);
+    const auto session = open(one);
+    const double opened = milliseconds_now() - start;
+    session->run(first);
+    one.first_token_ms.push_back(milliseconds_now() - start);
+    one.load_ms.push_back(opened);
 }
 
 void Bench::evaluate(Configuration &one) {
@@ -235,9 +257,10 @@ void Bench::evaluate(Configuration &one) {
 
 Row Bench::row(const Configuration &one, const char *phase, const std::vector<double> &samples) const {
     Row row{one, phase, samples};
-    const bool load = phase[0] == 'l', decode = phase[0] == 'd';
+    const bool load = phase[0] == 'l' || phase[0] == 'f', decode = phase[0] == 'd';
     const uint64_t prompt = settings_.prompt_tokens, tokens = decode ? 1 : prompt;
-    row.repetitions = decode ? samples.size() / settings_.decode_tokens : samples.size();
+    row.samples_per_round = decode ? settings_.decode_tokens : 1;
+    row.repetitions = samples.size() / row.samples_per_round;
     row.context_tokens = prompt + (decode ? settings_.decode_tokens : 0);
     if (!about_.may_halt(one.asked_loops)) row.executed_bytes = about_.executed_bytes(one.asked_loops);
     if (!load)
@@ -252,6 +275,7 @@ Row Bench::row(const Configuration &one, const char *phase, const std::vector<do
     row.median_ms = median(samples);
     row.p10_ms = percentile(samples, 0.1);
     row.p90_ms = percentile(samples, 0.9);
+    row.p99_ms = percentile(samples, 0.99);
     if (!load) row.tokens_per_s = static_cast<double>(tokens) * 1000 / *row.median_ms;
     if (decode) {
         const auto gbps = [&](uint64_t bytes) {
@@ -299,6 +323,7 @@ std::vector<Row> Bench::rows() const {
     std::vector<Row> found;
     for (const Configuration &one : configurations_) {
         found.push_back(row(one, "load", one.load_ms));
+        found.push_back(row(one, "first_token", one.first_token_ms));
         found.push_back(row(one, "prefill", one.prefill_ms));
         found.push_back(row(one, "decode", one.decode_ms));
     }
@@ -308,6 +333,9 @@ std::vector<Row> Bench::rows() const {
 
 std::string Bench::json(const Row &row) const {
     const Configuration &one = row.configuration;
+    JsonObject details;
+    details.add("kernels", kernels_);
+    if (!one.cpus.empty()) details.add("cpus", one.cpus);
     return JsonObject()
         .add("artifact", about_.label)
         .add("runtime", "engine")
@@ -316,6 +344,8 @@ std::string Bench::json(const Row &row) const {
         .add("loops", one.loops)
         .add("threads", one.threads)
         .add("phase", row.phase)
+        .add_raw("stream", "null") // it knows no modes
+        .add("samples_per_round", row.samples_per_round)
         .add("samples_ms", row.samples)
         .add("median_ms", row.median_ms)
         .add("tokens_per_s", row.tokens_per_s)
@@ -327,6 +357,7 @@ std::string Bench::json(const Row &row) const {
         .add("reasons", row.reasons)
         .add("p10_ms", row.p10_ms)
         .add("p90_ms", row.p90_ms)
+        .add("p99_ms", row.p99_ms)
         .add("executed_gbps", row.executed_gbps)
         .add("ceiling_gbps", row.ceiling_gbps)
         .add("ceiling_tokens_per_s", row.ceiling_tokens_per_s)
@@ -341,7 +372,7 @@ std::string Bench::json(const Row &row) const {
         .add("source_sha256", about_.source_sha256)
         .add("other_cores", row.other_cores)
         .add("stolen_cores", row.stolen_cores)
-        .add("details", JsonObject().add("kernels", kernels_))
+        .add("details", details)
         .str();
 }
 
@@ -391,9 +422,10 @@ std::string Bench::json(const std::string &command) const {
         .add("decode_tokens", settings_.decode_tokens)
         .add("repetitions", settings_.repetitions)
         .add("seed", settings_.seed)
+        .add_raw("cpus", settings_.cpus.empty() ? "null" : to_json(settings_.cpus))
         .add("sessions_kept", true);
     return JsonObject()
-        .add("schema", "mobileloop.bench/1")
+        .add("schema", "mobileloop.bench/2")
         .add_raw("machine", machine_.json(kernels_))
         .add_raw("results", "[" + results + "]")
         .add("bandwidth", ceilings)
@@ -412,11 +444,11 @@ std::string Bench::table() const {
         const std::string figure = value ? fixed(*value, digits) : "-";
         return std::string(12 - std::min<size_t>(figure.size(), 11), ' ') + figure;
     };
-    out += "\nthreads  loops  phase      median ms     tokens/s  GB/s unique    executed     loop tax\n";
+    out += "\nthreads  loops  phase        median ms     tokens/s  GB/s unique    executed     loop tax\n";
     std::string doubts;
     for (const Row &one : rows()) {
         char left[64];
-        std::snprintf(left, sizeof left, "%7u  %5u  %-7s", one.configuration.threads, one.configuration.loops,
+        std::snprintf(left, sizeof left, "%7u  %5u  %-11s", one.configuration.threads, one.configuration.loops,
                       one.phase);
         out += text(left, cell(one.median_ms, 3), " ", cell(one.tokens_per_s, 1), " ", cell(one.read_gbps, 2),
                     cell(one.executed_gbps, 2), " ", cell(one.loop_tax, 2), one.reasons.empty() ? "" : "  *", "\n");
@@ -444,8 +476,10 @@ int run_bench(const Arguments &arguments, const std::string &command) {
                       arguments.whole("--prompt-tokens", 128, 1, 1u << 20),
                       arguments.whole("--decode-tokens", 64, 1, 1u << 20),
                       arguments.whole("--repetitions", 5, 1, 1u << 20),
-                      arguments.whole("--seed", 0, 0, INT64_MAX)};
-    if (settings.threads.empty()) settings.threads = {1, ml_default_threads()};
+                      arguments.whole("--seed", 0, 0, INT64_MAX),
+                      arguments.ranges("--cpus", kMaxCpus - 1)};
+    if (settings.threads.empty())
+        settings.threads = {1, settings.cpus.empty() ? ml_default_threads() : settings.cpus.size()};
     settings.threads = without_repeats(settings.threads);
     const Bench bench(arguments.operand(), settings, !arguments.has("--no-bandwidth"));
     print(arguments.has("--json") ? bench.json(command) + "\n" : bench.table());

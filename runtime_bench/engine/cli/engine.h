@@ -40,11 +40,29 @@ public:
         return logits_;
     }
     void reset() { checked(ml_session_reset(session_.get(), 0)); }
+    // No cpus: where the engine puts its threads by itself.
+    void place(const std::vector<uint32_t> &cpus) {
+        checked(ml_session_place(session_.get(), cpus.data(), static_cast<uint32_t>(cpus.size())));
+    }
+    // The cpus its threads keep to; empty where nothing binds them.
+    std::vector<uint32_t> cpus() const {
+        std::vector<uint32_t> held(ml_session_cpus(session_.get(), nullptr, 0));
+        ml_session_cpus(session_.get(), held.data(), static_cast<uint32_t>(held.size()));
+        return held;
+    }
 
 private:
     std::unique_ptr<ml_session, void (*)(ml_session *)> session_{nullptr, ml_session_destroy};
     std::vector<float> logits_;
 };
+
+// Throws where as many threads cannot run on these cpus.
+inline void check_placement(uint32_t threads, const std::vector<uint32_t> &cpus) {
+    ml_context *context = nullptr;
+    checked(ml_context_create(threads, &context));
+    const std::unique_ptr<ml_context, void (*)(ml_context *)> made(context, ml_context_destroy);
+    checked(ml_context_place(context, cpus.data(), static_cast<uint32_t>(cpus.size())));
+}
 
 // GB/s (10^9 bytes) that `threads` threads read from a buffer.
 inline double bandwidth(uint32_t threads, uint64_t size_bytes, double seconds) {

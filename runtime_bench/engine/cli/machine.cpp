@@ -137,7 +137,10 @@ void probe_processor(Machine &machine, const std::string &cpuinfo) {
         for (const char *name : kInstructionSets)
             if (std::count(held.begin(), held.end(), name)) machine.instruction_sets->push_back(name);
     }
-    const bool x86_host = field(cpuinfo, "vendor_id").has_value(), qemu = cpuinfo.find("QEMU") != std::string::npos;
+    // Newer emulators show a processor of their own in cpuinfo; sysfs is the host's still.
+    const auto modalias = read("/sys/devices/system/cpu/modalias");
+    const bool x86_host = field(cpuinfo, "vendor_id") || (modalias && modalias->find("type:x86") != std::string::npos);
+    const bool qemu = cpuinfo.find("QEMU") != std::string::npos;
     const char *told = std::getenv("MOBILELOOP_EMULATED");
     if (told && (!std::strcmp(told, "0") || !std::strcmp(told, "1"))) {
         machine.emulated = *told == '1';

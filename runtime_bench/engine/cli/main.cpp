@@ -47,7 +47,7 @@ constexpr const char *kHelp =
     "Commands:\n"
     "  info FILE      what an artifact is: model, schedule, quantization, bytes per token\n"
     "  generate FILE  generate text\n"
-    "  bench FILE     measure load, prefill and decode by loops and threads\n"
+    "  bench FILE     measure load, first token, prefill and decode by loops and threads\n"
     "  bandwidth      measure the read bandwidth of this machine, from cache to memory\n"
     "\n"
     "  COMMAND --help shows a command's options, --version the version.\n"

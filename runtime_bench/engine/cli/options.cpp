@@ -96,6 +96,23 @@ std::vector<uint64_t> Arguments::list(const std::string &name, uint64_t least, u
     return values;
 }
 
+std::vector<uint32_t> Arguments::ranges(const std::string &name, uint32_t most) const {
+    std::vector<uint32_t> values;
+    const auto given = value(name);
+    if (!given) return values;
+    for (size_t begin = 0; begin <= given->size();) {
+        const size_t end = std::min(given->find(',', begin), given->size());
+        const std::string entry = given->substr(begin, end - begin);
+        const size_t dash = entry.find('-');
+        const uint64_t first = whole_number(name, entry.substr(0, dash), 0, most);
+        const uint64_t last =
+            dash == std::string::npos ? first : whole_number(name, entry.substr(dash + 1), first, most);
+        for (uint64_t value = first; value <= last; value++) values.push_back(static_cast<uint32_t>(value));
+        begin = end + 1;
+    }
+    return values;
+}
+
 std::string help_of(const CommandText &command) {
     std::string out = text("Usage: mobileloop-engine ", command.name, command.operand ? " FILE" : "",
                            " [OPTION...]\n\n", command.summary, "\n\nOptions:\n");

@@ -41,6 +41,8 @@ public:
     double number(const std::string &name, double otherwise, double least, double most) const;
     // Whole numbers with commas between them; empty where the option is not given.
     std::vector<uint64_t> list(const std::string &name, uint64_t least, uint64_t most) const;
+    // The same with rising ranges, such as 4-7,2.
+    std::vector<uint32_t> ranges(const std::string &name, uint32_t most) const;
 
 private:
     std::string operand_;

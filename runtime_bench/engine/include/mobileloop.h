@@ -222,6 +222,30 @@ ML_API ml_status ml_session_calibrate(ml_session *session, double seconds, uint3
  * reading its own part again and again for about `seconds`. */
 ML_API ml_status ml_read_bandwidth(uint32_t threads, uint64_t size_bytes, double seconds, double *gbps);
 
+/* Memory that threads read so that their speed is known, and what the caches hold of it before each pass: all that fits
+ * (warm); nothing, because an instruction flushed every line from every cache of the processor (a cache behind those,
+ * as the system cache of some phones, may keep them); or nothing but what another buffer left, which each thread read
+ * before: twice the last-level cache, 64 MiB where its size is hidden, at most 256 MiB. */
+typedef struct ml_memory ml_memory;
+typedef enum { ML_WARM = 0, ML_COLD_FLUSHED = 1, ML_COLD_READ = 2 } ml_memory_state;
+
+/* "clflush", "dc civac", or "" where ML_COLD_FLUSHED is refused because there is none. */
+ML_API const char *ml_flush_instruction(void);
+/* Room for working sets of up to max_bytes (4 KiB to 64 GiB), which is touched only as it is read. cpus and num_cpus
+ * as for ml_context_place. huge_pages: ask for them, or for none; a system need not follow. */
+ML_API ml_status ml_memory_create(uint64_t max_bytes, uint32_t threads, const uint32_t *cpus, uint32_t num_cpus,
+                                  int huge_pages, ml_memory **out);
+ML_API void ml_memory_destroy(ml_memory *memory);
+/* Read bandwidth in GB/s (10^9 bytes): every thread reads its own part of size_bytes again and again. Takes about
+ * `seconds` and gives 1 to `capacity` samples, each of half a millisecond or of one pass where that is longer or the
+ * state is cold. */
+ML_API ml_status ml_memory_read(ml_memory *memory, uint64_t size_bytes, uint32_t state, double seconds, double *gbps,
+                                uint32_t capacity, uint32_t *count);
+/* Nanoseconds of one dependent load: thread 0 follows a chain through all lines of size_bytes in random order. Cold,
+ * it follows it for at most 8192 lines behind each eviction. The set must fit one thread's part of max_bytes. */
+ML_API ml_status ml_memory_chase(ml_memory *memory, uint64_t size_bytes, uint32_t state, double seconds,
+                                 double *nanoseconds, uint32_t capacity, uint32_t *count);
+
 /* Whether runs note where their time goes (1) or not (0, as at first). It takes a clock read per loop. */
 ML_API ml_status ml_session_time(ml_session *session, uint32_t on);
 /* Nanoseconds of the last run by the clock of its calling thread: ns[stage * ml_model_max_loops + loop], 0 for loops

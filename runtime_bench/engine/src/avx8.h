@@ -13,6 +13,9 @@ struct Avx8 {
 
     static Avx8 all(float x) { return {_mm256_set1_ps(x)}; }
     static Avx8 load(const float *x) { return {_mm256_loadu_ps(x)}; }
+    static void touch(const uint8_t *x) {
+        asm volatile("" ::"x"(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(x))));
+    }
     static Avx8 load_half(const void *x) { return {_mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i *>(x)))}; }
     static Avx8 load_codes(const uint8_t *x) {
         return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(x))))};

@@ -4,6 +4,7 @@
 #include <exception>
 #include <new>
 
+#include "bandwidth.h"
 #include "context.h"
 #include "error.h"
 #include "kernels.h"
@@ -54,6 +55,21 @@ private:
 template <typename T> T &given(T *pointer, const char *what) {
     ml::require(pointer != nullptr, "no ", what, " was given (a null pointer)");
     return *pointer;
+}
+
+// One measurement of a memory into the caller's array.
+template <typename Measure>
+ml_status memory_samples(const Measure &measure, ml_memory *memory, uint64_t size_bytes, uint32_t state, double seconds,
+                         double *samples, uint32_t capacity, uint32_t *count) {
+    return guarded([&] {
+        const Exclusive exclusive(given(memory, "memory").busy);
+        given(samples, "place for the samples");
+        given(count, "place for the number of samples") = 0;
+        ml::require(capacity > 0, "there is no place for a sample");
+        const std::vector<double> found = (memory->*measure)(size_bytes, state, seconds, 1, capacity);
+        std::copy(found.begin(), found.end(), samples);
+        *count = static_cast<uint32_t>(found.size());
+    });
 }
 
 // A call that runs on the threads of a context.
@@ -276,6 +292,26 @@ ml_status ml_read_bandwidth(uint32_t threads, uint64_t size_bytes, double second
         double &to = given(gbps, "place for the bandwidth"); // before the measurement, which takes seconds
         to = ml::read_bandwidth(threads, size_bytes, seconds);
     });
+}
+
+const char *ml_flush_instruction(void) { return ml::flush_instruction(); }
+
+ml_status ml_memory_create(uint64_t max_bytes, uint32_t threads, const uint32_t *cpus, uint32_t num_cpus,
+                           int huge_pages, ml_memory **out) {
+    return guarded([&] {
+        given(out, "place for the memory") = nullptr;
+        *out = new ml_memory(max_bytes, threads, cpus, num_cpus, huge_pages != 0);
+    });
+}
+void ml_memory_destroy(ml_memory *memory) { delete memory; }
+
+ml_status ml_memory_read(ml_memory *memory, uint64_t size_bytes, uint32_t state, double seconds, double *gbps,
+                         uint32_t capacity, uint32_t *count) {
+    return memory_samples(&ml_memory::read, memory, size_bytes, state, seconds, gbps, capacity, count);
+}
+ml_status ml_memory_chase(ml_memory *memory, uint64_t size_bytes, uint32_t state, double seconds, double *nanoseconds,
+                          uint32_t capacity, uint32_t *count) {
+    return memory_samples(&ml_memory::chase, memory, size_bytes, state, seconds, nanoseconds, capacity, count);
 }
 
 ml_status ml_session_time(ml_session *session, uint32_t on) {

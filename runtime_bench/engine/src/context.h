@@ -77,9 +77,6 @@ private:
     Clock::time_point last_;
 };
 
-// Median GB/s of `threads` threads that read their parts of one buffer again and again (bandwidth.cpp).
-double read_bandwidth(uint32_t threads, uint64_t size_bytes, double seconds);
-
 } // namespace ml
 
 struct ml_context {

@@ -16,6 +16,7 @@ namespace ml {
 
 constexpr float kPlane = 256.0f; // low steps per high step
 constexpr float kLargestHalf = 65504.0f;
+constexpr size_t kReadStep = 512; // bytes of one round of the read loop
 
 // Rows of activations. `floats` is [tokens, stride]; the others exist where an integer matrix reads them.
 //
@@ -79,8 +80,9 @@ struct Kernels {
     // gate[i] = silu(gate[i]) * up[i]
     void (*silu_multiply)(float *gate, const float *up, size_t size);
     KvKernels kv_f32, kv_f16, kv_i8;
-    // Sum of all floats: the read loop of the bandwidth measurement.
-    float (*read)(const float *data, size_t size);
+    // Loads every byte, in the widest loads of the set, and does nothing else: the loop of the bandwidth measurement.
+    // `bytes` is a multiple of kReadStep.
+    void (*read)(const void *data, size_t bytes);
 
     const KvKernels &kv(uint32_t type) const { return type == ML_KV_F32 ? kv_f32 : type == ML_KV_F16 ? kv_f16 : kv_i8; }
 };

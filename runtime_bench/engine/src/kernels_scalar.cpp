@@ -18,6 +18,13 @@ struct Scalar8 {
     static Scalar8 load(const float *x) {
         return each([&](int i) { return x[i]; });
     }
+    static void touch(const uint8_t *x) {
+        for (size_t i = 0; i < 32; i += 8) {
+            uint64_t word;
+            std::memcpy(&word, x + i, sizeof word);
+            asm volatile("" ::"r"(word));
+        }
+    }
     static Scalar8 load_half(const void *x) {
         uint16_t half[8];
         std::memcpy(half, x, sizeof half);

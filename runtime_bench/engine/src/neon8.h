@@ -13,6 +13,7 @@ struct Neon8 {
 
     static Neon8 all(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x)}; }
     static Neon8 load(const float *x) { return {vld1q_f32(x), vld1q_f32(x + 4)}; }
+    static void touch(const uint8_t *x) { asm volatile("" ::"w"(vld1q_u8(x)), "w"(vld1q_u8(x + 16))); }
     static Neon8 load_half(const void *x) {
         const float16x8_t half = vreinterpretq_f16_u8(vld1q_u8(static_cast<const uint8_t *>(x)));
         return {vcvt_f32_f16(vget_low_f16(half)), vcvt_high_f32_f16(half)};

@@ -1,0 +1,141 @@
+"""How often `mobileloop compare` is right on this machine, whatever else runs on it.
+
+Every try is three runs, each in a process of its own: the program, the program again, and the program with a delay
+planted in every decoded token (10% of the first run's 5th percentile, by a busy wait: a sleep of some microseconds
+lasts longer than it was asked to). Compared with the first run, the second must be no regression, the third must.
+
+    python -m mobileloop_bench.compare_check [ARTIFACT] [--tries 20] [--slowdown 10%] [--json OUT]
+
+Without an artifact it makes a small one with random weights (7 MB, 12 blocks). A try takes about ten seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from mobileloop import runtimes
+from mobileloop.artifact import ArtifactInfo, written_whole
+from mobileloop.checkpoints.random import random_model
+from mobileloop.config import ModelConfig
+from mobileloop.errors import MobileloopError
+from mobileloop.quant.packed import PackedModel
+from mobileloop.runtimes.base import F32, Session
+from mobileloop.schedule import Schedule
+from mobileloop_bench.compare import Rule, compare_runs, percentage
+from mobileloop_bench.machine import probe
+from mobileloop_bench.measure import measure
+from mobileloop_bench.plan import Settings, make_plan, open_artifacts
+from mobileloop_bench.resampling import QUANTILES
+from mobileloop_bench.results import Document, read_document
+from mobileloop_bench.rows import make_document
+
+SETTINGS = Settings(threads=[1], loops=[1], prompt_tokens=16, decode_tokens=64, repetitions=12)
+
+
+def small_artifact(path: Path) -> None:
+    """12 blocks of random weights whose tokens take well under a time slice of the scheduler."""
+    from mobileloop_export import exporter
+
+    config = ModelConfig(
+        name="small",
+        vocab_size=4096,
+        hidden_size=256,
+        intermediate_size=768,
+        num_blocks=12,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=64,
+        random_weights=True,
+    )
+    checkpoint = random_model(config, Schedule.immediate(12, 2))
+    packed = PackedModel.from_checkpoint(checkpoint)
+    info = ArtifactInfo.describe(checkpoint, packed, context=128, kv_bits=16)
+    exporter("engine")(packed, info, path, lambda step, share: None)
+
+
+def measure_once(artifact: Path, delay_us: float, out: Path) -> None:
+    """One run, written as `mobileloop bench --json` writes it; `delay_us` longer per decoded token."""
+    plan = make_plan(open_artifacts([artifact]), SETTINGS)
+    if delay_us:
+        plain = Session.decode
+
+        def slow(session: Session, token: int) -> F32:
+            logits = plain(session, token)
+            end = time.perf_counter_ns() + int(delay_us * 1000)
+            while time.perf_counter_ns() < end:
+                pass
+            return logits
+
+        for kind in {type(runtimes.open_session(artifact, threads=1)), Session}:
+            setattr(kind, "decode", slow)  # noqa: B010  (mypy knows that a method is no variable)
+    make_document(measure(plan), probe(), [], {}, None).write(out)
+
+
+def one_run(artifact: Path, delay_us: float, out: Path) -> Document:
+    """`measure_once` in a process of its own."""
+    command = [sys.executable, "-m", "mobileloop_bench.compare_check", str(artifact), "--once", str(out)]
+    subprocess.run([*command, "--delay-us", str(delay_us)], check=True)
+    return read_document(out)
+
+
+def check(artifact: Path, tries: int, slowdown: float, folder: Path) -> dict[str, Counter[str]]:
+    """Verdicts over all tries, of the unchanged and of the slower program; each told on stderr."""
+    found: dict[str, Counter[str]] = {"unchanged": Counter(), "slower": Counter()}
+    for number in range(tries):
+        first = one_run(artifact, 0, folder / "first.json")
+        times = next(row.samples_ms for row in first.results if row.phase == "decode")
+        delay_us = slowdown * 1000 * float(np.quantile(times, QUANTILES["p5"]))
+        for name, delay in (("unchanged", 0.0), ("slower", delay_us)):
+            verdict, told = _verdict(first, one_run(artifact, delay, folder / "second.json"))
+            found[name][verdict] += 1
+            print(f"{number + 1}/{tries} {name}: {verdict}, {told}", file=sys.stderr, flush=True)
+    return found
+
+
+def _verdict(first: Document, second: Document) -> tuple[str, str]:
+    try:
+        (one,) = compare_runs(first, second, Rule()).comparisons
+    except MobileloopError as error:
+        return "not comparable", str(error)
+    return one.verdict, f"{one.ratio:.3f} ({one.low:.3f} to {one.high:.3f}), {'; '.join(one.notes)}"
+
+
+def main() -> int:
+    """Entry point: 0 where at least 19 of 20 unchanged and 18 of 20 slower programs were called right."""
+    parser = argparse.ArgumentParser(prog="python -m mobileloop_bench.compare_check", description=__doc__)
+    parser.add_argument("artifact", nargs="?", type=Path)
+    parser.add_argument("--tries", type=int, default=20)
+    parser.add_argument("--slowdown", type=percentage, default=0.10)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--once", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--delay-us", type=float, default=0, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.once:
+        measure_once(asked.artifact, asked.delay_us, asked.once)
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if asked.artifact is None:
+            asked.artifact = folder / "small.safetensors"
+            small_artifact(asked.artifact)
+        found = check(asked.artifact, asked.tries, asked.slowdown, folder)
+    told = {name: dict(counts) for name, counts in found.items()}
+    print(json.dumps(told))
+    if asked.json:
+        with written_whole(asked.json) as temporary:
+            temporary.write_text(json.dumps(told) + "\n", encoding="utf-8")
+    right = asked.tries - found["unchanged"]["regression"], found["slower"]["regression"]
+    return 0 if right[0] >= 0.95 * asked.tries and right[1] >= 0.9 * asked.tries else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Calibration: what follows from times, and that the probes run the engine as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mobileloop.errors import MobileloopError
+from mobileloop_bench import calibrate
+from mobileloop_bench.calibrate import (
+    Applied,
+    block_config,
+    copies,
+    measure_costs,
+    packed_block,
+    reread_share,
+    unhidden,
+)
+
+
+def test_what_was_not_hidden():
+    assert unhidden(10.0, memory=10, compute=4, cached=0) == 0
+    assert unhidden(12.0, memory=10, compute=4, cached=0) == 0.5
+    assert unhidden(20.0, memory=10, compute=4, cached=0) == 1  # more than both: something else took time
+    assert unhidden(9.0, memory=10, compute=4, cached=0) == 0
+    assert unhidden(11.0, memory=4, compute=10, cached=2) == 0.5
+    assert unhidden(11.0, memory=4, compute=10, cached=4) == 0  # all of it was there when compute was measured
+
+
+def test_what_a_second_application_misses():
+    assert reread_share(10.0, 7.0, 4.0) == 0.5
+    assert reread_share(10.0, 3.0, 4.0) == 0
+    assert reread_share(10.0, 12.0, 4.0) == 1
+    assert reread_share(10.0, 10.0, 9.5) is None
+
+
+def test_copies_lie_on_pages_of_their_own():
+    record = np.arange(2 * calibrate.ALIGNMENT, dtype=np.uint8)
+    made = copies(record, 3)
+    assert len({copy.ctypes.data for copy in made}) == 3
+    assert all(copy.ctypes.data % calibrate.ALIGNMENT == 0 for copy in made)
+    assert all((copy == record).all() for copy in made)
+
+
+def test_the_engine_checks_what_is_applied():
+    config = block_config(64)
+    record = packed_block(config, "int4").block_record(0)
+    applied = Applied(copies(record, 2), config, threads=1, slots=3, capacity=4)
+    try:
+        assert applied.us(3, position=3) > 0
+        with pytest.raises(MobileloopError, match="need more than the 3 KV slots"):
+            applied.us(4)
+        with pytest.raises(MobileloopError, match="beyond the KV capacity"):
+            applied.us(1, position=4)
+    finally:
+        applied.close()
+
+
+def test_every_cost_is_measured(monkeypatch):
+    """Small and short: the figures mean nothing here, but each must be there and in its bounds."""
+    monkeypatch.setattr(calibrate, "ROUNDS", 1)
+    monkeypatch.setattr(calibrate, "HIDDEN", (128, 64))
+    monkeypatch.setattr(calibrate, "STREAMED_HIDDEN", (128,))
+    monkeypatch.setattr(calibrate, "STREAMED_BYTES", 1 << 20)
+    steps = []
+    costs = measure_costs([2], lambda step, done: steps.append(done))
+    assert steps == sorted(steps)
+    assert 0 <= steps[0] <= steps[-1] < 1
+    assert costs.compute_gbps > 0
+    assert costs.resident_gbps > 0
+    assert set(costs.scheme_gbps) == {"int4-symmetric", "int8", "none"}
+    assert set(costs.region_us) == set(costs.application_us) == {1, 2}
+    assert not costs.estimated
+    assert None not in (costs.kernels, costs.token_us, costs.attention_ns, costs.kv_page_us, costs.overlap)
+    assert type(costs).model_validate(costs.model_dump()) == costs
