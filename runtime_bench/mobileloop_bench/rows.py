@@ -54,7 +54,7 @@ def make_document(
         for phase in PHASES:
             row = _row(samples, phase, plan, bandwidth)
             doubts = reasons(row, samples, measurement, machine)
-            if not row.samples_ms and not measurement.interrupted:
+            if not row.samples_ms and measurement.ended and not measurement.interrupted:
                 doubts = [f"{SKIPPED}{measurement.ended}"]
             more = {"prediction": predicted} if phase == "decode" else {}
             update = {"memory": used, "reasons": doubts, "valid": not doubts, **more}

@@ -22,10 +22,11 @@ from mobileloop_bench.devices.journal import Journal, Turn
 from mobileloop_bench.devices.session import File, Payload, find_engine, install, payload
 from mobileloop_bench.interference import Interference
 from mobileloop_bench.machine import Machine
-from mobileloop_bench.measure import Measurement, Samples, rotated
+from mobileloop_bench.measure import Measurement, rotated
 from mobileloop_bench.plan import Artifact, Configuration, Plan, Settings, make_plan
 from mobileloop_bench.results import Document, Result, Sample
 from mobileloop_bench.rows import make_document
+from mobileloop_bench.runner import Samples
 
 Progress = Callable[[str, int, int, str], None]  # serial, turns done, turns in all, what happens
 
