@@ -19,7 +19,7 @@ from mobileloop_bench import bench as bench_module
 from mobileloop_bench.bandwidth import bandwidth_of
 from mobileloop_bench.bench import Recorder, run_bench
 from mobileloop_bench.ladder import Ladder, Step
-from mobileloop_bench.machine import Machine, probe
+from mobileloop_bench.machine import Cluster, Machine, probe
 from mobileloop_bench.machinefile import EngineCosts, MachineFile
 from mobileloop_bench.probes import Probes
 from mobileloop_bench.results import read_document
@@ -47,13 +47,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_module, "measure_bandwidth", lambda machine, threads, cpus: [])
 
 
+WITH_CLUSTERS = Machine(clusters=[Cluster(cpus=[0]), Cluster(cpus=[1])])
+
+
 def test_a_ladder_gives_the_ceilings() -> None:
     found = {one.threads: one.read_gbps for one in bandwidth_of(LADDER, [1, 2, 4])}
     assert found == {1: 10, 2: 16}  # of the strongest cluster where no other is known
 
 
 def test_a_ladder_is_kept_and_predicts(looped: Path, tmp_path: Path) -> None:
-    given = MachineFile(name="here", machine=Machine(), ladder=LADDER, costs=EngineCosts(compute_gbps=10))
+    given = MachineFile(name="here", machine=WITH_CLUSTERS, ladder=LADDER, costs=EngineCosts(compute_gbps=10))
     plan = plan_of(looped, threads=[1], repetitions=1)
     document = run_bench(Console(quiet=True), plan, Probes(), tmp_path / "out.json", "mobileloop bench", given)
     assert document.ladder == LADDER
@@ -74,7 +77,9 @@ def test_a_ladder_is_kept_and_predicts(looped: Path, tmp_path: Path) -> None:
 def test_another_machines_file_is_refused_before_anything_is_measured(fake_artifact: Path, tmp_path: Path) -> None:
     if probe().cpu is None:
         pytest.skip("this machine does not name its processor")
-    given = MachineFile(name="phone", machine=Machine(cpu="another processor"), ladder=LADDER)
+    given = MachineFile(
+        name="phone", machine=WITH_CLUSTERS.model_copy(update={"cpu": "another processor"}), ladder=LADDER
+    )
     with pytest.raises(MobileloopError, match="phone is of another processor, but this machine is"):
         run_bench(Console(quiet=True), plan_of(fake_artifact), Probes(), tmp_path / "out.json", None, given)
     assert not (tmp_path / "out.json").exists()
@@ -109,7 +114,7 @@ def test_without_a_file_nothing_is_written(fake_artifact: Path, tmp_path: Path) 
 
 
 def test_a_run_killed_at_any_moment_leaves_a_readable_file(looped: Path, tmp_path: Path) -> None:
-    MachineFile(name="here", machine=Machine(), ladder=LADDER).write(tmp_path / "here.json")
+    MachineFile(name="here", machine=WITH_CLUSTERS, ladder=LADDER).write(tmp_path / "here.json")
     out = tmp_path / "out.json"
     command = [sys.executable, "-m", "mobileloop.cli", "bench", looped, "--machine", tmp_path / "here.json"]
     command += ["--threads", "1", "--loops", "1,2", "--prompt-tokens", "4", "--decode-tokens", "4"]

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from mobileloop_bench.sysfs import ROOT, read_text
 
-# perf_event_open(2): type PERF_TYPE_HARDWARE with these configs.
-EVENTS = {"cycles": 0, "instructions": 1, "llc_misses": 3}
+# perf_event_open(2): type (0 is PERF_TYPE_HARDWARE) and config.
+EVENTS = {"cycles": (0, 0), "instructions": (0, 1), "llc_misses": (0, 3)}
 SYSTEM_CALLS = {"x86_64": 298, "aarch64": 241}
-ATTRIBUTES = struct.Struct("=IIQQQQQ24x")  # perf_event_attr of version 0, 64 bytes
+ATTRIBUTES = struct.Struct("=IIQQQQQ16x")  # perf_event_attr of version 0, 64 bytes
 INHERIT, EXCLUDE_KERNEL, EXCLUDE_HYPERVISOR = 1 << 1, 1 << 5, 1 << 6
 ENABLED_AND_RUNNING = 1 | 2  # read_format: both times behind the value
 CLOSE_ON_EXEC = 1 << 3
@@ -41,9 +41,9 @@ class Counters:
         if platform.system() != "Linux" or number is None:
             self.reason = "perf_event_open is not known for this system"
             return
-        for name, event in EVENTS.items():
+        for name, (kind, event) in EVENTS.items():
             try:
-                self._files[name] = _opened(number, event)
+                self._files[name] = _opened(number, kind, event)
             except OSError as error:
                 self.reason = f"perf_event_open of {name} was refused ({error.strerror}{_paranoid(root)})"
                 self.close()
@@ -77,9 +77,9 @@ def between(before: Reading, after: Reading) -> dict[str, float]:
     return found
 
 
-def _opened(number: int, event: int) -> int:
+def _opened(number: int, kind: int, event: int) -> int:
     flags = INHERIT | EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR
-    packed = ATTRIBUTES.pack(0, ATTRIBUTES.size, event, 0, 0, ENABLED_AND_RUNNING, flags)
+    packed = ATTRIBUTES.pack(kind, ATTRIBUTES.size, event, 0, 0, ENABLED_AND_RUNNING, flags)
     attributes = ctypes.create_string_buffer(packed, ATTRIBUTES.size)
     system = ctypes.CDLL(None, use_errno=True)
     arguments = (ctypes.byref(attributes), 0, -1, -1, ctypes.c_ulong(CLOSE_ON_EXEC))  # this process on any cpu
