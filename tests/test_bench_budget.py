@@ -124,6 +124,14 @@ def test_an_unknown_cache_makes_a_choice_unknown_between_bounds():
     assert made(phone(), once.ms * 0.9).deepest is None
 
 
+def test_an_unknown_cache_does_not_matter_where_arithmetic_decides():
+    slow = phone().costs.model_copy(update={"compute_gbps": 5.0, "scheme_gbps": {"int8": 5.0}})
+    plan = made(phone().model_copy(update={"costs": slow}), 1000.0)
+    assert {choice.missing for choice in plan.choices} == {None}
+    assert plan.choices[1].resident == "L3"
+    assert plan.choices[1].ms > plan.choices[0].ms
+
+
 def test_what_a_machine_file_lacks_is_said():
     plan = made(server(ladder=None), 15.0)
     assert {choice.fits for choice in plan.choices} == {None}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mobileloop.cli import app
 from mobileloop.errors import MobileloopError
 from mobileloop_bench import calibrate
 from mobileloop_bench.calibrate import (
@@ -16,6 +18,7 @@ from mobileloop_bench.calibrate import (
     reread_share,
     unhidden,
 )
+from mobileloop_bench.machinefile import EngineCosts, MachineFile
 
 
 def test_what_was_not_hidden():
@@ -54,6 +57,26 @@ def test_the_engine_checks_what_is_applied():
             applied.us(1, position=4)
     finally:
         applied.close()
+
+
+def test_bandwidth_adds_the_costs_to_the_machine_file(monkeypatch, tmp_path):
+    asked = []
+
+    def measured(threads, progress):
+        asked.append((threads, read_ladder()))
+        return EngineCosts(compute_gbps=12, kernels="some")
+
+    def read_ladder():
+        return MachineFile.read(tmp_path / "m.json").ladder  # there before the costs are: Ctrl-C would keep it
+
+    monkeypatch.setattr(calibrate, "measure_costs", measured)
+    arguments = ["--threads", "1", "--sizes", "16K,64K,1M", "--no-cold", "--time-budget", "1", "--json"]
+    done = CliRunner().invoke(app, ["bandwidth", "--costs", *arguments, str(tmp_path / "m.json")])
+    assert done.exit_code == 0, done.output
+    assert [threads for threads, _ in asked] == [[1]]
+    assert asked[0][1].steps
+    assert MachineFile.read(tmp_path / "m.json").costs.compute_gbps == 12
+    assert "12.0 GB/s of resident int4 weights (some)" in done.output
 
 
 def test_every_cost_is_measured(monkeypatch):

@@ -205,6 +205,27 @@ def test_a_cache_of_unknown_rate_is_bounded_by_no_time_and_by_dram():
     assert predict(workload(Schedule.plain(4)), phone(), 1).ms == pytest.approx(0.6)
 
 
+def test_where_rungs_were_measured_listed_caches_say_nothing():
+    """A virtual machine lists the cache of a whole socket; what it gets of it is what was measured."""
+    where = machine(cache=MB // 2)
+    where.machine.caches = [Cache(level=3, kind="unified", size_bytes=900 * MB, instances=1, shared_by=2)]
+    where.ladder.rungs = [
+        Rung(size_bytes=MB // 2, threads=1, read_gbps=40),
+        Rung(size_bytes=MB, threads=1, read_gbps=10),
+    ]
+    assert predict(workload(Schedule.immediate(4, 3)), where, 1).ms == pytest.approx(1.4)
+
+
+def test_what_lies_beyond_the_private_caches():
+    steps = [("L1", 1, 200), ("L2", 2, 100), ("L3", 4, 50), ("L4", 8, 25)]
+    where = machine()
+    where.ladder.steps = [Step(level=n, threads=1, up_to_bytes=size * MB, read_gbps=gbps) for n, size, gbps in steps]
+    where.ladder.steps.append(Step(level="DRAM", threads=1, read_gbps=10))
+    levels = Levels(where, 1)
+    assert [levels.beyond_private(size * MB) for size in (1, 2, 4, 8, 9)] == [0, 0, 0, 1, 1]
+    assert [levels.level(size * MB) for size in (1, 2, 4, 8, 9)] == ["L1", "L2", "L3", "L4", "DRAM"]
+
+
 def test_a_machine_without_a_word_of_caches_bounds_too():
     bare = phone().model_copy(update={"machine": Machine()})
     with pytest.raises(UnknownError, match="a cache"):

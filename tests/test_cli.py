@@ -24,7 +24,9 @@ from mobileloop.checkpoints.random import random_model
 from mobileloop.runtimes import open_session
 from mobileloop_export import FORMATS
 
-COMMANDS = ("export", "run", "verify", "bench", "compare", "report", "results", "machine", "info", "fetch", "demo")
+COMMANDS = (
+    "export", "run", "verify", "bench", "plan", "compare", "report", "results", "machine", "info", "fetch", "demo",
+)  # fmt: skip
 CONFIG = TINY.model_copy(update={"vocab_size": 259, "max_position": 128})
 CONTEXT = 64
 CPU = min(os.sched_getaffinity(0))

@@ -94,11 +94,15 @@ def bandwidth(
     console.print(_table(ladder))
     for note in _notes(ladder):
         console.print(note, highlight=False, markup=False)
-    measured = _costs(console, ladder, listed) if costs and not ladder.interrupted else None
+    made = MachineFile(name=machine.cpu or "unknown", machine=machine, ladder=ladder)
     if json_out is not None:
-        MachineFile(name=machine.cpu or "unknown", machine=machine, ladder=ladder, costs=measured).write(json_out)
+        made.write(json_out)
     if ladder.interrupted:
         raise typer.Exit(INTERRUPTED)
+    if costs:
+        made.costs = _costs(console, ladder, listed)
+        if json_out is not None:
+            made.write(json_out)
 
 
 def _costs(console: Console, ladder: Ladder, cpus: list[int] | None) -> EngineCosts:

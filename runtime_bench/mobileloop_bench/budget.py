@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from mobileloop_bench.prediction import Prediction
 from mobileloop_bench.words import UNKNOWN, counted, figure, megabytes
 
 KV_BITS = 16
+SAME = 1e-3  # times closer than that are one
 _TAKEN: tuple[Unknown, Unknown] = ("fast", "slow")
 _BUDGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|tok/s)")
 
@@ -129,7 +131,7 @@ def artifact_options(info: ArtifactInfo, loops: Sequence[int] | None) -> list[Op
 def thread_counts(machine: MachineFile) -> list[int]:
     """Counts whose DRAM bandwidth the machine file knows; else as many as its big cores, or 1."""
     steps = machine.ladder.steps if machine.ladder else []
-    known = sorted({step.threads for step in steps if step.up_to_bytes is None})
+    known = sorted({step.threads for step in steps if step.up_to_bytes is None and step.cluster is None})
     big = sum(len(cluster.cpus) for cluster in machine.machine.clusters if cluster.big)
     return known or [big or 1]
 
@@ -163,32 +165,29 @@ def _choice(option: Option, machine: MachineFile, budget_ms: float, threads: int
         "unique_bytes": token.unique(),
         "executed_bytes": token.executed(option.loops),
     }
+    choice = choice.model_copy(update=facts)
     try:
-        known = predict(option.workload, machine, threads, option.loops, depth)
+        return _known(choice, predict(option.workload, machine, threads, option.loops, depth), budget_ms)
     except UnknownError as error:
-        bounds = _bounds(option, machine, budget_ms, threads, depth)
-        return choice.model_copy(update={**facts, **bounds, "missing": str(error)})
+        return _bounded(choice.model_copy(update={"missing": str(error)}), option.workload, machine, budget_ms, depth)
+
+
+def _known(choice: Choice, known: Prediction, budget_ms: float) -> Choice:
     told = {"ms": known.ms, "tokens_per_s": 1e3 / known.ms, "fits": known.ms <= budget_ms, "prediction": known}
-    return choice.model_copy(update={**facts, **told, "resident": _resident(known)})
+    return choice.model_copy(update={**told, "resident": _resident(known), "missing": None})
 
 
-def _bounds(option: Option, machine: MachineFile, budget_ms: float, threads: int, depth: int) -> dict[str, object]:
-    """What holds whatever the unknown cache does; nothing where more than that is missing."""
-    assert option.workload is not None
+def _bounded(choice: Choice, workload: Workload, machine: MachineFile, budget_ms: float, depth: int) -> Choice:
+    """What holds whatever the unknown cache does; the choice as it is where more than that is missing."""
     try:
-        fast, slow = (
-            predict(option.workload, machine, threads, option.loops, depth, unknown=taken) for taken in _TAKEN
-        )
+        fast, slow = (predict(workload, machine, choice.threads, choice.loops, depth, unknown=t) for t in _TAKEN)
     except UnknownError:
-        return {}
+        return choice
+    if math.isclose(fast.ms, slow.ms, rel_tol=SAME):
+        return _known(choice, slow, budget_ms)  # arithmetic decides, whatever the cache does
     fits = True if slow.ms <= budget_ms else False if fast.ms > budget_ms else None
-    return {
-        "at_least_ms": fast.ms,
-        "at_most_ms": slow.ms,
-        "fits": fits,
-        "resident": _resident(slow),
-        "prediction": slow,
-    }
+    told = {"at_least_ms": fast.ms, "at_most_ms": slow.ms, "fits": fits, "prediction": slow}
+    return choice.model_copy(update={**told, "resident": _resident(slow)})
 
 
 def _resident(prediction: Prediction) -> str | None:

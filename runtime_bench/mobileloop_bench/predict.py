@@ -81,25 +81,17 @@ class Levels:
         dram = next((step for step in steps if step.up_to_bytes is None), None)
         if dram is None:
             raise UnknownError(f"the read bandwidth of DRAM with {counted(threads, 'thread')}")
-        known = [
-            _Level(step.level, step.up_to_bytes, 1e3 / step.read_gbps) for step in steps if step.up_to_bytes is not None
-        ]
-        largest = max((level.up_to_bytes for level in known), default=0.0)
-        slow = 1e3 / dram.read_gbps
-        rate = {"refuse": None, "fast": 0.0, "slow": slow}[unknown]
-        listed = [_Level(name, size, rate) for name, size in cache_bytes(machine.machine, threads).items()]
-        if not listed and not known:
-            listed = [_Level("a cache", math.inf, rate)]
-        beyond = [
-            level for level in listed if level.up_to_bytes > largest and level.name not in {k.name for k in known}
-        ]
-        self._levels = [*known, *beyond, _Level(dram.level, math.inf, slow)]
-        rungs = [
+        measured = [
             (rung.size_bytes, rung.read_gbps)
             for rung in ladder.rungs
             if rung.threads == threads and rung.cluster == cluster and rung.state == "warm"
         ]
-        self._rungs = sorted(rungs)
+        self._rungs = sorted(measured)
+        slow = 1e3 / dram.read_gbps
+        known = [_Level(s.level, s.up_to_bytes, 1e3 / s.read_gbps) for s in steps if s.up_to_bytes is not None]
+        rate = {"refuse": None, "fast": 0.0, "slow": slow}[unknown]
+        beyond = [] if measured else _unmeasured(machine.machine, threads, known, rate)
+        self._levels = [*known, *beyond, _Level(dram.level, math.inf, slow)]
 
     def level(self, working_set: float) -> str:
         """The level that a working set, read again and again, is read from."""
@@ -125,8 +117,10 @@ class Levels:
     def beyond_private(self, working_set: float) -> float:
         """Share of a working set that comes from the last-level cache or from beyond it, 0 to 1."""
         caches, level = self._levels[:-1], self._level(working_set)
-        if level is self._levels[-1] or level in caches[:-2] or len(caches) < 2:
-            return float(level is not self._levels[0] or not caches)
+        if level is self._levels[-1]:
+            return 1.0
+        if len(caches) < 2 or level in caches[:-2]:
+            return 0.0
         private, shared = (self._known(cache) for cache in caches[-2:])
         if shared <= private:
             return float(level is caches[-1])
@@ -143,6 +137,15 @@ class Levels:
         if level.us_per_mb is None:
             raise UnknownError(f"the read bandwidth of {level.name} with {counted(self._threads, 'thread')}")
         return level.us_per_mb
+
+
+def _unmeasured(machine: Machine, threads: int, known: Sequence[_Level], rate: float | None) -> list[_Level]:
+    """Caches beyond the known ones that the machine lists; a machine without a word of caches has one of any size."""
+    listed = cache_bytes(machine, threads)
+    if not listed and not known:
+        return [_Level("a cache", math.inf, rate)]
+    largest, names = max((level.up_to_bytes for level in known), default=0.0), {level.name for level in known}
+    return [_Level(name, size, rate) for name, size in listed.items() if size > largest and name not in names]
 
 
 def cache_bytes(machine: Machine, threads: int) -> dict[str, int]:

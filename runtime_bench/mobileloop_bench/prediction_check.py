@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         required=True,
         help="a machine file with a ladder, as mobileloop bandwidth --json writes it; costs it lacks are measured",
     )
-    parser.add_argument("--folder", type=Path, default=Path("build"), help="where the models are kept (300 MB)")
+    parser.add_argument("--folder", type=Path, default=Path("build"), help="where the models are kept (400 MB)")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--loops", default="1,2,4,8")
     parser.add_argument("--rounds", type=int, default=5)
