@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -136,6 +137,11 @@ class Stage(BaseModel):
         if self.halting.rule == "exit_gate" and not self.loop_end_norm:
             raise ValueError("the exit gate reads the normed state, so the stage needs loop_end_norm")
         return self
+
+    @property
+    def name(self) -> str:
+        """Its blocks: `0-29`, or `0,2,4` where they are no run of numbers; of a nested one, its inner stages."""
+        return ",".join(stage.name for stage in self.stages) or _name(self.blocks)
 
     @property
     def looped(self) -> bool:
@@ -268,6 +274,22 @@ class Schedule(BaseModel):
         """Whether no stage lets a token attend to later ones of the same call."""
         return all(stage.causal for stage in self.stages)
 
+    def stage_rows(self) -> list[tuple[str, tuple[int, ...]]]:
+        """The stages as the rows of a table: a name, and the places of the stages that it stands for.
+
+        A stage is a row named after its blocks. Neighbours of one block each that differ in nothing else are one row,
+        since 30 rows would hide what they have in common: `0-29 (each block by itself)` of `immediate`.
+        """
+        rows = []
+        for _, run in groupby(enumerate(self.stages), key=_row_key):
+            places, stages = zip(*run, strict=True)
+            if len(stages) == 1:
+                rows.append((stages[0].name, places))
+            else:
+                blocks = tuple(stage.blocks[0] for stage in stages)
+                rows.append((f"{_name(blocks)} (each block by itself)", places))
+        return rows
+
     def slot_bases(self) -> list[int]:
         """First KV slot of every top-level stage."""
         bases, base = [], 0
@@ -370,6 +392,19 @@ def _checked_loops(loops: int) -> int:
 
 def _blocks(stage: Stage) -> set[int]:
     return set(stage.blocks).union(*(_blocks(inner) for inner in stage.stages))
+
+
+def _name(blocks: tuple[int, ...]) -> str:
+    first, last = blocks[0], blocks[-1]
+    if blocks != tuple(range(first, last + 1)):
+        return ",".join(map(str, blocks))
+    return f"{first}-{last}" if last > first else str(first)
+
+
+def _row_key(placed: tuple[int, Stage]) -> object:
+    """Equal for the neighbours that are one row; a stage of more blocks equals no other."""
+    place, stage = placed
+    return stage.model_dump(exclude={"blocks"}) if len(stage.blocks) == 1 else place
 
 
 def _max_loops(stage: Stage) -> int:

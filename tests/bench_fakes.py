@@ -18,11 +18,12 @@ from mobileloop.runtimes.base import F32, Session
 from mobileloop.schedule import Schedule
 from mobileloop_bench.bandwidth import Bandwidth
 from mobileloop_bench.machine import Machine
-from mobileloop_bench.measure import Measurement, Samples
-from mobileloop_bench.memory import Memory
+from mobileloop_bench.measure import Measurement
+from mobileloop_bench.memory import Memory, memory_key
 from mobileloop_bench.plan import Plan, Settings, make_plan, open_artifacts
 from mobileloop_bench.results import Document
 from mobileloop_bench.rows import make_document
+from mobileloop_bench.runner import Samples
 
 VOCAB = 64
 
@@ -117,6 +118,6 @@ def made_up_document(plan: Plan, machine: Machine | None = None) -> Document:
         Bandwidth(threads=threads, size_bytes=1 << 28, read_gbps=0.001 * threads, beyond_last_level_cache=True)
         for threads in plan.settings.threads
     ]
-    memory = {(one.artifact.label, one.loops): Memory(delta_anonymous_bytes=1 << 20) for one in plan.configurations}
+    memory = {memory_key(one): Memory(delta_anonymous_bytes=1 << 20) for one in plan.configurations}
     machine = machine or Machine(cpu="a processor", cores_usable=2, libraries={"numpy": "2.0"})
     return make_document(made_up_measurement(plan), machine, bandwidth, memory, "mobileloop bench tiny.safetensors")

@@ -1,17 +1,23 @@
+import dataclasses
 import sys
 import types
 from pathlib import Path
 
 import pytest
 from bench_fakes import FakeSession, open_fakes, plan_of, small_settings, tiny_info  # noqa: F401
+from builders import packed_model, write_engine
 
 from mobileloop.errors import MobileloopError
+from mobileloop.schedule import Schedule
 from mobileloop_bench import bandwidth as bandwidth_module
 from mobileloop_bench import memory as memory_module
 from mobileloop_bench.bandwidth import MIB, ceiling_gbps, measure_bandwidth, working_set_bytes
 from mobileloop_bench.machine import Cache, Machine
-from mobileloop_bench.measure import measure, prompt_of, rotated
-from mobileloop_bench.plan import make_plan, numbers, open_artifacts
+from mobileloop_bench.measure import measure, rotated
+from mobileloop_bench.plan import Settings, make_plan, numbers, open_artifacts
+from mobileloop_bench.probes import Probes
+from mobileloop_bench.rows import make_document
+from mobileloop_bench.runner import prompt_of
 
 
 def test_every_configuration_runs_once_per_round_in_a_rotating_order(fake_artifact: Path) -> None:
@@ -21,10 +27,12 @@ def test_every_configuration_runs_once_per_round_in_a_rotating_order(fake_artifa
     prefills = [
         (threads, loops) for what, _, threads, loops, tokens in FakeSession.log if what == "run" and len(tokens) == 8
     ]
-    rounds = prefills[4 * (3 + 1) :]  # load rounds and the warm-up evaluate 8 tokens too, before them
+    # In the first round a warm-up evaluates 8 tokens too; behind every round come the loads.
+    rounds = [prefills[0:8:2], prefills[12:16], prefills[20:24]]
     configurations = [(1, 1), (2, 1), (1, 2), (2, 2)]
     expected = [[configurations[i] for i in rotated(4, turn)] for turn in range(3)]
-    assert [rounds[4 * turn : 4 * turn + 4] for turn in range(3)] == expected
+    assert rounds == expected
+    assert [prefills[8:12], prefills[16:20], prefills[24:]] == expected
     assert expected[0] != expected[1]
 
 
@@ -63,7 +71,7 @@ def test_sessions_are_opened_anew_where_memory_is_short(fake_artifact: Path, mon
 
 def test_ctrl_c_keeps_what_was_measured(fake_artifact: Path) -> None:
     plan = plan_of(fake_artifact)
-    FakeSession.stop_at = 5 * 4 + 2 * 4 + 8  # loads, warm-ups, one whole turn, then into the second one
+    FakeSession.stop_at = 7 + 5  # one whole turn with its warm-up, then into the second one
     measurement = measure(plan)
     assert measurement.interrupted
     assert [len(samples.decode_ms) for samples in measurement.samples] == [4, 2, 0, 0]
@@ -165,3 +173,129 @@ def test_memory_that_cannot_be_measured_is_unknown(fake_artifact: Path) -> None:
 
 def test_tiny_info_is_tiny() -> None:
     assert tiny_info().unique_bytes() < 100_000
+
+
+def test_a_sweep_of_everything(fake_artifact: Path) -> None:
+    plan = plan_of(fake_artifact, loops=[1], streams=["off", "core:1"], depths=[0, 16, 4096], sequences=[1, 2])
+    found = {(one.threads, one.stream, one.depth, one.sequences) for one in plan.configurations}
+    two = {(2, stream, depth, sequences) for stream in ("off", "core:1") for depth in (0, 16) for sequences in (1, 2)}
+    assert found == two | {(1, "off", depth, sequences) for depth in (0, 16) for sequences in (1, 2)}
+    assert len(plan.configurations) == len(found)
+    assert {skip.reason for skip in plan.skipped} == {
+        "--stream core:1 on 1 thread leaves none to compute",
+        "--depth 4096 and 12 prompt and decode tokens do not fit the context of 48",
+    }
+
+
+def test_other_runtimes_skip_what_only_the_engine_can(fake_artifact: Path) -> None:
+    (artifact,) = open_artifacts([fake_artifact])
+    other = dataclasses.replace(artifact, runtime="onnx")
+    plan = make_plan([other], small_settings(threads=[2], loops=[1], streams=["auto", "prefetch"], sequences=[1, 4]))
+    assert [(one.stream, one.sequences) for one in plan.configurations] == [("auto", 1)]
+    assert {skip.reason for skip in plan.skipped} == {
+        "onnx holds one sequence; --batch 4 needs an engine artifact",
+        "onnx knows no next stage to stream; --stream prefetch needs an engine artifact",
+    }
+
+
+def test_an_empty_sweep_is_one_sentence(fake_artifact: Path) -> None:
+    with pytest.raises(MobileloopError, match="the sweep is empty; give every option at least one value"):
+        plan_of(fake_artifact, threads=[])
+    for lists in ({"streams": ""}, {"depths": ""}, {"sequences": "0"}, {"threads": ""}):
+        with pytest.raises(MobileloopError, match=r"streaming mode ''|holds '0?'"):
+            Settings.parse(**lists)  # type: ignore[arg-type]
+
+
+def test_settings_of_the_command_line() -> None:
+    settings = Settings.parse("1,2", None, "off, core ,core:1", "0,512", "1,4", prompt_tokens=3)
+    assert (settings.threads, settings.loops, settings.streams) == ([1, 2], None, ["off", "core:1"])
+    assert (settings.depths, settings.sequences, settings.prompt_tokens) == ([0, 512], [1, 4], 3)
+    assert settings.swept() == ["depth", "batch"]
+    assert Settings.parse("1").swept() == []
+
+
+def test_depth_fills_the_cache_before_the_prompt(fake_artifact: Path) -> None:
+    measure(plan_of(fake_artifact, threads=[1], loops=[1], depths=[16], repetitions=1))
+    runs = [len(tokens) for what, *_, tokens in FakeSession.log if what == "run"]
+    assert runs == [8, 1, 16, 8, 1, 1, 1, 1, 8]  # warm-up, depth, prompt, decode, load
+
+
+class Ticking(Probes):
+    """A run in which a second passes whenever somebody looks at the clock."""
+
+    ticks = 0
+
+    @property
+    def seconds(self) -> float:
+        self.ticks += 1
+        return float(self.ticks)
+
+
+def test_a_time_budget_leaves_out_by_name_what_did_not_get_a_turn(fake_artifact: Path) -> None:
+    plan = plan_of(fake_artifact, time_budget_s=10)
+    measurement = measure(plan, probes=Ticking())
+    assert measurement.ended == "the time budget of 10 s was over after 0 whole rounds"
+    measured = [bool(samples.decode_ms) for samples in measurement.samples]
+    assert measured == sorted(measured, reverse=True)
+    assert set(measured) == {True, False}
+    rows = [row for row in make_document(measurement, Machine(), [], {}, None).results if row.phase == "decode"]
+    assert [row.skipped for row in rows] == [not one for one in measured]
+    assert rows[-1].reasons == ["skipped: the time budget of 10 s was over after 0 whole rounds"]
+
+
+def test_a_time_budget_runs_as_many_rounds_as_fit(fake_artifact: Path) -> None:
+    measurement = measure(plan_of(fake_artifact, threads=[1], repetitions=2, time_budget_s=200), probes=Ticking())
+    rounds = [len(samples.decode_ms) // 4 for samples in measurement.samples]
+    assert min(rounds) > 5
+    assert max(rounds) - min(rounds) <= 1
+    assert [len(samples.load_ms) for samples in measurement.samples] == [2, 2]
+
+
+def test_until_stable_goes_on_and_says_how_it_ended(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(fake_artifact, threads=[1], loops=[1], repetitions=2, until_stable=True)
+    looks = iter([False, False, True])
+    monkeypatch.setattr("mobileloop_bench.measure.stable", lambda samples, per_round: next(looks))
+    measurement = measure(plan)
+    assert measurement.ended == "stable after 4 rounds"
+    assert len(measurement.samples[0].decode_ms) == 4 * 4
+    monkeypatch.setattr("mobileloop_bench.measure.stable", lambda samples, per_round: False)
+    assert measure(plan).ended == "100 rounds, not stable yet"
+
+
+def test_a_cooldown_lies_between_rounds(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("mobileloop_bench.measure.time.sleep", slept.append)
+    measure(plan_of(fake_artifact, threads=[1], loops=[1], repetitions=3, cooldown_s=4), probes=Ticking())
+    assert sum(slept) > 0
+    slept.clear()
+    measure(plan_of(fake_artifact, threads=[1], loops=[1], repetitions=1, cooldown_s=4), probes=Ticking())
+    assert slept == []
+
+
+@pytest.fixture(name="looped")
+def make_looped(tmp_path: Path) -> Path:
+    checkpoint, packed = packed_model(schedule=Schedule.immediate(2, 3), quantization="int4")
+    write_engine(tmp_path / "looped.safetensors", checkpoint, packed)
+    return tmp_path / "looped.safetensors"
+
+
+def test_several_sequences_read_the_weights_once(looped: Path) -> None:
+    plan = plan_of(looped, threads=[1], loops=[2], sequences=[1, 3], depths=[4], repetitions=1)
+    measurement = measure(plan)
+    one, three = (row for row in make_document(measurement, Machine(), [], {}, None).results if row.phase == "decode")
+    assert (one.sequences, three.sequences, three.depth) == (1, 3, 4)
+    assert (three.unique_bytes, three.executed_bytes) == (one.unique_bytes, one.executed_bytes)
+    assert one.kv_bytes == plan.artifacts[0].info.kv_bytes(4 + 8 + 2, 2)
+    assert three.kv_bytes == 3 * one.kv_bytes
+    assert three.tokens_per_s == pytest.approx(3 * 1000 / three.median_ms)
+    assert three.context_tokens == 4 + 8 + 4
+
+
+def test_a_slowed_run_says_so_and_nonsense_is_refused(looped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOBILELOOP_BENCH_SLOW_DOWN", "0.5")
+    plan = plan_of(looped, threads=[1], loops=[1], repetitions=1)
+    assert measure(plan).samples[0].details["slowed_down"] == "0.5"
+    for wrong in ("fast", "-1", "nan", "11"):
+        monkeypatch.setenv("MOBILELOOP_BENCH_SLOW_DOWN", wrong)
+        with pytest.raises(MobileloopError, match=f"SLOW_DOWN is '{wrong}', but a share from 0 to 10"):
+            measure(plan)

@@ -63,7 +63,7 @@ def test_every_result_and_every_doubt_is_in_the_table(fake_artifact: Path) -> No
     document = made_up_document(plan_of(fake_artifact, loops=[1, 8], repetitions=2))
     html = page([document])
     assert html.count('<th scope="row">') == len(document.results)
-    assert "fewer than 5 repetitions: 2" in html
+    assert "too few samples: of 2 rounds" in html
     assert "loops 8 is outside 1-4" in html
 
 

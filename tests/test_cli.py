@@ -25,8 +25,8 @@ from mobileloop.runtimes import open_session
 from mobileloop_export import FORMATS
 
 COMMANDS = (
-    "export", "run", "verify", "bench", "bandwidth", "machine", "plan", "simulate", "device", "compare", "results", "report",
-    "info", "fetch", "demo",
+    "export", "run", "verify", "bench", "bandwidth", "machine", "plan", "simulate", "device", "compare", "results",
+    "report", "info", "fetch", "demo",
 )  # fmt: skip
 CONFIG = TINY.model_copy(update={"vocab_size": 259, "max_position": 128})
 CONTEXT = 64

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -619,3 +620,32 @@ def test_the_real_checkpoint_decodes(real_source, tmp_path):
     session = EngineSession(path)
     logits = session.prefill(tokenizer.encode("The capital of France is"))
     assert tokenizer.decode([int(logits.argmax())]).strip() == "Paris"
+
+
+def test_stage_times_have_the_loops_of_every_row(engine_artifact):
+    path, _ = engine_artifact(Schedule.immediate(2, 3))
+    session = open_session(path, threads=2, loops=2)
+    with pytest.raises(MobileloopError, match="not timed"):
+        session.stage_times()
+    session.time_stages()
+    start = time.perf_counter_ns()
+    session.decode(5)
+    whole_ms = (time.perf_counter_ns() - start) / 1e6
+    times = session.stage_times()
+    assert [(name, len(ms)) for name, ms in times] == [("0-1 (each block by itself)", 2), ("head", 1)]
+    assert all(one > 0 for _, ms in times for one in ms)
+    assert sum(sum(ms) for _, ms in times) < whole_ms  # a sum of parts of it
+    session.decode(5, loops=3)
+    assert len(session.stage_times()[0][1]) == 3
+    session.close()
+
+
+def test_a_slowed_session_says_so_and_computes_the_same(engine_artifact):
+    path, _ = engine_artifact()
+    slow, fast = (open_session(path, threads=1) for _ in range(2))
+    slow.slow_down(0.1)
+    assert same_bits(slow.decode(5), fast.decode(5))
+    assert slow.details()["slowed_down"] == "0.1"
+    assert "slowed_down" not in fast.details()
+    with pytest.raises(MobileloopError, match="outside 0-10"):
+        slow.slow_down(11)

@@ -330,3 +330,16 @@ def test_counts_of_the_common_shapes(blocks, loops, kind):
     schedule = Schedule.parse(f"{kind}:{loops}", blocks)
     assert schedule.num_slots == len(list(schedule.applications())) == blocks * loops
     assert schedule.max_loops == schedule.default_loops == loops
+
+
+def test_rows_of_a_table():
+    assert Schedule.plain(3).stage_rows() == [("0-2", (0,))]
+    assert Schedule.immediate(3, 2).stage_rows() == [("0-2 (each block by itself)", (0, 1, 2))]
+    assert Schedule.immediate(1, 2).stage_rows() == [("0", (0,))]
+    middle = Schedule.damped_range(6, 1, 4, 2, 0.5)
+    assert middle.stage_rows() == [("0", (0,)), ("1-4", (1,)), ("5", (2,))]
+    mixed = Schedule(stages=(Stage(blocks=(4, 2)), Stage(blocks=(2,)), Stage(blocks=(0,)), Stage(blocks=(1, 2))))
+    assert mixed.stage_rows() == [("4,2", (0,)), ("2,0 (each block by itself)", (1, 2)), ("1-2", (3,))]
+    assert Schedule(stages=(Stage(stages=(Stage(blocks=(0,)), Stage(blocks=(1, 2)))),)).stage_rows() == [
+        ("0,1-2", (0,))
+    ]

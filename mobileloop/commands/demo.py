@@ -34,6 +34,7 @@ def demo(
     """
     from mobileloop.commands.bench import INTERRUPTED, measure_and_show
     from mobileloop.commands.fetch import MODEL
+    from mobileloop_bench.plan import Settings
     from mobileloop_export import FORMATS
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,9 +54,8 @@ def demo(
         _mobileloop("run", str(path), "--prompt", QUESTION, "--loops", "1", "--max-tokens", "48")
     _say("4/4  measuring (the model was not trained for loops: loops 2 and 4 are measured for time)")
     result, page = folder / "result.json", folder / "report.html"
-    document = measure_and_show(
-        list(artifacts.values()), None, "1,2,4", 64, 32, repetitions, result, {"stream": "auto"}
-    )
+    settings = Settings.parse(loops="1,2,4", prompt_tokens=64, decode_tokens=32, repetitions=repetitions)
+    document = measure_and_show(list(artifacts.values()), settings, result)
     if document.interrupted:
         raise typer.Exit(INTERRUPTED)
     _mobileloop("report", str(result), "--html", str(page))

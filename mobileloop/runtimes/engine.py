@@ -106,6 +106,7 @@ class EngineSession(Session):
         super().__init__(path, read_info(path), threads, loops, cpus)
         check_sequences(sequences)
         self.sequences = sequences
+        self._slowed_down = 0.0
         self._looped = [stage.looped for stage in self.info.schedule.stages]
         self._blocks = np.array([len(stage.blocks) for stage in self.info.schedule.stages])
         self._forget_counts()
@@ -157,6 +158,37 @@ class EngineSession(Session):
             numbers = (native.HALTING_RULES[halting.rule], halting.min_loops, halting.threshold)
             args = ctypes.pointer(native.HaltingArgs(*numbers))
         native.check(native.library().ml_session_set_halting(self._open(), args))
+
+    def time_stages(self, on: bool = True) -> None:
+        """Let every run from here on note where its time goes, at the cost of a clock read per loop; off at first."""
+        native.check(native.library().ml_session_time(self._open(), on))
+
+    def stage_times(self) -> list[tuple[str, list[float]]]:
+        """Where the time of the last run went: a row of `Schedule.stage_rows`, or "head", and the ms of each loop.
+
+        The calling thread's clock. Waking the threads counts to a first loop, waiting for the last of them to a last
+        one, and the embedding nowhere. Loops that no stage of a row ran are left out.
+
+        Raises:
+            MobileloopError: where `time_stages` was not called before that run.
+        """
+        schedule = self.info.schedule
+        stages, loops = len(schedule.stages), schedule.max_loops
+        ns = (ctypes.c_uint64 * (stages * loops + 1))()
+        native.check(native.library().ml_session_times(self._open(), ns, len(ns)))
+        ms = np.array(ns[: stages * loops]).reshape(stages, loops) / 1e6
+        rows = [(name, ms[list(places)].sum(axis=0)) for name, places in schedule.stage_rows()]
+        return [*((name, [float(one) for one in times[times > 0]]) for name, times in rows), ("head", [ns[-1] / 1e6])]
+
+    def slow_down(self, share: float) -> None:
+        """Make every run from here on wait until it took 1 + `share` times its time, so that a test of `compare` has
+        something to find; `details` say so.
+
+        Raises:
+            MobileloopError: where `share` is outside 0-10.
+        """
+        native.check(native.library().ml_session_slow_down(self._open(), share))
+        self._slowed_down = share
 
     @property
     def positions(self) -> list[int]:
@@ -263,7 +295,8 @@ class EngineSession(Session):
 
     def details(self) -> dict[str, str]:
         """The kernel set that runs, how blocks are streamed, and the cpus that the threads keep to."""
-        return {"kernels": self._kernels, "stream": str(self.streaming), **self.placement()}
+        slowed = {"slowed_down": f"{self._slowed_down:g}"} if self._slowed_down else {}
+        return {"kernels": self._kernels, "stream": str(self.streaming), **self.placement(), **slowed}
 
     def placement(self) -> dict[str, str]:
         """The cpus that the threads keep to, the big cores where the engine chose them."""

@@ -154,6 +154,9 @@ def _declare(engine: ctypes.CDLL) -> None:
     engine.ml_session_place.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32]
     engine.ml_session_cpus.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32), ctypes.c_uint32]
     engine.ml_session_cpus.restype = ctypes.c_uint32
+    engine.ml_session_time.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+    engine.ml_session_times.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_uint64]
+    engine.ml_session_slow_down.argtypes = [ctypes.c_void_p, ctypes.c_double]
     engine.ml_default_threads.restype = ctypes.c_uint32
     engine.ml_topology_json.argtypes = [
         ctypes.c_char_p,

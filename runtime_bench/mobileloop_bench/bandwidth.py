@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.topology import confined
+from mobileloop_bench.ladder import Ladder
 from mobileloop_bench.machine import Machine
 
 MIB = 1 << 20
@@ -83,3 +84,19 @@ def measure_bandwidth(
 def ceiling_gbps(bandwidth: Sequence[Bandwidth], threads: int) -> float | None:
     """The measured read bandwidth of `threads` threads, or None."""
     return next((one.read_gbps for one in bandwidth if one.threads == threads), None)
+
+
+def bandwidth_of(ladder: Ladder, thread_counts: Sequence[int]) -> list[Bandwidth]:
+    """The DRAM steps of a ladder as ceilings; thread counts that it lacks are left out.
+
+    A ladder of several clusters and none for threads that run anywhere gives that of its first cluster, the strongest.
+    """
+    found = []
+    for threads in thread_counts:
+        steps = [step for step in ladder.steps if step.threads == threads and step.up_to_bytes is None]
+        if steps:
+            step = min(steps, key=lambda one: -1 if one.cluster is None else one.cluster)
+            sizes = [rung.size_bytes for rung in ladder.rungs if rung.threads == threads]
+            one = Bandwidth(threads=threads, size_bytes=max(sizes, default=0), read_gbps=step.read_gbps)
+            found.append(one.model_copy(update={"beyond_last_level_cache": True}))
+    return found

@@ -11,8 +11,10 @@ from rich.table import Table
 from mobileloop.runtimes.topology import write_cpus
 from mobileloop_bench.bandwidth import Bandwidth, ceiling_gbps
 from mobileloop_bench.machine import Machine
+from mobileloop_bench.memory import memory_key
 from mobileloop_bench.plan import Artifact, Configuration, Plan
 from mobileloop_bench.rows import kv_bytes
+from mobileloop_bench.runner import SLOW_DOWN, slow_down
 from mobileloop_bench.tables import ARTIFACT_WIDTH
 from mobileloop_bench.words import UNKNOWN, bandwidth_sentence, counted, figure, mebibytes, megabytes
 
@@ -30,6 +32,8 @@ def print_card(console: Console, plan: Plan, machine: Machine, bandwidth: Sequen
     console.print(_table(plan, bandwidth))
     for note in notes(plan.artifacts, machine):
         console.print(escape(note), highlight=False)
+    if share := slow_down():
+        console.print(f"{SLOW_DOWN} is set: engine sessions are slowed down by {share:.0%}.", highlight=False)
 
 
 def machine_sentence(machine: Machine) -> str:
@@ -62,34 +66,36 @@ def _table(plan: Plan, bandwidth: Sequence[Bandwidth]) -> Table:
     table.add_column("artifact", overflow="fold", min_width=min(widest, ARTIFACT_WIDTH))
     for name in ("format", "quantization", "schedule"):
         table.add_column(name)
-    for name in ("loops", "size on disk", "unique", "executed", "KV", "activations"):
+    swept = plan.settings.swept()
+    for name in (*swept, "loops", "size on disk", "unique", "executed", "KV", "activations"):
         table.add_column(name, justify="right")
     for threads in plan.settings.threads:
         table.add_column(f"ceiling tok/s, {counted(threads, 'thread')}", justify="right")
     seen = set()
     for one in plan.configurations:
-        if (one.artifact.label, one.loops) not in seen:
-            seen.add((one.artifact.label, one.loops))
+        if memory_key(one) not in seen:
+            seen.add(memory_key(one))
             table.add_row(*_cells(one, plan, bandwidth))
     return table
 
 
 def _cells(one: Configuration, plan: Plan, bandwidth: Sequence[Bandwidth]) -> list[str]:
     artifact, info, settings = one.artifact, one.artifact.info, plan.settings
-    kv = kv_bytes(one, "decode", settings.prompt_tokens, settings.decode_tokens) or 0
+    kv = kv_bytes(one, "decode", settings) or 0
     cells = [
         escape(artifact.label),
         artifact.runtime,
         escape(info.quantization),
         escape(info.schedule.name),
+        *(str({"depth": one.depth, "batch": one.sequences}[name]) for name in settings.swept()),
         str(one.loops),
         megabytes(artifact.size_on_disk_bytes),
         megabytes(info.unique_bytes()),
         megabytes(info.executed_bytes(one.loops)),
         megabytes(kv),
-        megabytes(info.activation_bytes(one.loops)),
+        megabytes(one.sequences * info.activation_bytes(one.loops)),
     ]
     for threads in settings.threads:
         ceiling = ceiling_gbps(bandwidth, threads)
-        cells.append(figure(ceiling * 1e9 / (info.unique_bytes() + kv)) if ceiling else UNKNOWN)
+        cells.append(figure(one.sequences * ceiling * 1e9 / (info.unique_bytes() + kv)) if ceiling else UNKNOWN)
     return cells

@@ -23,7 +23,7 @@ MIN_ROUNDS = 5  # fewer say nothing about their own spread
 DRIFT = 0.025  # between runs minutes apart on a shared virtual machine (docs/lab-log.md)
 MAX_DISTURBED = 3.0  # median over 5th percentile; beyond, the fast samples hold waiting too (docs/lab-log.md)
 # Doubts that the interval and the statistic account for; a figure with any other is not compared.
-NOISE = ("spread", "not alone", "preempted", "slowed down", "interrupted", "fewer than")
+NOISE = ("spread", "not alone", "preempted", "slowed down", "interrupted", "too few samples", "fewer than")
 MACHINE = ("cpu", "architecture", "cores_usable", "emulated")
 MACHINE_NOTES = ("governor", "kernel", "mobileloop", "git_commit")
 LOADING = ("load", "first_token")

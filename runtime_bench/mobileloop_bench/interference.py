@@ -18,12 +18,18 @@ class Interference:
     Attributes:
         other_s: processor time of other programs.
         stolen_s: processor time that the hypervisor gave to other machines.
+        switches: times that a thread of ours had to leave its core for another; None where that is not told.
     """
 
     wall_s: float = 0.0
     other_s: float = 0.0
     stolen_s: float = 0.0
     known: bool = True
+    switches: int | None = 0
+
+    def switches_per_s(self) -> float | None:
+        """Of all threads together."""
+        return self.switches / self.wall_s if self.switches is not None and self.wall_s else None
 
     def other_cores(self) -> float | None:
         """Cores that other programs kept busy, on average."""
@@ -46,10 +52,16 @@ class Watch:
 
     def __enter__(self) -> None:
         self._wall, self._own, self._busy = time.perf_counter(), self._own_s(), _busy_and_stolen()
+        self._switches = _involuntary_switches()
 
     def __exit__(self, *error: object) -> None:
         busy, into = _busy_and_stolen(), self._into
         into.wall_s += time.perf_counter() - self._wall
+        switches = _involuntary_switches()
+        if into.switches is None or switches is None or self._switches is None:
+            into.switches = None
+        else:
+            into.switches += switches - self._switches
         if busy is None or self._busy is None:
             into.known = False
             return
@@ -72,3 +84,12 @@ def _busy_and_stolen() -> tuple[float, float] | None:
     ticks = os.sysconf("SC_CLK_TCK")
     busy = (user + nice + system + irq + softirq) / ticks
     return (busy, steal / ticks) if busy else None  # sandboxes show zeros
+
+
+def _involuntary_switches() -> int | None:
+    """Of all threads of this process so far."""
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

@@ -7,59 +7,40 @@ rotating the order gives each of them every place in the round.
 
 from __future__ import annotations
 
-import gc
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import psutil
 
-from mobileloop import runtimes
-from mobileloop.runtimes.base import Session, SessionOptions
-from mobileloop_bench.interference import Interference, Watch
-from mobileloop_bench.plan import FIRST_TOKENS, Configuration, Plan
+from mobileloop_bench.plan import Plan, Settings
+from mobileloop_bench.probes import Moment, Probes
+from mobileloop_bench.runner import Runner, Samples, SessionRunner
+from mobileloop_bench.stability import LEAST_ROUNDS, stable
+from mobileloop_bench.words import counted
 
 Progress = Callable[[int, int, str], None]
 
-
-@dataclass
-class Samples:
-    """The raw times of one configuration, in ms.
-
-    Attributes:
-        load_ms: opening the artifact, with the file in the page cache and the runtime's library loaded; one per
-            repetition.
-        first_token_ms: the same opening and evaluating the first 8 tokens.
-        prefill_ms: the whole prompt; one per repetition.
-        decode_ms: one per decoded token, repetition after repetition.
-        interference: other programs during prefill and decode.
-        details: what the session said of itself; the artifact's where none was opened yet.
-    """
-
-    configuration: Configuration
-    load_ms: list[float] = field(default_factory=list)
-    first_token_ms: list[float] = field(default_factory=list)
-    prefill_ms: list[float] = field(default_factory=list)
-    decode_ms: list[float] = field(default_factory=list)
-    details: dict[str, str] = field(default_factory=dict)
-    interference: Interference = field(default_factory=Interference)
+MAX_ROUNDS = 1000  # of a time budget
+PATIENCE = 20  # times the repetitions, where --until-stable has no time budget
+ROUNDS_SHARE = 0.8  # of a time budget; what is left goes to the memory pass
 
 
 @dataclass
 class Measurement:
-    """Every configuration's samples; `interrupted` where the user stopped before the end."""
+    """Every configuration's samples; `interrupted` where the user stopped before the end.
+
+    Attributes:
+        ended: why no further round was run.
+        series: clocks and temperatures over time.
+    """
 
     plan: Plan
     samples: list[Samples]
     sessions_kept: bool = True
     interrupted: bool = False
-
-
-def prompt_of(vocab_size: int, count: int, seed: int) -> list[int]:
-    """The same pseudo-random token ids for every configuration of one vocabulary."""
-    generator = random.Random(seed)
-    return [generator.randrange(vocab_size) for _ in range(count)]
+    ended: str | None = None
+    series: list[Moment] = field(default_factory=list)
 
 
 def rotated(count: int, turn: int) -> list[int]:
@@ -68,129 +49,119 @@ def rotated(count: int, turn: int) -> list[int]:
     return [*range(start, count), *range(start)]
 
 
-def measure(plan: Plan, progress: Progress = lambda done, total, what: None) -> Measurement:
+def measure(
+    plan: Plan,
+    progress: Progress = lambda done, total, what: None,
+    checkpoint: Callable[[Measurement], None] = lambda measurement: None,
+    probes: Probes | None = None,
+) -> Measurement:
     """Run the plan. Ctrl-C ends it early and keeps what was measured.
 
     Args:
         plan: what to run.
         progress: called between turns, never inside one, with (done, total, what comes next).
+        checkpoint: called behind every turn with what there is so far.
+        probes: made before anything else where the caller can; hardware events miss threads that are older.
     """
-    measurement = Measurement(plan, [Samples(one) for one in plan.configurations], sessions_kept=_fits_memory(plan))
-    sessions = _Sessions(measurement.sessions_kept)
-    repetitions, count = plan.settings.repetitions, len(plan.configurations)
-    total, done = (2 * repetitions + 1) * count, 0
-    # (what, turns of it, order of configurations in a turn)
-    phases: tuple[tuple[str, int, Callable[[Samples, Plan, _Sessions], None]], ...] = (
-        ("load", repetitions, _load),
-        ("warm-up", 1, _warm_up),
-        ("prefill and decode", repetitions, _evaluate),
-    )
+    probes = probes or Probes()
+    runners = [SessionRunner(one, plan.settings, probes) for one in plan.configurations]
+    measurement = Measurement(plan, [runner.samples for runner in runners], _fits_memory(plan), series=probes.series)
+    rounds = _Rounds(runners, measurement, probes, progress, checkpoint)
     try:
-        for name, turns, run in phases:
-            for turn in range(turns):
-                for index in rotated(count, turn):
-                    samples = measurement.samples[index]
-                    progress(done, total, f"{name}: {samples.configuration}")
-                    run(samples, plan, sessions)
-                    done += 1
-        progress(done, total, "done")
+        measurement.ended = rounds.run()
     except KeyboardInterrupt:
-        measurement.interrupted = True
+        measurement.interrupted, measurement.ended = True, "interrupted"
     finally:
-        sessions.close()
+        for runner in runners:
+            runner.close()
     return measurement
 
 
-class _Sessions:
-    """Open sessions by configuration: kept for all rounds, or opened for one turn where memory is short."""
+class _Rounds:
+    """Turns of all runners, until the settings say that it is enough."""
 
-    def __init__(self, keep: bool) -> None:
-        self._keep = keep
-        self._open: dict[int, Session] = {}
+    def __init__(
+        self,
+        runners: Sequence[Runner],
+        measurement: Measurement,
+        probes: Probes,
+        progress: Progress,
+        checkpoint: Callable[[Measurement], None],
+    ) -> None:
+        self._runners, self._measurement, self._probes = runners, measurement, probes
+        self._progress, self._checkpoint = progress, checkpoint
+        self._settings = measurement.plan.settings
+        self._bound = _bound(self._settings)
+        self._took: dict[tuple[int, str], float] = {}  # the last turn of a runner, in seconds
+        self._done = 0
 
-    def get(self, samples: Samples) -> Session:
-        """The session of these samples, reset; engine threads of the others are parked, so they cost nothing."""
-        session = self._open.get(id(samples))
-        if session is None:
-            if not self._keep:
-                self.close()
-            session = self._open[id(samples)] = open_configuration(samples.configuration)
-            samples.details = session.details()
-            if not self._keep:
-                _first_tokens(session)
-        session.reset()
-        return session
+    def run(self) -> str:
+        """All rounds; says why there are no more."""
+        settings = self._settings
+        for number in range(self._bound):
+            if number:
+                self._cool_down(number)
+            for phase in ("evaluate", "load") if number < settings.repetitions else ("evaluate",):
+                for index in rotated(len(self._runners), number):
+                    if not self._turn(index, phase, number):
+                        budget = f"the time budget of {settings.time_budget_s:g} s was over"
+                        return f"{budget} after {counted(number, 'whole round')}"
+            if settings.until_stable and number + 1 >= settings.repetitions and self._stable():
+                return f"stable after {counted(number + 1, 'round')}"
+        not_stable = ", not stable yet" if settings.until_stable else ""
+        return counted(self._bound, "round") + not_stable
 
-    def close(self) -> None:
-        while self._open:
-            self._open.popitem()[1].close()
+    def _turn(self, index: int, phase: str, number: int) -> bool:
+        """One turn, unless the time budget is over before it would end; whether it ran."""
+        started = self._probes.seconds
+        left = self._left(started)
+        if left is not None and left <= self._took.get((index, phase), 0.0):
+            return False
+        runner = self._runners[index]
+        what = {"evaluate": "prefill and decode", "load": "load"}[phase]
+        self._progress(self._done, self._total(number), f"{what}: {runner.samples.configuration}")
+        if phase == "evaluate":
+            runner.evaluate()
+        else:
+            runner.load()
+        if not self._measurement.sessions_kept:
+            runner.close()
+        self._took[index, phase] = self._probes.seconds - started
+        self._done += 1
+        self._probes.note()
+        self._checkpoint(self._measurement)
+        return True
 
+    def _left(self, now_s: float) -> float | None:
+        budget = self._settings.time_budget_s
+        return None if budget is None else ROUNDS_SHARE * budget - now_s
 
-def open_configuration(configuration: Configuration, stream: str | None = None) -> Session:
-    """A new session of a configuration; `stream` in the place of the artifact's own mode."""
-    artifact, threads, loops = configuration.artifact, configuration.threads, configuration.requested_loops
-    options: SessionOptions = artifact.options if stream is None else {**artifact.options, "stream": stream}
-    return runtimes.open_session(artifact.path, threads=threads, loops=loops, **options)
+    def _total(self, number: int) -> int:
+        """Turns of all rounds; where their number is open, of those up to this one's end."""
+        rounds = self._bound if self._bound == self._settings.repetitions else number + 1
+        return len(self._runners) * (rounds + min(rounds, self._settings.repetitions))
 
+    def _cool_down(self, number: int) -> None:
+        """The pause between rounds, in pieces: clocks and temperatures are noted meanwhile."""
+        end = self._probes.seconds + self._settings.cooldown_s
+        while (pause := end - self._probes.seconds) > 0:
+            left = self._left(self._probes.seconds)
+            if left is not None and left <= 0:
+                return
+            self._progress(self._done, self._total(number), f"cooling down, {pause:.0f} s")
+            time.sleep(min(1.0, pause))
+            self._probes.note()
 
-def _first_tokens(session: Session) -> None:
-    session.prefill(prompt_of(session.info.config.vocab_size, FIRST_TOKENS, seed=0))
-
-
-def _load(samples: Samples, plan: Plan, sessions: _Sessions) -> None:
-    with _quiet():
-        start = time.perf_counter_ns()
-        session = open_configuration(samples.configuration, stream="off")  # calibration is no part of a load
-        opened = _ms_since(start)
-        try:
-            _first_tokens(session)
-            samples.first_token_ms.append(_ms_since(start))
-            samples.load_ms.append(opened)
-        finally:
-            session.close()
-
-
-def _warm_up(samples: Samples, plan: Plan, sessions: _Sessions) -> None:
-    session = sessions.get(samples)
-    _first_tokens(session)
-    session.decode(0)
-
-
-def _evaluate(samples: Samples, plan: Plan, sessions: _Sessions) -> None:
-    """One prefill and one decode. The decoded tokens are fixed too: their ids do not change the work."""
-    settings = plan.settings
-    session = sessions.get(samples)
-    tokens = prompt_of(
-        session.info.config.vocab_size, settings.prompt_tokens + settings.decode_tokens, seed=settings.seed
-    )
-    prompt, decoded = tokens[: settings.prompt_tokens], tokens[settings.prompt_tokens :]
-    with _quiet(), Watch(samples.interference):
-        start = time.perf_counter_ns()
-        session.prefill(prompt)
-        samples.prefill_ms.append(_ms_since(start))
-        _decode(session, decoded, samples.decode_ms)
-
-
-def _decode(session: Session, tokens: Sequence[int], into: list[float]) -> None:
-    for token in tokens:
-        start = time.perf_counter_ns()
-        session.decode(token)
-        into.append(_ms_since(start))
+    def _stable(self) -> bool:
+        per_round = self._settings.decode_tokens
+        return all(stable(runner.samples.decode_ms, per_round) for runner in self._runners)
 
 
-def _ms_since(start_ns: int) -> float:
-    return (time.perf_counter_ns() - start_ns) / 1e6
-
-
-class _quiet:
-    """No garbage collection inside a timed block; it would land in some samples and not in others."""
-
-    def __enter__(self) -> None:
-        gc.collect()
-        gc.disable()
-
-    def __exit__(self, *error: object) -> None:
-        gc.enable()
+def _bound(settings: Settings) -> int:
+    """The most rounds."""
+    if settings.time_budget_s is not None:
+        return MAX_ROUNDS
+    return PATIENCE * max(settings.repetitions, LEAST_ROUNDS) if settings.until_stable else settings.repetitions
 
 
 def _fits_memory(plan: Plan) -> bool:
@@ -198,5 +169,5 @@ def _fits_memory(plan: Plan) -> bool:
     needed = 0
     for one in plan.configurations:
         info = one.artifact.info
-        needed += 2 * info.costs.weight_bytes + info.kv_capacity_bytes()
+        needed += 2 * info.costs.weight_bytes + one.sequences * info.kv_capacity_bytes()
     return needed < int(psutil.virtual_memory().available) // 2

@@ -14,14 +14,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mobileloop.process import memory_status
 from mobileloop.runtimes.base import SessionOptions
-from mobileloop_bench.measure import prompt_of
-from mobileloop_bench.plan import Artifact, Plan
+from mobileloop_bench.plan import Configuration, Plan, Settings
+from mobileloop_bench.runner import prompt_of, run_tokens
+
+MemoryKey = tuple[str, int, int, int]  # artifact, loops, depth, sequences
 
 DECODED_TOKENS = 8
 TIMEOUT_S = 600
@@ -52,34 +54,49 @@ class Request(BaseModel):
 
     path: str
     runtime: str
-    options: SessionOptions
+    options: SessionOptions = Field(default_factory=SessionOptions)
     threads: int
     loops: int | None
+    sequences: int = 1
     prompt_tokens: int
 
 
-def measure_memory(plan: Plan) -> dict[tuple[str, int], Memory]:
-    """Memory by (artifact label, loops), each at the plan's largest thread count. Ctrl-C leaves the rest out."""
-    found: dict[tuple[str, int], Memory] = {}
+def memory_key(one: Configuration) -> MemoryKey:
+    """What memory depends on; threads and streaming modes share a figure."""
+    return one.artifact.label, one.loops, one.depth, one.sequences
+
+
+def measure_memory(plan: Plan, seconds: float | None = None) -> dict[MemoryKey, Memory]:
+    """Memory of every configuration by its key, each at the plan's largest thread count. Ctrl-C leaves the rest out.
+
+    Args:
+        plan: what was measured.
+        seconds: no process is started after them.
+    """
+    found: dict[MemoryKey, Memory] = {}
+    start = time.perf_counter()
     try:
         for one in plan.configurations:
-            if (one.artifact.label, one.loops) not in found:
-                settings = plan.settings
-                memory = _in_child(one.artifact, one.requested_loops, settings.threads, settings.prompt_tokens)
-                found[one.artifact.label, one.loops] = memory
+            key = memory_key(one)
+            if key in found:
+                continue
+            late = seconds is not None and time.perf_counter() - start >= seconds
+            found[key] = Memory(reason="the time budget was over") if late else _in_child(one, plan.settings)
     except KeyboardInterrupt:
         pass
     return found
 
 
-def _in_child(artifact: Artifact, loops: int | None, threads: Sequence[int], prompt_tokens: int) -> Memory:
+def _in_child(one: Configuration, settings: Settings) -> Memory:
+    artifact, depth = one.artifact, one.depth
     request = Request(
         path=str(artifact.path.resolve()),
         runtime=artifact.runtime,
         options={**artifact.options, "stream": "off"},  # calibration would add to the memory
-        threads=max(threads),
-        loops=loops,
-        prompt_tokens=min(prompt_tokens, artifact.info.context - DECODED_TOKENS),
+        threads=max(settings.threads),
+        loops=one.requested_loops,
+        sequences=one.sequences,
+        prompt_tokens=min(depth + settings.prompt_tokens, artifact.info.context - DECODED_TOKENS),
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     try:
@@ -107,10 +124,16 @@ def use_of(request: Request) -> Memory:
     # The runtime itself is shared by everything a process runs; only what the artifact adds is counted.
     importlib.import_module(f"mobileloop.runtimes.{request.runtime}").preload()
     before = memory_status()
-    session = runtimes.open_session(request.path, threads=request.threads, loops=request.loops, **request.options)
-    session.prefill(prompt_of(session.info.config.vocab_size, request.prompt_tokens, seed=0))
+    session = runtimes.open_session(
+        request.path,
+        threads=request.threads,
+        loops=request.loops,
+        sequences=request.sequences,
+        **request.options,
+    )
+    run_tokens(session, request.sequences, prompt_of(session.info.config.vocab_size, request.prompt_tokens, seed=0))
     for token in range(DECODED_TOKENS):
-        session.decode(token % session.info.config.vocab_size)
+        run_tokens(session, request.sequences, [token % session.info.config.vocab_size])
     after = memory_status()
     session.close()
     return Memory(

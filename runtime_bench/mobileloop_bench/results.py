@@ -73,7 +73,8 @@ class Result(BaseModel):
         phase: `load` opens the artifact; `first_token` opens it and evaluates 8 tokens, with the file in the page
             cache and the runtime's library loaded; `prefill` is the prompt in an open session; `decode` one token.
         depth: tokens already in the KV cache before the prompt.
-        sequences: that run together over the same weights; one sample is then one step of all of them.
+        sequences: that run together over the same weights. One sample is then one step of all of them: the weights
+            count once, KV, activations and tokens_per_s are those of all.
         stream: the mode that ran (`off`, `prefetch`, `core:N`); null where the runtime knows none.
         samples_ms: every raw time: of a load, of a whole prefill, of every single decoded token.
         samples_per_round: how many of them, in order, each round gave.
@@ -149,7 +150,7 @@ class Result(BaseModel):
 
     @property
     def skipped(self) -> bool:
-        """Asked for and not run: the loop count is beyond the artifact's bound."""
+        """Asked for and not run: the artifact or its runtime cannot, or the time budget was over before."""
         return not self.samples_ms and any(reason.startswith(SKIPPED) for reason in self.reasons)
 
     @property

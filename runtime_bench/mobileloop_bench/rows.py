@@ -1,25 +1,27 @@
-"""From raw samples to results: medians, bytes per second, loop tax, and whether a figure is valid."""
+"""From raw samples to results: medians, percentiles, bytes per second, loop tax, prediction, where the time went."""
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from mobileloop_bench.bandwidth import Bandwidth, ceiling_gbps
 from mobileloop_bench.machine import Machine
-from mobileloop_bench.measure import Measurement, Samples
-from mobileloop_bench.memory import Memory
-from mobileloop_bench.plan import Configuration, Plan
-from mobileloop_bench.results import SKIPPED, Document, Phase, Result
+from mobileloop_bench.machinefile import MachineFile
+from mobileloop_bench.measure import Measurement
+from mobileloop_bench.memory import Memory, MemoryKey, memory_key
+from mobileloop_bench.plan import Configuration, Plan, Settings
+from mobileloop_bench.predict import UnknownError, Workload, predict
+from mobileloop_bench.prediction import Prediction
+from mobileloop_bench.probes import Consumption
+from mobileloop_bench.results import SKIPPED, Document, Phase, Result, Sample, StageTime
+from mobileloop_bench.runner import Samples
+from mobileloop_bench.validity import reasons
 
-MIN_REPETITIONS = 5  # as few as llama-bench runs; below, a median says little about the spread
-MAX_SPREAD = 1.5  # p90 / p10
-MAX_DRIFT = 1.2  # last repetition's median over the first one's: a throttled or heated core
-MAX_OTHER_CORES = 0.25
-MAX_STOLEN_CORES = 0.05
 PHASES: tuple[Phase, ...] = get_args(Phase)
 LOADING = ("load", "first_token")
 
@@ -28,31 +30,67 @@ def make_document(
     measurement: Measurement,
     machine: Machine,
     bandwidth: Sequence[Bandwidth],
-    memory: Mapping[tuple[str, int], Memory],
+    memory: Mapping[MemoryKey, Memory],
     command: str | None,
+    machine_file: MachineFile | None = None,
+    **run: Any,
 ) -> Document:
-    """Everything one run found, in the order of the plan; skipped configurations last."""
+    """Everything one run found, in the order of the plan; skipped configurations last.
+
+    Args:
+        measurement: the raw samples.
+        machine: the one that ran.
+        bandwidth: the ceilings.
+        memory: of the pass apart.
+        command: that a reader would repeat.
+        machine_file: what is known of the machine from before; its ladder is kept, and predictions are made from it.
+        run: other fields of the document: `id`, `seconds`.
+    """
     plan, results = measurement.plan, list[Result]()
     for samples in measurement.samples:
         one = samples.configuration
-        used = memory.get((one.artifact.label, one.loops))
+        used = memory.get(memory_key(one))
+        predicted = None if machine_file is None else predicted_decode(one, plan.settings, machine_file)
         for phase in PHASES:
             row = _row(samples, phase, plan, bandwidth)
-            reasons = _reasons(row, samples, measurement, machine)
-            results.append(row.model_copy(update={"memory": used, "reasons": reasons, "valid": not reasons}))
-    _add_loop_tax(results)
+            doubts = reasons(row, samples, measurement, machine)
+            if not row.samples_ms and measurement.ended and not measurement.interrupted:
+                doubts = [f"{SKIPPED}{measurement.ended}"]
+            more = {"prediction": predicted} if phase == "decode" else {}
+            update = {"memory": used, "reasons": doubts, "valid": not doubts, **more}
+            results.append(row.model_copy(update=update))
+    _add_loop_tax(measurement, results)
     for skip in plan.skipped:
         row = _row(Samples(skip.configuration), "decode", plan, bandwidth)
         results.append(row.model_copy(update={"reasons": [SKIPPED + skip.reason], "valid": False}))
-    settings = plan.settings.model_copy(update={"sessions_kept": measurement.sessions_kept})
+    kept = {"sessions_kept": measurement.sessions_kept, "ended": measurement.ended}
     return Document(
         machine=machine,
         bandwidth=list(bandwidth),
+        ladder=None if machine_file is None else machine_file.ladder,
         results=results,
-        settings=settings,
+        series=[Sample(t_s=one.t_s, mhz=one.mhz, celsius=one.celsius) for one in measurement.series],
+        settings=plan.settings.model_copy(update=kept),
         command=command,
         interrupted=measurement.interrupted,
+        **run,
     )
+
+
+def predicted_decode(one: Configuration, settings: Settings, machine_file: MachineFile) -> Prediction | None:
+    """What the model of time says of the token in the middle of the decode; None where the machine file does not tell.
+
+    It speaks of one sequence.
+    """
+    if machine_file.ladder is None or machine_file.costs is None or one.sequences > 1:
+        return None
+    if one.artifact.runtime != "engine":
+        return None
+    position = one.depth + settings.prompt_tokens + settings.decode_tokens // 2
+    try:
+        return predict(Workload.of(one.artifact.info), machine_file, one.threads, one.requested_loops, position)
+    except UnknownError:
+        return None
 
 
 def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwidth]) -> Result:
@@ -61,9 +99,9 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
     values: list[float] = getattr(samples, f"{phase}_ms")
     median = statistics.median(values) if values else None
     unique, executed = info.unique_bytes(), _bytes_of(one, "executed")
-    kv = kv_bytes(one, phase, settings.prompt_tokens, settings.decode_tokens)
+    kv = kv_bytes(one, phase, settings)
     decode = phase == "decode"
-    tokens = {"prefill": settings.prompt_tokens, "decode": 1}.get(phase)
+    tokens = one.sequences * {"prefill": settings.prompt_tokens, "decode": 1}.get(phase, 0)
     ceiling = ceiling_gbps(bandwidth, one.threads) if decode else None
     return Result(
         artifact=one.artifact.label,
@@ -73,8 +111,10 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         loops=one.loops,
         threads=one.threads,
         phase=phase,
-        samples_per_round=settings.decode_tokens if decode else 1,
+        depth=one.depth,
+        sequences=one.sequences,
         stream=samples.details.get("stream"),
+        samples_per_round=settings.decode_tokens if decode else 1,
         samples_ms=[round(value, 5) for value in values],
         median_ms=median,
         tokens_per_s=tokens * 1000 / median if tokens and median else None,
@@ -89,9 +129,9 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         p99_ms=float(np.percentile(values, 99)) if values else None,
         executed_gbps=_gbps(executed, kv, median) if decode else None,
         ceiling_gbps=ceiling,
-        ceiling_tokens_per_s=ceiling * 1e9 / (unique + kv) if ceiling and kv is not None else None,
+        ceiling_tokens_per_s=one.sequences * ceiling * 1e9 / (unique + kv) if ceiling and kv is not None else None,
         repetitions=len(values) // settings.decode_tokens if decode else len(values),
-        context_tokens=settings.prompt_tokens + (settings.decode_tokens if decode else 0),
+        context_tokens=one.depth + settings.prompt_tokens + (settings.decode_tokens if decode else 0),
         schedule=info.schedule.name,
         activation_bytes=_bytes_of(one, "activation"),
         block_bytes=info.token_bytes.largest_block(),
@@ -103,15 +143,17 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         other_cores=None if phase in LOADING else samples.interference.other_cores(),
         stolen_cores=None if phase in LOADING else samples.interference.stolen_cores(),
         details=samples.details or one.artifact.details,
+        stages=_stages(samples.stage_ms) if decode else [],
+        **(_per_token(samples.consumption) if decode else {}),
     )
 
 
-def kv_bytes(one: Configuration, phase: Phase, prompt_tokens: int, decode_tokens: int) -> int | None:
-    """KV bytes of the token in the middle of decode, or of the prompt's last token."""
+def kv_bytes(one: Configuration, phase: Phase, settings: Settings) -> int | None:
+    """KV bytes of all sequences' token in the middle of decode, or of the prompt's last token."""
     if phase in LOADING or not _runs(one):
         return None
-    position = prompt_tokens - 1 if phase == "prefill" else prompt_tokens + decode_tokens // 2
-    return one.artifact.info.kv_bytes(position, one.requested_loops)
+    behind = settings.prompt_tokens - 1 if phase == "prefill" else settings.prompt_tokens + settings.decode_tokens // 2
+    return one.sequences * one.artifact.info.kv_bytes(one.depth + behind, one.requested_loops)
 
 
 def _runs(one: Configuration) -> bool:
@@ -123,7 +165,7 @@ def _bytes_of(one: Configuration, kind: str) -> int | None:
         return None
     info = one.artifact.info
     loops = one.requested_loops
-    return info.executed_bytes(loops) if kind == "executed" else info.activation_bytes(loops)
+    return info.executed_bytes(loops) if kind == "executed" else one.sequences * info.activation_bytes(loops)
 
 
 def _gbps(weights: int | None, kv: int | None, median_ms: float | None) -> float | None:
@@ -132,46 +174,40 @@ def _gbps(weights: int | None, kv: int | None, median_ms: float | None) -> float
     return (weights + kv) / (median_ms * 1e6)
 
 
-def _add_loop_tax(results: list[Result]) -> None:
-    medians = {
-        (row.artifact, row.threads): row.median_ms for row in results if row.phase == "decode" and row.loops == 1
+def _add_loop_tax(measurement: Measurement, results: Sequence[Result]) -> None:
+    """Over the decode median with 1 loop of a configuration that is the same in everything else."""
+    decodes = [row for row in results if row.phase == "decode"]
+    pairs = [(samples.configuration, row) for samples, row in zip(measurement.samples, decodes, strict=True)]
+    once = {_but_loops(one): row.median_ms for one, row in pairs if one.loops == 1}
+    for one, row in pairs:
+        base = once.get(_but_loops(one))
+        if base and row.median_ms is not None:
+            row.loop_tax = row.median_ms / base
+
+
+def _but_loops(one: Configuration) -> tuple[str, int, str, int, int]:
+    return one.artifact.label, one.threads, one.stream, one.depth, one.sequences
+
+
+def _stages(stage_ms: Sequence[Sequence[tuple[str, list[float]]]]) -> list[StageTime]:
+    """Medians over the tokens; a loop that a token did not run counts as 0."""
+    found = []
+    for rows in zip(*stage_ms, strict=True):
+        loops = list(itertools.zip_longest(*(ms for _, ms in rows), fillvalue=0.0))
+        found.append(
+            StageTime(
+                stage=rows[0][0],
+                loops=len(loops),
+                median_ms=statistics.median(sum(ms) for _, ms in rows),
+                loop_ms=[statistics.median(ms) for ms in loops],
+            )
+        )
+    return found
+
+
+def _per_token(consumption: Consumption) -> dict[str, Any]:
+    tokens, metered = consumption.tokens, consumption.metered_tokens
+    return {
+        "counters": {name: count / tokens for name, count in consumption.events.items()},
+        "joules_per_token": consumption.joules / metered if metered else None,
     }
-    for row in results:
-        once = medians.get((row.artifact, row.threads))
-        if row.phase == "decode" and once and row.median_ms is not None:
-            row.loop_tax = row.median_ms / once
-
-
-def _reasons(row: Result, samples: Samples, measurement: Measurement, machine: Machine) -> list[str]:
-    """Why a figure is not valid; one short phrase each."""
-    reasons = []
-    if measurement.interrupted:
-        reasons.append("interrupted")
-    if machine.emulated:
-        reasons.append("emulated: the machine's instructions are simulated")
-    if (row.repetitions or 0) < MIN_REPETITIONS:
-        counted = "samples" if row.phase != "decode" else "repetitions"
-        reasons.append(f"fewer than {MIN_REPETITIONS} {counted}: {row.repetitions or 0}")
-    if row.p10_ms and row.p90_ms and row.p90_ms > MAX_SPREAD * row.p10_ms:
-        reasons.append(f"spread: p90 is {row.p90_ms / row.p10_ms:.2f} times p10, beyond {MAX_SPREAD}")
-    cpus = measurement.plan.settings.cpus
-    cores = machine.cores_usable if cpus is None else len(cpus)
-    if cores and row.threads > cores:
-        reasons.append(f"{row.threads} threads on {cores} cores")
-    drift = _drift(samples.decode_ms, measurement.plan.settings.decode_tokens) if row.phase == "decode" else None
-    if drift and drift > MAX_DRIFT:
-        reasons.append(f"slowed down: the last repetition took {drift:.2f} times the first")
-    if row.stolen_cores is not None and row.stolen_cores > MAX_STOLEN_CORES:
-        reasons.append(f"preempted: the hypervisor took {row.stolen_cores:.2f} cores")
-    if row.other_cores is not None and row.other_cores > MAX_OTHER_CORES:
-        reasons.append(f"not alone: other programs used {row.other_cores:.2f} cores")
-    return reasons
-
-
-def _drift(samples_ms: list[float], per_repetition: int) -> float | None:
-    if len(samples_ms) < 2 * per_repetition:
-        return None
-    whole = len(samples_ms) // per_repetition * per_repetition
-    first = statistics.median(samples_ms[:per_repetition])
-    last = statistics.median(samples_ms[whole - per_repetition : whole])
-    return last / first if first else None

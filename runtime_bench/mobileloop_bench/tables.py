@@ -19,21 +19,30 @@ def print_results(console: Console, document: Document) -> None:
     table = Table(title="Measured", title_justify="left")
     widest = max((len(row.artifact) for row in document.results), default=0)
     table.add_column("artifact", overflow="fold", min_width=min(widest, ARTIFACT_WIDTH))
+    swept = [
+        name for name, usual in (("stream", None), ("depth", 0), ("sequences", 1)) if _varies(document, name, usual)
+    ]
+    for name in swept:
+        table.add_column(name, justify="right")
     for name in ("loops", "threads", "size", "anonymous", "load ms", "prefill tok/s", "decode tok/s", "GB/s"):
         table.add_column(name, justify="right")
     for name in ("of ceiling", "loop tax"):
         table.add_column(name, justify="right")
     table.add_column("valid", overflow="fold")
-    rows = {(row.artifact, row.loops, row.threads, row.phase): row for row in document.results}
-    for row in document.results:
-        if row.phase == "decode" and not row.skipped:
-            key = (row.artifact, row.loops, row.threads)
-            table.add_row(*_cells(row, rows.get((*key, "first_token")), rows.get((*key, "prefill"))))
+    phases: dict[str, Result] = {}
+    for row in document.results:  # the decode of a configuration is the last of its phases
+        phases[row.phase] = row
+        if row.phase == "decode":
+            if not row.skipped:
+                varied = [str(getattr(row, name)) for name in swept]
+                table.add_row(*_cells(row, phases.get("first_token"), phases.get("prefill"), varied))
+            phases = {}
     console.print(table)
     for row in document.results:
-        if row.skipped:
-            where = f"{row.artifact}, {counted(row.loops, 'loop')}, {counted(row.threads, 'thread')}"
-            console.print(escape(f"{where}: {'; '.join(row.reasons)}."), highlight=False)
+        if row.skipped and row.phase == "decode":
+            console.print(escape(f"{place_of(row)}: {'; '.join(row.reasons)}."), highlight=False)
+    if document.settings and document.settings.ended:
+        console.print(f"Ended: {document.settings.ended}.", highlight=False)
     console.print(
         "GB/s is (unique + KV bytes) / decode time; anonymous is private memory added in a process of its own.",
         highlight=False,
@@ -50,11 +59,26 @@ def share(value: float | None) -> str:
     return figure(None) if value is None else f"{100 * value:.0f}%"
 
 
-def _cells(decode: Result, load: Result | None, prefill: Result | None) -> list[str]:
+def place_of(row: Result) -> str:
+    """The configuration of a result in words."""
+    parts = [row.artifact, counted(row.loops, "loop"), counted(row.threads, "thread")]
+    parts += [f"depth {row.depth}"] if row.depth else []
+    parts += [counted(row.sequences, "sequence")] if row.sequences > 1 else []
+    return ", ".join(parts)
+
+
+def _varies(document: Document, name: str, usual: object) -> bool:
+    """Whether a field needs a column: it is not the same, or not the usual, everywhere."""
+    values = {getattr(row, name) for row in document.results if row.phase == "decode"}
+    return len(values - {None}) > 1 or (usual is not None and bool(values - {usual}))
+
+
+def _cells(decode: Result, load: Result | None, prefill: Result | None, varied: Sequence[str]) -> list[str]:
     memory = decode.memory.delta_anonymous_bytes if decode.memory else None
     tax = "unknown" if decode.loop_tax is None else f"{decode.loop_tax:.2f}"
     return [
         escape(decode.artifact),
+        *varied,
         str(decode.loops),
         str(decode.threads),
         megabytes(decode.size_on_disk_bytes),

@@ -37,8 +37,11 @@ void run(ml_model *model) {
         std::vector<int64_t> tokens{0, int64_t{vocab} - 1, int64_t{vocab} / 2};
         tokens.resize(std::min<size_t>(tokens.size(), context));
         std::vector<float> logits(vocab);
+        std::vector<uint64_t> times(uint64_t{ml_model_num_stages(model)} * ml_model_max_loops(model) + 1);
+        must(ml_session_time(session, 1) == ML_OK, "a session cannot be timed");
         if (run_tokens(session, tokens.data(), tokens.size(), logits) == ML_OK) {
             must(ml_session_position(session, 0) == tokens.size(), "a run that did not move the position");
+            must(ml_session_times(session, times.data(), times.size()) == ML_OK, "a run without its times");
         } else {
             must(*ml_last_error() != 0 && ml_session_position(session, 0) == 0, "a failed run left something behind");
         }

@@ -246,6 +246,17 @@ ML_API ml_status ml_memory_read(ml_memory *memory, uint64_t size_bytes, uint32_t
 ML_API ml_status ml_memory_chase(ml_memory *memory, uint64_t size_bytes, uint32_t state, double seconds,
                                  double *nanoseconds, uint32_t capacity, uint32_t *count);
 
+/* Whether runs note where their time goes (1) or not (0, as at first). It takes a clock read per loop. */
+ML_API ml_status ml_session_time(ml_session *session, uint32_t on);
+/* Nanoseconds of the last run by the clock of its calling thread: ns[stage * ml_model_max_loops + loop], 0 for loops
+ * that did not run, then those of the head. size is ml_model_num_stages * ml_model_max_loops + 1. Waking the threads
+ * counts to a stage's first loop, waiting for the last of them to its last one; what a run does between the stages
+ * (embedding, forks of KV slots) counts nowhere. Refused where the last run was not timed, or failed. */
+ML_API ml_status ml_session_times(ml_session *session, uint64_t *ns, uint64_t size);
+/* For tests of what compares measurements: every run waits until it took 1 + share times its own time. share is 0 (as
+ * at first) to 10; results stay the same. */
+ML_API ml_status ml_session_slow_down(ml_session *session, double share);
+
 #ifdef __cplusplus
 }
 #endif

@@ -314,4 +314,23 @@ ml_status ml_memory_chase(ml_memory *memory, uint64_t size_bytes, uint32_t state
     return memory_samples(&ml_memory::chase, memory, size_bytes, state, seconds, nanoseconds, capacity, count);
 }
 
+ml_status ml_session_time(ml_session *session, uint32_t on) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").context().busy);
+        session->time(on);
+    });
+}
+ml_status ml_session_times(ml_session *session, uint64_t *ns, uint64_t size) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").context().busy);
+        session->times(&given(ns, "place for the times"), size);
+    });
+}
+ml_status ml_session_slow_down(ml_session *session, double share) {
+    return guarded([&] {
+        const Exclusive exclusive(given(session, "session").context().busy);
+        session->slow_down(share);
+    });
+}
+
 } // extern "C"

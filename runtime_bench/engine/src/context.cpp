@@ -65,6 +65,7 @@ struct ml_context::Stage {
     uint32_t threads;              // of the pool
     size_t kv_heads, kv_row_bytes; // a KV row is one token's part of one KV head
     bool prefetching;              // computing threads stream what is next
+    ml::LoopClock &clock;          // thread 0's
 
     // One KV head's part, [capacity, head_dim], of a slot in a cache.
     uint8_t *part_of(void *cache, size_t slot, size_t kv_head) const {
@@ -360,6 +361,7 @@ public:
                 decide(loop + 1);
                 retire(loop + 1);
             }
+            if (thread_ == 0) stage_.clock.loop_ended(loop);
         }
         if (stage_.halting) return;
         size_t turn = 0;
@@ -488,7 +490,8 @@ void ml_context::reserve(const ml_loop_args &args, const Block &block) {
     for (uint32_t thread = 0; thread < (rows > 1 ? 1 : pool.size()); thread++) private_[thread].rows(rows, widest);
 }
 
-void ml_context::loop(const ml_loop_args &args) {
+void ml_context::loop(const ml_loop_args &args, uint64_t *loop_ns) {
+    LoopClock clock(loop_ns);
     check(args);
     const Block &block = blocks_[0];
     rotary_table(args, block);
@@ -523,7 +526,8 @@ void ml_context::loop(const ml_loop_args &args) {
                       ready - helpers,
                       block.kv_heads,
                       kv_vector_bytes(args.kv_type, block.head_dim),
-                      prefetching};
+                      prefetching,
+                      clock};
     applied_.store(false);
     const auto region = [&](uint32_t thread) {
         if (thread >= stage.threads) {
@@ -534,4 +538,5 @@ void ml_context::loop(const ml_loop_args &args) {
         if (thread == 0) applied_.store(true);
     };
     pool.run(region, stage.threads, helpers);
+    clock.call_ended();
 }

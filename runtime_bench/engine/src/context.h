@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
@@ -51,13 +52,39 @@ struct ActivationScratch {
     Activations rows(size_t tokens, size_t size);
 };
 
+// Thread 0's clock at the loop ends of one call of the loop operator, which is the thread that calls.
+class LoopClock {
+public:
+    // Adds to ns[loop]; null: off, and no clock is read.
+    explicit LoopClock(uint64_t *ns) : ns_(ns), last_(ns ? Clock::now() : Clock::time_point{}) {}
+    void loop_ended(uint32_t loop) {
+        loop_ = loop;
+        count();
+    }
+    // What follows the last loop belongs to it.
+    void call_ended() { count(); }
+
+private:
+    using Clock = std::chrono::steady_clock;
+    void count() {
+        if (!ns_) return;
+        const Clock::time_point now = Clock::now();
+        ns_[loop_] += static_cast<uint64_t>(std::chrono::nanoseconds(now - last_).count());
+        last_ = now;
+    }
+    uint64_t *ns_;
+    uint32_t loop_ = 0;
+    Clock::time_point last_;
+};
+
 } // namespace ml
 
 struct ml_context {
     explicit ml_context(uint32_t threads);
 
     void embed(const ml::Matrix &embedding, const int64_t *tokens, uint32_t count, float *out);
-    void loop(const ml_loop_args &args);
+    // loop_ns: [loops] that the time of each is added to; null where nobody asks.
+    void loop(const ml_loop_args &args, uint64_t *loop_ns = nullptr);
     void head(const ml::Matrix &head, const float *norm, float eps, const float *hidden, uint32_t rows, float *logits);
 
     // How the blocks that are read next are brought towards the cache (ml_context_stream).

@@ -10,6 +10,10 @@
 
 using namespace ml;
 
+namespace {
+using Clock = std::chrono::steady_clock;
+}
+
 KvMemory::KvMemory(const Model &model, uint32_t num_sequences) : kv_heads_(model.kv_heads), context_(model.context) {
     slot_bytes_ = product({model.kv_heads, model.context, kv_vector_bytes(model.kv_type, model.head_dim)});
     cache_bytes_ = product({slot_bytes_, model.num_slots});
@@ -84,7 +88,6 @@ void ml_session::calibrate(double seconds) {
     require(std::isfinite(seconds) && seconds > 0 && seconds <= 60, "the time is outside (0, 60] seconds");
     require(std::all_of(positions_.begin(), positions_.end(), [](uint32_t position) { return position == 0; }),
             "a session that holds tokens cannot be calibrated; reset it first");
-    using Clock = std::chrono::steady_clock;
     struct Trial {
         uint32_t mode, stream_threads;
         std::vector<double> times;
@@ -181,8 +184,38 @@ void ml_session::check(const ml_run_args &args) {
                 " is outside the vocabulary of ", model_->vocab_size);
 }
 
+void ml_session::time(uint32_t on) {
+    require(on <= 1, "timing is ", on, ", neither 0 nor 1");
+    times_ns_.assign(on ? model_->stages.size() * model_->max_loops + 1 : 0, 0);
+    timed_ = false;
+}
+
+void ml_session::times(uint64_t *ns, uint64_t size) const {
+    require(timed_, "the last run of this session was not timed");
+    require(size == times_ns_.size(), "room for ", size, " times was given where ", times_ns_.size(), " are needed");
+    std::copy(times_ns_.begin(), times_ns_.end(), ns);
+}
+
+void ml_session::slow_down(double share) {
+    require(std::isfinite(share) && share >= 0 && share <= 10, "the share to slow down by is outside 0-10");
+    slow_down_ = share;
+}
+
 void ml_session::run(const ml_run_args &args) {
     check(args);
+    timed_ = false;
+    std::fill(times_ns_.begin(), times_ns_.end(), 0);
+    const Clock::time_point start = Clock::now();
+    run_chunks(args);
+    timed_ = !times_ns_.empty();
+    if (slow_down_ > 0) { // by the clock: a sleep ends too late by more than a short run takes
+        const Clock::time_point end = Clock::now();
+        while (std::chrono::duration<double>(Clock::now() - end) < slow_down_ * (end - start)) {
+        }
+    }
+}
+
+void ml_session::run_chunks(const ml_run_args &args) {
     const uint32_t longest = std::max(1u, kChunk / args.num_sequences);
     // Where a stage has full attention, the tokens of a call see each other and cannot be cut apart.
     const bool causal =
@@ -210,7 +243,10 @@ void ml_session::run_chunk(const ml_run_args &args, uint32_t done, uint32_t coun
     float *hidden = hidden_.at_least(size_t{rows} * model_->hidden_size);
     context_.embed(parse_matrix(model_->embedding), tokens, rows, hidden);
     for (size_t stage = 0; stage < model_->stages.size(); stage++) run_stage(args, stage, done, count, hidden);
-    if (args.all_logits || done + count == args.count) run_head(args, done, count, hidden);
+    if (!args.all_logits && done + count < args.count) return;
+    LoopClock clock(times_ns_.empty() ? nullptr : &times_ns_.back());
+    run_head(args, done, count, hidden);
+    clock.call_ended();
 }
 
 void ml_session::run_stage(const ml_run_args &run, size_t number, uint32_t done, uint32_t count, float *hidden) {
@@ -243,7 +279,7 @@ void ml_session::run_stage(const ml_run_args &run, size_t number, uint32_t done,
     args.next = ends ? &model_->head : records_[number + 1].data();
     args.num_next = ends ? 1 : static_cast<uint32_t>(records_[number + 1].size());
     args.applied_loops = run.applied_loops ? applied_.at_least(running_.size() * count) : nullptr;
-    context_.loop(args);
+    context_.loop(args, times_ns_.empty() ? nullptr : times_ns_.data() + number * model_->max_loops);
     for (size_t i = 0; args.applied_loops && i < running_.size(); i++)
         std::copy_n(args.applied_loops + i * count, count,
                     run.applied_loops + (number * running_.size() + i) * run.count + done);

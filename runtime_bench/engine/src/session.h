@@ -52,12 +52,16 @@ struct ml_session {
     uint32_t stream_mode() const { return context_.stream_mode(); }
     uint32_t stream_threads() const { return context_.stream_threads(); }
     void calibrate(double seconds);
+    void time(uint32_t on);
+    void times(uint64_t *ns, uint64_t size) const;
+    void slow_down(double share);
 
 private:
     void check(const ml_run_args &args);
     void check_sequence(uint32_t sequence) const;
     void run_chunk(const ml_run_args &args, uint32_t done, uint32_t count);
     void run_stage(const ml_run_args &args, size_t stage, uint32_t done, uint32_t count, float *hidden);
+    void run_chunks(const ml_run_args &args);
     uint32_t fill_behind(size_t stage, uint32_t loops);
     void run_head(const ml_run_args &args, uint32_t done, uint32_t count, const float *hidden);
     void check_loops(uint32_t loops) const;
@@ -79,4 +83,7 @@ private:
     ml::Scratch<int64_t> tokens_;
     ml::Scratch<float> hidden_, last_hidden_;
     ml::Scratch<uint32_t> applied_;
+    std::vector<uint64_t> times_ns_; // as ml_session_times gives them; empty: not asked for
+    bool timed_ = false;             // they are those of the last run
+    double slow_down_ = 0;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -1660,6 +1661,9 @@ void test_null_pointers() {
     CHECK(says(ml_session_fork(nullptr, 0, 0), "session"));
     CHECK(says(ml_session_reset(nullptr, 0), "session"));
     CHECK(says(ml_session_reset_sequence(nullptr, 0), "session"));
+    CHECK(says(ml_session_time(nullptr, 1), "session"));
+    CHECK(says(ml_session_times(nullptr, nullptr, 1), "session"));
+    CHECK(says(ml_session_slow_down(nullptr, 1), "session"));
     CHECK(says(ml_read_bandwidth(1, 1 << 16, 0.001, nullptr), "bandwidth"));
     ml_memory *memory = nullptr;
     double sample = 0;
@@ -1685,6 +1689,7 @@ void test_null_pointers() {
     const TemporaryFile file(make_artifact(metadata(kStage)));
     CHECK(ml_model_open(file.path, &model) == ML_OK && ml_session_create(model, 1, 0, 1, &session) == ML_OK);
     CHECK(says(ml_session_run(session, nullptr), "argument"));
+    CHECK(says(ml_session_times(session, nullptr, 1), "times"));
     CHECK(run_alone(session, nullptr, 1, 0, logits, kVocab) == ML_FAILED);
     CHECK(run_alone(session, &token, 1, 0, nullptr, kVocab) == ML_FAILED);
     CHECK(ml_session_position(session, 0) == 0);
@@ -1865,9 +1870,69 @@ void test_loops_per_token() {
     }
 }
 
+// Nanoseconds of the last run, or nothing where it was not timed.
+std::vector<uint64_t> times_of(ml_session *session, size_t size) {
+    std::vector<uint64_t> ns(size, 77);
+    if (ml_session_times(session, ns.data(), size) != ML_OK) ns.clear();
+    return ns;
+}
+
+// A time for every loop that ran and for none that did not, within what the run took, and no other bit of the result.
+void test_times_of_loops() {
+    const std::string artifact = make_artifact(metadata(std::string(kStage) + "," + kStage));
+    OpenSession timed(artifact, 2, 1, 2), plain(artifact, 1, 1, 2);
+    const std::vector<int64_t> tokens = random_tokens(4);
+    CHECK(times_of(timed.session, 7).empty());
+    CHECK(ml_session_time(timed.session, 2) == ML_FAILED);
+    CHECK(ml_session_time(timed.session, 1) == ML_OK);
+    CHECK(times_of(timed.session, 7).empty()); // nothing has run since
+    for (const uint32_t loops : {1u, 2u, 3u}) {
+        for (const size_t count : {size_t{1}, size_t{4}}) {
+            const std::vector<int64_t> some(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(count));
+            CHECK(ml_session_reset(timed.session, 0) == ML_OK && ml_session_reset(plain.session, 0) == ML_OK);
+            const auto start = std::chrono::steady_clock::now();
+            const std::vector<float> logits = timed.run({0}, some, false, loops);
+            const std::chrono::nanoseconds whole = std::chrono::steady_clock::now() - start;
+            CHECK(!logits.empty() && same_bits(plain.run({0}, some, false, loops), logits));
+            CHECK(times_of(timed.session, 6).empty() && times_of(timed.session, 8).empty());
+            const std::vector<uint64_t> ns = times_of(timed.session, 7); // two stages of up to three loops, the head
+            CHECK(ns.size() == 7);
+            uint64_t sum = 0;
+            for (size_t i = 0; i < ns.size(); i++) {
+                CHECK((ns[i] > 0) == (i == 6 || i % 3 < loops));
+                sum += ns[i];
+            }
+            CHECK(sum <= static_cast<uint64_t>(whole.count()));
+        }
+    }
+    CHECK(timed.run({0}, {int64_t{kVocab}}).empty()); // refused
+    const ml_halting at_once{ML_HALT_LATENT_DIFFERENCE, 1, 1e9, nullptr, 0};
+    CHECK(ml_session_set_halting(timed.session, &at_once) == ML_OK);
+    CHECK(!timed.run({0}, {1}, false, 3).empty());
+    const std::vector<uint64_t> halted = times_of(timed.session, 7);
+    CHECK(halted.size() == 7 && halted[0] > 0 && halted[1] == 0 && halted[2] == 0 && halted[6] > 0);
+    CHECK(ml_session_time(timed.session, 0) == ML_OK);
+    CHECK(!timed.run({0}, {1}).empty() && times_of(timed.session, 7).empty());
+}
+
+void test_a_slowed_run_has_the_same_result() {
+    const std::string artifact = make_artifact(metadata(kStage));
+    OpenSession slow(artifact, 2, 1), plain(artifact, 1, 1);
+    for (const double share : {-0.1, 11.0, double{NAN}, double{INFINITY}})
+        CHECK(ml_session_slow_down(slow.session, share) == ML_FAILED);
+    CHECK(ml_session_slow_down(slow.session, 10) == ML_OK && ml_session_time(slow.session, 1) == ML_OK);
+    const auto start = std::chrono::steady_clock::now();
+    CHECK(same_bits(slow.run({0}, {3, 1}), plain.run({0}, {3, 1})));
+    const std::chrono::nanoseconds whole = std::chrono::steady_clock::now() - start;
+    uint64_t own = 0;
+    for (const uint64_t ns : times_of(slow.session, 4)) own += ns;
+    CHECK(own > 0 && static_cast<uint64_t>(whole.count()) >= 11 * own); // it waits, and the loops do not
+}
+
 // A decoded token allocates nothing once the scratch memory has its size.
 void test_a_warm_token_allocates_nothing() {
     OpenSession open(make_artifact(metadata(kStage)), 2, 2);
+    CHECK(ml_session_time(open.session, 1) == ML_OK);
     const ml_halting rule{ML_HALT_COSINE, 1, 0.05, nullptr, 0};
     const int64_t tokens[] = {3, 7};
     float logits[2 * kVocab];
@@ -1981,6 +2046,8 @@ int main() {
         test_a_fork_goes_on_as_the_original();
         test_halting();
         test_loops_per_token();
+        test_times_of_loops();
+        test_a_slowed_run_has_the_same_result();
         test_a_head_of_many_rows();
         test_attention_of_a_call();
         test_a_batch_that_uses_everything();

@@ -9,10 +9,11 @@ from mobileloop_bench.bandwidth import Bandwidth
 from mobileloop_bench.devices.describe import Device, by_cluster
 from mobileloop_bench.devices.journal import Turn
 from mobileloop_bench.machine import Machine
-from mobileloop_bench.measure import Measurement, Samples, rotated
+from mobileloop_bench.measure import Measurement, rotated
 from mobileloop_bench.plan import Configuration, Plan, Settings
 from mobileloop_bench.results import Document, Result, Sample
 from mobileloop_bench.rows import make_document
+from mobileloop_bench.runner import Samples
 from mobileloop_bench.words import counted
 
 Turns = Sequence[tuple[Configuration, bool]]  # what runs, and whether it measures the read bandwidth first

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mobileloop_bench.measure import prompt_of
+from mobileloop_bench.runner import prompt_of
 
 
 def main(module: str) -> None:
