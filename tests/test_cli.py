@@ -25,7 +25,8 @@ from mobileloop.runtimes import open_session
 from mobileloop_export import FORMATS
 
 COMMANDS = (
-    "export", "run", "verify", "bench", "plan", "compare", "report", "results", "machine", "info", "fetch", "demo",
+    "export", "run", "verify", "bench", "bandwidth", "plan", "compare", "report", "results", "machine", "info", "fetch",
+    "demo",
 )  # fmt: skip
 CONFIG = TINY.model_copy(update={"vocab_size": 259, "max_position": 128})
 CONTEXT = 64
@@ -627,3 +628,44 @@ def test_interrupted_while_generating(target, tmp_path):
     assert process.stdout.read(1)
     interrupted(process)
     assert contents(tmp_path) == before
+
+
+# -- bandwidth ------------------------------------------------------------------------------------------
+
+
+def test_bandwidth_writes_a_machine_file(tmp_path):
+    words = ("--threads", "1", "--sizes", "16K,32K,64K", "--time-budget", "1", "--json", "machine.json")
+    shown = passed(cli("bandwidth", *words, cwd=tmp_path))
+    assert "GB/s" in shown.stdout
+    assert shown.stderr == ""
+    found = json.loads((tmp_path / "machine.json").read_text())
+    assert found["schema"] == "mobileloop.machine/1"
+    assert {rung["state"] for rung in found["ladder"]["rungs"]} == {"warm", "cold"}
+    assert found["ladder"]["steps"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--sizes", "16X"), "--sizes"),
+        (("--sizes", "64G"), "memory"),
+        (("--threads", "0"), "--threads"),
+        (("--cpus", "9-1"), "--cpus"),
+        (("--time-budget", "0"), "--time-budget"),
+        (("--json", "none/machine.json"), "does not exist"),
+    ],
+)
+def test_bandwidth_refuses_in_one_sentence(words, said, tmp_path):
+    refused(cli("bandwidth", *words, cwd=tmp_path), said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bandwidth_that_is_interrupted_at_once_leaves_nothing(tmp_path):
+    words = ("--threads", "1", "--time-budget", "600", "--json", "machine.json")
+    process = subprocess.Popen(command("bandwidth", *words), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline().strip()  # the machine; the measurement follows
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
