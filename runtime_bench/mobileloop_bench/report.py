@@ -135,6 +135,7 @@ def notes(documents: Sequence[Document]) -> list[str]:
         said.append(f"Skipped: {', '.join(skipped)}. The table gives the reason.")
     if any(document.interrupted for document in documents):
         said.append("A run was interrupted; what it had measured by then is shown.")
+    said += dict.fromkeys(note for document in documents if document.ladder for note in document.ladder.notes)
     if any(document.machine.emulated for document in documents):
         said.append("A run was emulated: its times say nothing about the hardware.")
     if any(one.beyond_last_level_cache is False for document in documents for one in document.bandwidth):

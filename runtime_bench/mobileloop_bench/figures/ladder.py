@@ -79,8 +79,8 @@ def bandwidth_ladder(document: Document, rows: Sequence[Result], run: str = "") 
 
 
 def latency_ladder(document: Document, run: str = "") -> Figure | None:
-    """Nanoseconds of one dependent load against the working set."""
-    latencies = document.ladder.latencies if document.ladder else []
+    """Nanoseconds of one dependent load against the working set, read before."""
+    latencies = [one for one in document.ladder.latencies if one.state == "warm"] if document.ladder else []
     if not latencies:
         return None
     clusters = list(dict.fromkeys(one.cluster for one in latencies))
