@@ -13,7 +13,7 @@ ENGINE_SOURCES := $(shell find runtime_bench/engine -name '*.cpp' -o -name '*.h'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test setup tools check lint types pytest bench-peers arm-evidence format engine engine-arm64 fuzz clean
+.PHONY: help demo test setup tools check lint types pytest report-picture bench-peers arm-evidence format engine engine-arm64 fuzz clean
 
 help:
 	@echo "make demo    install, fetch a real model, export it three ways, generate, measure, report"
@@ -25,6 +25,7 @@ help:
 	@echo "make engine-arm64  the same for 64-bit ARM and phones; ARM64_CXX=zig needs no cross compiler"
 	@echo "make fuzz    look for inputs that crash the engine, FUZZ_SECONDS=600 for each target"
 	@echo "make bench-peers  measure beside llama.cpp, onnxruntime-genai and ExecuTorch (docs/peers.md)"
+	@echo "make report-picture  the README's picture of demo/report.html (needs Chromium)"
 	@echo "make clean   remove $(VENV), build/ and demo/"
 
 demo: setup
@@ -80,6 +81,11 @@ types: | setup
 
 pytest: | setup
 	@CXX="$(CXX)" $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+REPORT_RESULT ?= demo/result.json
+
+report-picture: | setup
+	@PYTHONPATH=tests $(BIN)/python tests/report_picture.py $(REPORT_RESULT) docs/report.png
 
 # Everything interleaved in one run; PEERS="--quick" or PEERS="--build-executorch" adds options (docs/peers.md).
 bench-peers: $(MODEL) | setup

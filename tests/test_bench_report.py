@@ -4,13 +4,16 @@ from pathlib import Path
 import pytest
 import typer
 from bench_fakes import FakeSession, made_up_document, open_fakes, plan_of  # noqa: F401
+from report_fakes import bare_document, full_document
 from typer.testing import CliRunner
 
 from mobileloop.commands.report import report as report_command
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.card import notes as card_notes
+from mobileloop_bench.figures.palette import COLOURS
 from mobileloop_bench.machine import Machine
-from mobileloop_bench.report import page, report
+from mobileloop_bench.markdown import markdown
+from mobileloop_bench.report import notes, page, report
 from mobileloop_bench.verdict import verdict
 from mobileloop_bench.words import bandwidth_sentence, figure, mebibytes, megabytes
 
@@ -29,10 +32,10 @@ def test_the_page_is_self_contained_and_says_its_verdict_first(fake_artifact: Pa
     check_self_contained(html)
     said = re.search(r"<body>.*?<h1>(.*?)</h1>", html, re.S)
     assert said
-    assert said[1].startswith("The second loop costs 12% on 2 threads (tiny.safetensors); ")
-    assert html.index("<h1>") < html.index("<svg") < html.index("<table")
-    assert html.count("<svg") == html.count("<figcaption>") == 4
-    assert html.count('role="img"') == 4
+    assert said[1].startswith("The second loop costs 12% on 2 threads; ")
+    assert html.index("<h1>") < html.index('class="keys"') < html.index('class="trust') < html.index("<svg")
+    assert html.count('<section class="figure"') == 4  # roofline, loops, bytes, latency; two panels each but for bytes
+    assert html.count('role="img"') == 2 + 2 + 2 + 2
     assert "Random weights: tiny.safetensors" in html
     assert "mobileloop bench tiny.safetensors" in html
     for needed in ("prefers-color-scheme: dark", "@media print", 'name="viewport"', 'lang="en"'):
@@ -55,14 +58,17 @@ def test_ids_are_unique_and_colours_follow_the_page(fake_artifact: Path) -> None
         "none",
         "transparent",
         "currentColor",
-        "var(--series-1)",
+        "var(--ground)",
+        *COLOURS,
     }
 
 
 def test_every_result_and_every_doubt_is_in_the_table(fake_artifact: Path) -> None:
     document = made_up_document(plan_of(fake_artifact, loops=[1, 8], repetitions=2))
     html = page([document])
-    assert html.count('<th scope="row">') == len(document.results)
+    results = html[html.index("Every result") :]
+    byte_rows = len({(row.artifact, row.loops) for row in document.results if row.phase == "decode"})
+    assert results.count('<th scope="row">') == len(document.results) + byte_rows
     assert "too few samples: of 2 rounds" in html
     assert "loops 8 is outside 1-4" in html
 
@@ -101,13 +107,13 @@ def test_a_page_of_nothing_says_so(fake_artifact: Path) -> None:
 
 def test_the_verdict_in_its_variants(fake_artifact: Path) -> None:
     document = made_up_document(plan_of(fake_artifact, loops=[1, 4], threads=[1]))
-    assert verdict([document]).startswith("4 loops instead of one cost 36% on 1 thread")
+    assert verdict([document]).sentence.startswith("4 loops instead of one cost 36% on 1 thread")
     for row in document.results:
         row.ceiling_gbps = 1e-9
         row.valid = row.phase != "decode"
     said = verdict([document])
-    assert "so its weights came from a cache" in said
-    assert said.endswith("2 of 8 results are not valid.")
+    assert "so its weights came from a cache" in said.sentence
+    assert (said.trusted, said.trust) == (False, "2 of 8 results are not valid: no reason given.")
 
 
 def test_the_command(fake_artifact: Path, tmp_path: Path) -> None:
@@ -142,5 +148,76 @@ def test_words() -> None:
         "1.5 MB",
         "123 MB",
     ]
-    assert [mebibytes(size) for size in (4096, 32 << 20)] == ["4 KiB", "32 MiB"]
+    assert [mebibytes(size) for size in (4096, 32 << 20, 24 << 30)] == ["4 KiB", "32 MiB", "24 GiB"]
     assert bandwidth_sentence([]) == "Read bandwidth: unknown."
+
+
+def test_the_first_screen_of_a_whole_run() -> None:
+    said = verdict([full_document()])
+    assert said.sentence == (
+        "The second loop costs 20% on 2 threads; 96% of the measured read bandwidth is used; the block is resident in "
+        "L2: its repeats are read at 77.1 GB/s."
+    )
+    assert [key.name for key in said.figures] == ["decode", "loop tax", "read bandwidth used", "anonymous memory"]
+    assert [f"{key.value} {key.unit}" for key in said.figures] == ["266 tokens/s", "1.20 ×", "96 %", "15.5 MB"]
+    assert said.trusted is None
+    assert said.trust.startswith("The figures above are valid; 2 of ")
+    assert said.trust.endswith(" results are not valid: spread (2).")
+
+
+def test_what_is_missing_is_named_with_its_command() -> None:
+    html = page([bare_document()])
+    assert "Bandwidth ladder</strong>: the result holds no bandwidth ladder" in html
+    assert "mobileloop bandwidth --json machine.json" in html
+    assert not re.search(r"\b(None|nan|inf)\b", html)
+    assert html.count('<section class="figure"') == 2  # loops and latency need the times alone
+
+
+def test_every_field_of_a_result_has_its_place() -> None:
+    html = page([full_document()])
+    for told in ("cache-misses per token", "J/token", "Predicted ms", "llama.cpp (peer) b7000", "core:1", "p99 ms"):
+        assert told in html
+    assert "Not drawn" not in html
+    assert html.count('scope="col"') == html.count("<th ") - html.count('scope="row"')
+
+
+def test_the_markdown_summary() -> None:
+    document = full_document()
+    document.results[3].artifact = "a|b`c` <script>\nsecond"
+    text = markdown([document], notes([document]))
+    lines = text.splitlines()
+    assert lines[0].startswith("**The second loop costs ")
+    rows = [line for line in lines if line.startswith("| ")]
+    assert len(rows) == 2 + sum(row.phase == "decode" for row in document.results)
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {10}
+    assert any("no: spread: p90 is 1.62 times p10" in row for row in rows)
+    assert "Made-up Cortex" in text
+    assert f"```\n{document.command}\n```" in text
+    assert not re.search(r"(?<!\\)<script", text)
+
+
+@pytest.mark.parametrize("chart_format", ["svg", "png"])
+def test_charts_as_files(tmp_path: Path, chart_format: str) -> None:
+    full_document(loops=(1, 2), threads=(2,)).write(tmp_path / "run.json")
+    app = typer.Typer()
+    app.command()(report_command)
+    arguments = [
+        str(tmp_path / "run.json"),
+        "--charts",
+        str(tmp_path / "new" / "charts"),
+        "--chart-format",
+        chart_format,
+    ]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    files = sorted((tmp_path / "new" / "charts").iterdir())
+    assert {path.suffix for path in files} == {f".{chart_format}"}
+    assert {"loops", "roofline", "ladder", "bytes", "timeline-2"} <= {path.stem for path in files}
+    content = (tmp_path / "new" / "charts" / f"loops.{chart_format}").read_bytes()
+    if chart_format == "png":
+        assert content.startswith(b"\x89PNG")
+    else:
+        assert b"Decode time against loops" in content
+        assert b"var(--" not in content
+        assert b"currentColor" not in content
+    assert not Path("report.html").exists()

@@ -1,54 +1,113 @@
-"""The report: one self-contained HTML page, no script and no reference to anything outside it."""
+"""The report: one self-contained HTML page without script or a reference to anything outside it.
+
+Beside it, a Markdown summary and every chart as a file of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import mobileloop
 from mobileloop.artifact import written_whole
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.topology import write_cpus
+from mobileloop_bench.card import machine_sentence
+from mobileloop_bench.everything import tables
 from mobileloop_bench.figures import figures
+from mobileloop_bench.figures.drawing import NARROW, WIDE
+from mobileloop_bench.figures.palette import DARK, LIGHT, css
 from mobileloop_bench.machine import Cache, Machine
+from mobileloop_bench.markdown import markdown
 from mobileloop_bench.results import Document, Result, read_document
-from mobileloop_bench.tables import share
 from mobileloop_bench.verdict import verdict
-from mobileloop_bench.words import UNKNOWN, bandwidth_sentence, counted, figure, mebibytes, megabytes
+from mobileloop_bench.words import UNKNOWN, bandwidth_sentence, counted, figure, mebibytes
+
+ChartFormat = Literal["svg", "png"]
+PNG_SCALE = 2  # pixels per CSS pixel
 
 
-def report(paths: Sequence[Path], html_path: Path) -> None:
-    """Write the page of one or several runs; figures of different runs stand side by side, never mixed.
+def report(
+    paths: Sequence[Path],
+    html_path: Path | None,
+    markdown_path: Path | None = None,
+    charts_folder: Path | None = None,
+    chart_format: ChartFormat = "svg",
+) -> list[Path]:
+    """Write what is asked for of one or several runs, whose figures stand side by side, never mixed.
+
+    Returns:
+        The files that were written.
 
     Raises:
         MobileloopError: for an input that is no result, or an output that cannot be written.
     """
     if not paths:
         raise MobileloopError("there is nothing to report; name at least one result of mobileloop bench --json.")
-    html = page([read_document(path) for path in paths])
-    with written_whole(Path(html_path)) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    documents = [read_document(path) for path in paths]
+    written = []
+    if html_path is not None:
+        written.append(_write(Path(html_path), page(documents).encode()))
+    if markdown_path is not None:
+        apart = _told_apart(documents)
+        written.append(_write(Path(markdown_path), markdown(apart, notes(apart)).encode()))
+    if charts_folder is not None:
+        written += _write_charts(documents, Path(charts_folder), chart_format)
+    return written
+
+
+def _write(path: Path, content: bytes) -> Path:
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def _write_charts(documents: Sequence[Document], folder: Path, chart_format: ChartFormat) -> list[Path]:
+    """Every panel of every chart, light, on a ground of its own, with its title and key inside."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MobileloopError(
+            f"the folder {folder} cannot be made: {error.strerror}; choose another --charts."
+        ) from None
+    written = []
+    for drawn in figures(_told_apart(documents))[0]:
+        for stem, svg in drawn.files():
+            content = svg.encode()
+            if chart_format == "png":
+                content = vl_convert.svg_to_png(svg, scale=PNG_SCALE)
+            written.append(_write(folder / f"{stem}.{chart_format}", content))
+    return written
 
 
 def page(documents: Sequence[Document]) -> str:
     """The HTML of these runs."""
     documents = _told_apart(documents)
+    drawn, missing = figures(documents)
     environment = Environment(
         loader=PackageLoader("mobileloop_bench"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters.update(figure=figure, megabytes=megabytes, share=share)
     return environment.get_template("report.html.j2").render(
         verdict=verdict(documents),
         notes=notes(documents),
-        figures=figures(documents),
+        figures=drawn,
+        missing=missing,
+        narrow=NARROW,
+        wide=WIDE,
+        light=css(LIGHT),
+        dark=css(DARK),
         runs=[
             {
                 "name": f"Run {number}" if len(documents) > 1 else "",
                 "machine": machine_facts(document.machine),
                 "bandwidth": bandwidth_sentence(document.bandwidth),
-                "results": document.results,
+                "sentence": machine_sentence(document.machine),
+                "time": document.machine.time,
+                "tables": tables(document),
                 "command": document.command,
                 "sources": sources(document.results),
             }
@@ -76,6 +135,7 @@ def notes(documents: Sequence[Document]) -> list[str]:
         said.append(f"Skipped: {', '.join(skipped)}. The table gives the reason.")
     if any(document.interrupted for document in documents):
         said.append("A run was interrupted; what it had measured by then is shown.")
+    said += dict.fromkeys(note for document in documents if document.ladder for note in document.ladder.notes)
     if any(document.machine.emulated for document in documents):
         said.append("A run was emulated: its times say nothing about the hardware.")
     if any(one.beyond_last_level_cache is False for document in documents for one in document.bandwidth):

@@ -21,6 +21,8 @@ def mebibytes(size_bytes: int | None) -> str:
     """In powers of two, as caches are sold."""
     if size_bytes is None:
         return UNKNOWN
+    if size_bytes >= 1 << 30:
+        return f"{size_bytes / 2**30:,.4g} GiB"
     return f"{size_bytes / 2**20:,.4g} MiB" if size_bytes >= 1 << 20 else f"{size_bytes / 2**10:,.4g} KiB"
 
 
