@@ -318,18 +318,32 @@ def test_an_artifact_without_a_tokenizer(binary):
     assert len(done.stdout.split()) == 4
 
 
-def with_tokenizer(artifact, path, **changes):
-    """The artifact with another tokenizer in its metadata."""
+def with_metadata(artifact, path, change):
+    """The artifact after change(its metadata)."""
     data = artifact.read_bytes()
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     about = json.loads(header["__metadata__"]["mobileloop"])
-    about["tokenizer"].update(changes)
+    change(about)
     header["__metadata__"]["mobileloop"] = json.dumps(about)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 64)
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
     return path
+
+
+def with_tokenizer(artifact, path, **changes):
+    """The artifact with another tokenizer in its metadata."""
+    return with_metadata(artifact, path, lambda about: about["tokenizer"].update(changes))
+
+
+@pytest.mark.parametrize("bits", [9, 24])
+def test_a_cache_of_unknown_bits_is_refused(binary, artifact, tmp_path, bits):
+    path = with_metadata(artifact, tmp_path / "bits.safetensors", lambda about: about.update(kv_bits=bits))
+    for words in (["info", path], ["bench", path], ["generate", path, "--tokens", "1"]):
+        done = run(binary, *words)
+        assert done.returncode == 2
+        assert f"kv_bits is {bits} where 8, 16 or 32 was expected" in done.stderr
 
 
 @pytest.mark.parametrize("system", [None, "Be brief."])
@@ -576,6 +590,16 @@ def test_bandwidth(binary):
     shown = run(binary, "bandwidth", "--threads", "1", "--sizes", "16K", "--seconds", "0.01").stdout
     assert "16 KiB" in shown
     assert "kernels:" in shown
+
+
+def test_a_buffer_too_small_for_its_threads_is_left_out(binary):
+    """Each thread reads 512 bytes at least; a machine of many cores still measures the other sizes."""
+    words = ["bandwidth", "--threads", "2,16", "--sizes", "4K,8K", "--seconds", "0.001"]
+    told = document(run(binary, *words, "--json"))["bandwidth"]
+    assert [(row["size_bytes"], row["threads"]) for row in told] == [(4096, 2), (8192, 2), (8192, 16)]
+    shown = run(binary, *words).stdout
+    small = next(line for line in shown.splitlines() if "4 KiB" in line)
+    assert small.split()[-1] == "-"
 
 
 # -- ARM -----------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ def demo(
     ),
     repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Rounds of the measurement.")] = 5,
 ) -> None:
-    """Fetch SmolLM2-135M-Instruct, export it three ways, let each answer a question, measure, report.
+    """Fetch SmolLM2-135M-Instruct, export it three ways, let each answer a question, measure this machine and
+    them, report.
 
     Each step is a command you can type yourself, and is shown. What is already there is not fetched or exported
     again; the measurement is made anew.
@@ -40,22 +41,25 @@ def demo(
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / MODEL
     artifacts = {target: folder / f"SmolLM2-135M-int4{suffix}" for target, suffix in FORMATS.items()}
-    _say("1/4  the model")
+    _say("1/5  the model")
     _mobileloop("fetch", "-o", str(source))
-    _say(f"2/4  three artifacts, each with every block up to {MAX_LOOPS} times in a row")
+    _say(f"2/5  three artifacts, each with every block up to {MAX_LOOPS} times in a row")
     for target, path in artifacts.items():
         if _is_current(path, source):
             typer.echo(f"{path} is there already.")
         else:
             bounds = ["--loops", str(MAX_LOOPS), "--context", str(CONTEXT)]
             _mobileloop("export", str(source), "--to", target, *bounds, "-o", str(path))
-    _say("3/4  an answer from each (loops 1: the model as it was trained)")
+    _say("3/5  an answer from each (loops 1: the model as it was trained)")
     for path in artifacts.values():
         _mobileloop("run", str(path), "--prompt", QUESTION, "--loops", "1", "--max-tokens", "48")
-    _say("4/4  measuring (the model was not trained for loops: loops 2 and 4 are measured for time)")
+    _say("4/5  what this machine reads per second, and what the engine costs on it")
+    machine = folder / "machine.json"
+    _mobileloop("bandwidth", "--costs", "--json", str(machine))
+    _say("5/5  measuring (the model was not trained for loops: loops 2 and 4 are measured for time)")
     result, page = folder / "result.json", folder / "report.html"
     settings = Settings.parse(loops="1,2,4", prompt_tokens=64, decode_tokens=32, repetitions=repetitions)
-    document = measure_and_show(list(artifacts.values()), settings, result)
+    document = measure_and_show(list(artifacts.values()), settings, result, machine=machine)
     if document.interrupted:
         raise typer.Exit(INTERRUPTED)
     _mobileloop("report", str(result), "--html", str(page))

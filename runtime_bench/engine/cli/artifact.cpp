@@ -72,6 +72,7 @@ void ArtifactInfo::read(const Json &info) {
     max_position = whole(config, "max_position", 1, 1u << 30);
     context = whole(info, "context", 1, 1u << 20);
     if (info.has("kv_bits")) kv_bits = whole(info, "kv_bits", 8, 32);
+    require(kv_slot_token_bytes() > 0, "kv_bits is ", kv_bits, " where 8, 16 or 32 was expected");
     rms_norm_eps = config.at("rms_norm_eps").number("rms_norm_eps");
     rope_theta = config.at("rope_theta").number("rope_theta");
     tie_embeddings = config.at("tie_embeddings").boolean("tie_embeddings");

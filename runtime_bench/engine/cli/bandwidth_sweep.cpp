@@ -4,6 +4,7 @@
 #include "commands.h"
 #include "engine.h"
 #include "json_writer.h"
+#include "kernels.h"
 #include "machine.h"
 
 namespace ml {
@@ -43,13 +44,10 @@ uint64_t read_size(std::string given) {
 }
 
 std::vector<uint64_t> sizes_of(const Arguments &arguments) {
-    const std::string list = arguments.value("--sizes").value_or("16K,64K,256K,1M,4M,16M,64M,256M");
     std::vector<uint64_t> sizes;
-    for (size_t begin = 0; begin <= list.size();) {
-        const size_t end = std::min(list.find(',', begin), list.size());
-        sizes.push_back(read_size(list.substr(begin, end - begin)));
-        begin = end + 1;
-    }
+    for (const std::string &size :
+         comma_separated(arguments.value("--sizes").value_or("16K,64K,256K,1M,4M,16M,64M,256M")))
+        sizes.push_back(read_size(size));
     return sizes;
 }
 
@@ -82,6 +80,10 @@ int run_bandwidth(const Arguments &arguments) {
         std::string row = padded(size_name(size));
         for (const uint64_t count : threads) {
             if (stop_requested) return kInterrupted;
+            if (size / count < kReadStep) { // too small for so many threads
+                row += padded("-");
+                continue;
+            }
             const double gbps = bandwidth(static_cast<uint32_t>(count), size, seconds);
             row += padded(fixed(gbps, 1));
             found.push_back(JsonObject()

@@ -19,9 +19,8 @@ namespace ml {
 const CommandText kBench{
     "bench",
     "FILE",
-    "Measure load, first token, prefill and decode of an artifact, in interleaved rounds; the medians are printed, "
-    "every raw\n"
-    "sample is in the JSON document, which mobileloop report makes a page of.",
+    "Measure load, first token, prefill and decode of an artifact, in interleaved rounds; the medians are printed,\n"
+    "every raw sample is in the JSON document, which mobileloop report makes a page of.",
     {
         {"--threads", "LIST", "Thread counts, such as 1,2 (default: 1 and all big cores)."},
         {"--loops", "LIST", "Loop counts, such as 1,2,4 (default: the artifact's own)."},
@@ -257,15 +256,15 @@ void Bench::evaluate(Configuration &one) {
 
 Row Bench::row(const Configuration &one, const char *phase, const std::vector<double> &samples) const {
     Row row{one, phase, samples};
-    const bool load = phase[0] == 'l' || phase[0] == 'f', decode = phase[0] == 'd';
+    const bool opening = phase[0] == 'l' || phase[0] == 'f', decode = phase[0] == 'd'; // load and first_token
     const uint64_t prompt = settings_.prompt_tokens, tokens = decode ? 1 : prompt;
     row.samples_per_round = decode ? settings_.decode_tokens : 1;
     row.repetitions = samples.size() / row.samples_per_round;
     row.context_tokens = prompt + (decode ? settings_.decode_tokens : 0);
     if (!about_.may_halt(one.asked_loops)) row.executed_bytes = about_.executed_bytes(one.asked_loops);
-    if (!load)
+    if (!opening)
         row.kv_bytes = about_.kv_bytes(decode ? prompt + settings_.decode_tokens / 2 : prompt - 1, one.asked_loops);
-    if (!load && one.known && one.wall_s > 0) {
+    if (!opening && one.known && one.wall_s > 0) {
         row.other_cores = std::max(one.other_s, 0.0) / one.wall_s;
         row.stolen_cores = one.stolen_s / one.wall_s;
     }
@@ -276,7 +275,7 @@ Row Bench::row(const Configuration &one, const char *phase, const std::vector<do
     row.p10_ms = percentile(samples, 0.1);
     row.p90_ms = percentile(samples, 0.9);
     row.p99_ms = percentile(samples, 0.99);
-    if (!load) row.tokens_per_s = static_cast<double>(tokens) * 1000 / *row.median_ms;
+    if (!opening) row.tokens_per_s = static_cast<double>(tokens) * 1000 / *row.median_ms;
     if (decode) {
         const auto gbps = [&](uint64_t bytes) {
             return static_cast<double>(bytes + *row.kv_bytes) / (*row.median_ms * 1e6);

@@ -31,6 +31,13 @@ uint64_t whole_number(const std::string &name, const std::string &given, uint64_
 
 } // namespace
 
+std::vector<std::string> comma_separated(const std::string &list) {
+    std::vector<std::string> entries;
+    for (size_t begin = 0; begin <= list.size(); begin += entries.back().size() + 1)
+        entries.push_back(list.substr(begin, list.find(',', begin) - begin));
+    return entries;
+}
+
 Arguments::Arguments(const CommandText &command, const std::vector<std::string> &given) {
     bool options = true, has_operand = false;
     for (size_t i = 0; i < given.size(); i++) {
@@ -86,29 +93,21 @@ double Arguments::number(const std::string &name, double otherwise, double least
 
 std::vector<uint64_t> Arguments::list(const std::string &name, uint64_t least, uint64_t most) const {
     std::vector<uint64_t> values;
-    const auto given = value(name);
-    if (!given) return values;
-    for (size_t begin = 0; begin <= given->size();) {
-        const size_t end = std::min(given->find(',', begin), given->size());
-        values.push_back(whole_number(name, given->substr(begin, end - begin), least, most));
-        begin = end + 1;
-    }
+    if (has(name))
+        for (const std::string &entry : comma_separated(*value(name)))
+            values.push_back(whole_number(name, entry, least, most));
     return values;
 }
 
 std::vector<uint32_t> Arguments::ranges(const std::string &name, uint32_t most) const {
     std::vector<uint32_t> values;
-    const auto given = value(name);
-    if (!given) return values;
-    for (size_t begin = 0; begin <= given->size();) {
-        const size_t end = std::min(given->find(',', begin), given->size());
-        const std::string entry = given->substr(begin, end - begin);
+    if (!has(name)) return values;
+    for (const std::string &entry : comma_separated(*value(name))) {
         const size_t dash = entry.find('-');
         const uint64_t first = whole_number(name, entry.substr(0, dash), 0, most);
         const uint64_t last =
             dash == std::string::npos ? first : whole_number(name, entry.substr(dash + 1), first, most);
         for (uint64_t value = first; value <= last; value++) values.push_back(static_cast<uint32_t>(value));
-        begin = end + 1;
     }
     return values;
 }

@@ -49,6 +49,9 @@ private:
     std::map<std::string, std::string> given_;
 };
 
+// At least one, which may be empty.
+std::vector<std::string> comma_separated(const std::string &list);
+
 std::string help_of(const CommandText &command);
 
 } // namespace ml

@@ -219,7 +219,7 @@ ML_API ml_status ml_session_stream(ml_session *session, uint32_t mode, uint32_t 
 ML_API ml_status ml_session_calibrate(ml_session *session, double seconds, uint32_t *mode, uint32_t *stream_threads);
 
 /* Median read bandwidth in GB/s (10^9 bytes) of `threads` threads over one shared buffer of size_bytes, each
- * reading its own part again and again for about `seconds`. */
+ * reading its own part, at least 512 bytes, again and again for about `seconds`. */
 ML_API ml_status ml_read_bandwidth(uint32_t threads, uint64_t size_bytes, double seconds, double *gbps);
 
 /* Memory that threads read so that their speed is known, and what the caches hold of it before each pass: all that fits
@@ -236,9 +236,9 @@ ML_API const char *ml_flush_instruction(void);
 ML_API ml_status ml_memory_create(uint64_t max_bytes, uint32_t threads, const uint32_t *cpus, uint32_t num_cpus,
                                   int huge_pages, ml_memory **out);
 ML_API void ml_memory_destroy(ml_memory *memory);
-/* Read bandwidth in GB/s (10^9 bytes): every thread reads its own part of size_bytes again and again. Takes about
- * `seconds` and gives 1 to `capacity` samples, each of half a millisecond or of one pass where that is longer or the
- * state is cold. */
+/* Read bandwidth in GB/s (10^9 bytes): every thread reads its own part of size_bytes, at least 512 bytes, again and
+ * again. Takes about `seconds` and gives 1 to `capacity` samples, each of half a millisecond or of one pass where that
+ * is longer or the state is cold. */
 ML_API ml_status ml_memory_read(ml_memory *memory, uint64_t size_bytes, uint32_t state, double seconds, double *gbps,
                                 uint32_t capacity, uint32_t *count);
 /* Nanoseconds of one dependent load: thread 0 follows a chain through all lines of size_bytes in random order. Cold,
@@ -246,12 +246,14 @@ ML_API ml_status ml_memory_read(ml_memory *memory, uint64_t size_bytes, uint32_t
 ML_API ml_status ml_memory_chase(ml_memory *memory, uint64_t size_bytes, uint32_t state, double seconds,
                                  double *nanoseconds, uint32_t capacity, uint32_t *count);
 
-/* Whether runs note where their time goes (1) or not (0, as at first). It takes a clock read per loop. */
+/* Whether runs note where their time goes (1) or not (0, as at first). It takes a clock read per loop. Refused where
+ * ml_model_num_stages * ml_model_max_loops is more than 2^20. */
 ML_API ml_status ml_session_time(ml_session *session, uint32_t on);
 /* Nanoseconds of the last run by the clock of its calling thread: ns[stage * ml_model_max_loops + loop], 0 for loops
  * that did not run, then those of the head. size is ml_model_num_stages * ml_model_max_loops + 1. Waking the threads
  * counts to a stage's first loop, waiting for the last of them to its last one; what a run does between the stages
- * (embedding, forks of KV slots) counts nowhere. Refused where the last run was not timed, or failed. */
+ * (embedding, forks of KV slots) counts nowhere. Refused where the last run was not timed, or failed, or was one of
+ * ml_session_calibrate. */
 ML_API ml_status ml_session_times(ml_session *session, uint64_t *ns, uint64_t size);
 /* For tests of what compares measurements: every run waits until it took 1 + share times its own time. share is 0 (as
  * at first) to 10; results stay the same. */

@@ -22,6 +22,11 @@ constexpr double kSampleSeconds = 0.5e-3; // the clock costs nothing beside it, 
 // Reading so much evicts the rest, where the last-level cache is no larger than half of it.
 constexpr uint64_t kUnknownCacheEvictor = uint64_t{64} << 20, kMostEvictor = uint64_t{256} << 20;
 
+uint64_t checked_bytes(uint64_t bytes) {
+    require(bytes >= kLeastBytes && bytes <= kMostBytes, "a buffer of ", bytes, " bytes is outside 4 KiB to 64 GiB");
+    return bytes;
+}
+
 uint64_t up_to(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // From every cache of every core, back to memory.
@@ -88,13 +93,9 @@ ml_memory::Pages::Pages(uint64_t bytes, bool huge) : mapped_bytes_(bytes + kHuge
 ml_memory::Pages::~Pages() { munmap(mapping_, mapped_bytes_); }
 
 ml_memory::ml_memory(uint64_t max_bytes, uint32_t threads, const uint32_t *cpus, uint32_t num_cpus, bool huge_pages)
-    : context_((require(threads >= 1 && threads <= kMaxThreads, "threads ", threads, " is outside 1-", kMaxThreads),
-                require(max_bytes >= kLeastBytes && max_bytes <= kMostBytes, "a buffer of ", max_bytes,
-                        " bytes is outside 4 KiB to 64 GiB"),
-                threads)),
-      max_bytes_(max_bytes), region_bytes_(up_to((max_bytes + threads - 1) / threads, kHugePage)),
-      huge_pages_(huge_pages), pages_(region_bytes_ * threads, huge_pages), threads_(threads) {
-    require(num_cpus == 0 || cpus != nullptr, "no cpus were given (a null pointer)");
+    : context_(threads), max_bytes_(checked_bytes(max_bytes)),
+      region_bytes_(up_to((max_bytes + threads - 1) / threads, kHugePage)), huge_pages_(huge_pages),
+      pages_(region_bytes_ * threads, huge_pages), threads_(threads) {
     context_.placement.place(cpus, num_cpus);
     for (uint32_t i = 0; i < threads; i++) threads_[i].region = pages_.data() + i * region_bytes_;
 }

@@ -82,15 +82,13 @@ private:
     const ml::Placed placed_;
 };
 
-uint32_t checked_threads(uint32_t threads) {
-    ml::require(threads >= 1 && threads <= ml::kMaxThreads, "threads ", threads, " is outside 1-", ml::kMaxThreads);
-    return threads;
+const uint32_t *listed(const uint32_t *cpus, uint32_t num_cpus) {
+    return num_cpus > 0 ? &given(cpus, "list of cpus") : nullptr;
 }
 
 void place(ml_context &context, const uint32_t *cpus, uint32_t num_cpus) {
     const Exclusive exclusive(context.busy);
-    if (num_cpus > 0) given(cpus, "list of cpus");
-    context.placement.place(cpus, num_cpus);
+    context.placement.place(listed(cpus, num_cpus), num_cpus);
 }
 
 uint32_t cpus_of(const ml_context &context, uint32_t *cpus, uint32_t capacity) {
@@ -144,7 +142,7 @@ uint32_t ml_default_threads(void) {
 ml_status ml_context_create(uint32_t threads, ml_context **out) {
     return guarded([&] {
         given(out, "place for the context") = nullptr;
-        *out = new ml_context(checked_threads(threads));
+        *out = new ml_context(threads);
     });
 }
 void ml_context_destroy(ml_context *context) { delete context; }
@@ -226,7 +224,7 @@ ml_status ml_session_create(ml_model *model, uint32_t threads, uint32_t loops, u
                             ml_session **out) {
     return guarded([&] {
         given(out, "place for the session") = nullptr;
-        *out = new ml_session(given(model, "model").model, checked_threads(threads), loops, num_sequences);
+        *out = new ml_session(given(model, "model").model, threads, loops, num_sequences);
     });
 }
 void ml_session_destroy(ml_session *session) { delete session; }
@@ -300,7 +298,7 @@ ml_status ml_memory_create(uint64_t max_bytes, uint32_t threads, const uint32_t 
                            int huge_pages, ml_memory **out) {
     return guarded([&] {
         given(out, "place for the memory") = nullptr;
-        *out = new ml_memory(max_bytes, threads, cpus, num_cpus, huge_pages != 0);
+        *out = new ml_memory(max_bytes, threads, listed(cpus, num_cpus), num_cpus, huge_pages != 0);
     });
 }
 void ml_memory_destroy(ml_memory *memory) { delete memory; }

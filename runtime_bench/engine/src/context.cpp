@@ -41,6 +41,11 @@ bool may_halt(const ml_loop_args &args) {
     return args.halting.rule != ML_HALT_NONE && args.halting.min_loops < args.loops;
 }
 
+uint32_t checked_threads(uint32_t threads) {
+    require(threads >= 1 && threads <= kMaxThreads, "threads ", threads, " is outside 1-", kMaxThreads);
+    return threads;
+}
+
 } // namespace
 
 uint64_t product(std::initializer_list<uint64_t> factors) {
@@ -85,8 +90,8 @@ struct ml_context::Rows {
 };
 
 ml_context::ml_context(uint32_t threads)
-    : pool(threads), placement(pool, machine_topology()), kernels(current_kernels()), private_(pool.size()),
-      streams_(pool.size()) {}
+    : pool(checked_threads(threads)), placement(pool, machine_topology()), kernels(current_kernels()),
+      private_(pool.size()), streams_(pool.size()) {}
 
 void ml_context::stream(uint32_t mode, uint32_t stream_threads) {
     require(mode <= ML_STREAM_CORE, "the streaming mode ", mode, " is unknown");

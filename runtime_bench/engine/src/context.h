@@ -80,6 +80,7 @@ private:
 } // namespace ml
 
 struct ml_context {
+    // Throws where the threads are outside 1 to kMaxThreads.
     explicit ml_context(uint32_t threads);
 
     void embed(const ml::Matrix &embedding, const int64_t *tokens, uint32_t count, float *out);

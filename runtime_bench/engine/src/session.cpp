@@ -12,8 +12,12 @@
 using namespace ml;
 
 namespace {
+
 using Clock = std::chrono::steady_clock;
 constexpr auto kSleepsLonger = std::chrono::microseconds(100); // than asked for, at most, on an idle machine
+// Every schedule that is used has far fewer; one that was made to do harm could ask for gigabytes.
+constexpr uint64_t kMaxTimes = 1u << 20;
+
 } // namespace
 
 KvMemory::KvMemory(const Model &model, uint32_t num_sequences) : kv_heads_(model.kv_heads), context_(model.context) {
@@ -124,6 +128,7 @@ void ml_session::calibrate(double seconds) {
         }
     } while (passed() < seconds || trials[0].times.size() < 3);
     positions_[sequence] = 0;
+    timed_ = false; // these were not the caller's runs
     for (Trial &trial : trials)
         std::nth_element(trial.times.begin(), trial.times.begin() + static_cast<ptrdiff_t>(trial.times.size() / 2),
                          trial.times.end());
@@ -188,8 +193,11 @@ void ml_session::check(const ml_run_args &args) {
 
 void ml_session::time(uint32_t on) {
     require(on <= 1, "timing is ", on, ", neither 0 nor 1");
-    times_ns_.assign(on ? model_->stages.size() * model_->max_loops + 1 : 0, 0);
+    const uint64_t loops = uint64_t{model_->stages.size()} * model_->max_loops;
+    require(!on || loops <= kMaxTimes, "times of ", model_->stages.size(), " stages of up to ", model_->max_loops,
+            " loops are more than ", kMaxTimes);
     timed_ = false;
+    times_ns_.assign(on ? loops + 1 : 0, 0);
 }
 
 void ml_session::times(uint64_t *ns, uint64_t size) const {
@@ -204,8 +212,8 @@ void ml_session::slow_down(double share) {
 }
 
 void ml_session::run(const ml_run_args &args) {
+    timed_ = false; // what is refused has no times either
     check(args);
-    timed_ = false;
     std::fill(times_ns_.begin(), times_ns_.end(), 0);
     const Clock::time_point start = Clock::now();
     run_chunks(args);

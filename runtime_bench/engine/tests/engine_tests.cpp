@@ -1905,7 +1905,7 @@ void test_times_of_loops() {
             CHECK(sum <= static_cast<uint64_t>(whole.count()));
         }
     }
-    CHECK(timed.run({0}, {int64_t{kVocab}}).empty()); // refused
+    CHECK(timed.run({0}, {int64_t{kVocab}}).empty() && times_of(timed.session, 7).empty()); // refused, so no times
     const ml_halting at_once{ML_HALT_LATENT_DIFFERENCE, 1, 1e9, nullptr, 0};
     CHECK(ml_session_set_halting(timed.session, &at_once) == ML_OK);
     CHECK(!timed.run({0}, {1}, false, 3).empty());
@@ -1913,6 +1913,53 @@ void test_times_of_loops() {
     CHECK(halted.size() == 7 && halted[0] > 0 && halted[1] == 0 && halted[2] == 0 && halted[6] > 0);
     CHECK(ml_session_time(timed.session, 0) == ML_OK);
     CHECK(!timed.run({0}, {1}).empty() && times_of(timed.session, 7).empty());
+}
+
+// The times of a run that takes several chunks of several sequences, some of which halt, are those of all its chunks;
+// the head runs once.
+void test_times_of_a_batch_in_chunks() {
+    std::string info = metadata(std::string(kStage) + "," + kStage);
+    info.replace(info.find("\"context\":16"), 12, "\"context\":400");
+    const std::string artifact = make_artifact(info);
+    for (const uint32_t threads : {1u, 3u}) {
+        OpenSession timed(artifact, threads, 2, 3), plain(artifact, 1, 2, 3);
+        const ml_halting rule{ML_HALT_COSINE, 1, 0.05, nullptr, 0};
+        for (const OpenSession *one : {&timed, &plain}) CHECK(ml_session_set_halting(one->session, &rule) == ML_OK);
+        if (threads > 1) CHECK(ml_session_stream(timed.session, ML_STREAM_CORE, 1) == ML_OK);
+        CHECK(ml_session_time(timed.session, 1) == ML_OK);
+        for (const size_t count : {size_t{kChunk} + 3, size_t{1}}) {
+            const std::vector<int64_t> tokens = random_tokens(2 * count);
+            const auto start = std::chrono::steady_clock::now();
+            const std::vector<float> logits = timed.run({0, 1}, tokens);
+            const std::chrono::nanoseconds whole = std::chrono::steady_clock::now() - start;
+            CHECK(!logits.empty() && same_bits(plain.run({0, 1}, tokens), logits));
+            const std::vector<uint64_t> ns = times_of(timed.session, 7);
+            CHECK(ns.size() == 7 && ns[0] > 0 && ns[3] > 0 && ns[6] > 0);
+            uint64_t sum = 0;
+            for (const uint64_t one : ns) sum += one;
+            CHECK(sum <= static_cast<uint64_t>(whole.count()));
+        }
+        CHECK(ml_session_reset(timed.session, 0) == ML_OK);
+        uint32_t mode = 0, stream_threads = 0;
+        CHECK(ml_session_calibrate(timed.session, 0.001, &mode, &stream_threads) == ML_OK);
+        CHECK(times_of(timed.session, 7).empty()); // its tokens are not the caller's
+    }
+}
+
+void test_times_that_would_take_gigabytes() {
+    std::string once = kStage, often = kStage;
+    once.replace(once.find("\"loops\":2,\"max_loops\":3"), 23, "\"loops\":1,\"max_loops\":1");
+    often.replace(often.find("\"max_loops\":3"), 13, "\"max_loops\":1024");
+    for (const size_t more : {size_t{1023}, size_t{1024}}) {
+        std::string stages = often;
+        for (size_t i = 0; i < more; i++) stages += "," + once;
+        OpenSession open(make_artifact(metadata(stages)), 1, 1, 1);
+        const bool few = more == 1023;
+        CHECK(ml_session_time(open.session, 1) == (few ? ML_OK : ML_FAILED));
+        CHECK(few || std::strstr(ml_last_error(), "1025 stages of up to 1024 loops") != nullptr);
+        CHECK(ml_session_time(open.session, 0) == ML_OK);
+        CHECK(!open.run({0}, {1}).empty());
+    }
 }
 
 void test_a_slowed_run_has_the_same_result() {
@@ -2047,6 +2094,7 @@ int main() {
         test_halting();
         test_loops_per_token();
         test_times_of_loops();
+        test_times_of_a_batch_in_chunks();
         test_a_slowed_run_has_the_same_result();
         test_a_head_of_many_rows();
         test_attention_of_a_call();
@@ -2074,6 +2122,7 @@ int main() {
         test_null_pointers();
         test_a_failed_run_leaves_the_position();
         test_runs_that_are_refused();
+        test_times_that_would_take_gigabytes();
         test_a_warm_token_allocates_nothing();
     }
     test_chain();
