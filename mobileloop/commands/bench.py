@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mobileloop.commands.options import Cpus, OnnxKernel, session_options
+from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from mobileloop.runtimes.base import SessionOptions
@@ -63,6 +65,14 @@ def bench(
         Path | None,
         typer.Option("--json", metavar="OUT", help="Also write the JSON here, from the start of the run on."),
     ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also measure llama.cpp, onnxruntime-genai or executorch; may be repeated."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(metavar="GGUF", help="What FILE was exported from, for --peer; not needed beside FILE."),
+    ] = None,
     onnx_kernel: OnnxKernel = "auto",
     cpus: Cpus = None,
 ) -> None:
@@ -83,6 +93,7 @@ def bench(
       mobileloop bench model.safetensors --threads 2 --until-stable --time-budget 60
       mobileloop bench model.safetensors --threads 2,5 --cpus 3-7 --cooldown 30
       mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
+      mobileloop bench model.safetensors --peer llama.cpp --peer executorch --source model.gguf
     """
     from mobileloop_bench.plan import Settings
 
@@ -101,7 +112,7 @@ def bench(
         time_budget_s=time_budget,
         cooldown_s=cooldown,
     )
-    document = measure_and_show(files, settings, json_out, options, machine)
+    document = measure_and_show(files, settings, json_out, options, machine, peer or (), source)
     typer.echo(document.to_json())
     if document.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -113,6 +124,8 @@ def measure_and_show(
     json_out: Path | None,
     options: SessionOptions | None = None,
     machine: Path | None = None,
+    peers: Sequence[str] = (),
+    source: Path | None = None,
 ) -> Document:
     """The command but for its last line: card, measurement, table and the file."""
     from rich.console import Console
@@ -129,6 +142,12 @@ def measure_and_show(
     machine_file = None if machine is None else MachineFile.read(machine)
     probes = Probes()  # before any thread of a session
     plan = make_plan(open_artifacts(files, options), settings)
+    if peers:
+        from mobileloop_bench.peers.bench import with_peers
+
+        plan = with_peers(plan, peers, source)
+    elif source is not None:
+        raise MobileloopError("--source is the checkpoint for --peer; name a peer too.")
     console = Console(width=None if sys.stdout.isatty() else 160)
     command = shlex.join(["mobileloop", *sys.argv[1:]])
     document = run_bench(console, plan, probes, json_out, command, machine_file)

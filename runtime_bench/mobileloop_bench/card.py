@@ -32,6 +32,8 @@ def print_card(console: Console, plan: Plan, machine: Machine, bandwidth: Sequen
     console.print(_table(plan, bandwidth))
     for note in notes(plan.artifacts, machine):
         console.print(escape(note), highlight=False)
+    for note in peer_notes(plan):
+        console.print(escape(note), highlight=False)
     if share := slow_down():
         console.print(f"{SLOW_DOWN} is set: engine sessions are slowed down by {share:.0%}.", highlight=False)
 
@@ -60,6 +62,12 @@ def notes(artifacts: Sequence[Artifact], machine: Machine) -> list[str]:
     return said
 
 
+def peer_notes(plan: Plan) -> list[str]:
+    """Which weights each peer runs, and in which version."""
+    told = [f"{one.peer} ({one.entry.version}) runs {one.label}." for one in plan.configurations if one.entry]
+    return list(dict.fromkeys(told))
+
+
 def _table(plan: Plan, bandwidth: Sequence[Bandwidth]) -> Table:
     table = Table(title="Bytes per decoded token and the ceiling they set", title_justify="left")
     widest = max(len(artifact.label) for artifact in plan.artifacts)
@@ -73,7 +81,7 @@ def _table(plan: Plan, bandwidth: Sequence[Bandwidth]) -> Table:
         table.add_column(f"ceiling tok/s, {counted(threads, 'thread')}", justify="right")
     seen = set()
     for one in plan.configurations:
-        if memory_key(one) not in seen:
+        if one.peer is None and memory_key(one) not in seen:
             seen.add(memory_key(one))
             table.add_row(*_cells(one, plan, bandwidth))
     return table

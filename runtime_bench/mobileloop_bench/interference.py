@@ -52,12 +52,12 @@ class Watch:
 
     def __enter__(self) -> None:
         self._wall, self._own, self._busy = time.perf_counter(), self._own_s(), _busy_and_stolen()
-        self._switches = _involuntary_switches()
+        self._switches = _involuntary_switches(self._children)
 
     def __exit__(self, *error: object) -> None:
         busy, into = _busy_and_stolen(), self._into
         into.wall_s += time.perf_counter() - self._wall
-        switches = _involuntary_switches()
+        switches = _involuntary_switches(self._children)
         if into.switches is None or switches is None or self._switches is None:
             into.switches = None
         else:
@@ -86,10 +86,11 @@ def _busy_and_stolen() -> tuple[float, float] | None:
     return (busy, steal / ticks) if busy else None  # sandboxes show zeros
 
 
-def _involuntary_switches() -> int | None:
-    """Of all threads of this process so far."""
+def _involuntary_switches(children: bool) -> int | None:
+    """Of all threads of this process so far, and of its children that have ended."""
     try:
         import resource
     except ImportError:  # not a POSIX system
         return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    who = [resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN] if children else [resource.RUSAGE_SELF]
+    return sum(resource.getrusage(one).ru_nivcsw for one in who)

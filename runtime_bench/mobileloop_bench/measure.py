@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from mobileloop_bench.plan import Plan, Settings
+from mobileloop_bench.peers.turns import PeerRunner
+from mobileloop_bench.plan import Configuration, Plan, Settings
 from mobileloop_bench.probes import Moment, Probes
 from mobileloop_bench.runner import Runner, Samples, SessionRunner
 from mobileloop_bench.stability import LEAST_ROUNDS, stable
@@ -64,7 +65,7 @@ def measure(
         probes: made before anything else where the caller can; hardware events miss threads that are older.
     """
     probes = probes or Probes()
-    runners = [SessionRunner(one, plan.settings, probes) for one in plan.configurations]
+    runners = [_runner(one, plan.settings, probes) for one in plan.configurations]
     measurement = Measurement(plan, [runner.samples for runner in runners], _fits_memory(plan), series=probes.series)
     rounds = _Rounds(runners, measurement, probes, progress, checkpoint)
     try:
@@ -75,6 +76,10 @@ def measure(
         for runner in runners:
             runner.close()
     return measurement
+
+
+def _runner(one: Configuration, settings: Settings, probes: Probes) -> Runner:
+    return SessionRunner(one, settings, probes) if one.peer is None else PeerRunner(one, settings, probes)
 
 
 class _Rounds:
@@ -153,8 +158,9 @@ class _Rounds:
             self._probes.note()
 
     def _stable(self) -> bool:
-        per_round = self._settings.decode_tokens
-        return all(stable(runner.samples.decode_ms, per_round) for runner in self._runners)
+        """Of all that still run."""
+        going = [runner.samples for runner in self._runners if runner.samples.failure is None]
+        return all(stable(one.decode_ms, one.configuration.decode_samples(self._settings)) for one in going)
 
 
 def _bound(settings: Settings) -> int:
@@ -165,9 +171,14 @@ def _bound(settings: Settings) -> int:
 
 
 def _fits_memory(plan: Plan) -> bool:
-    """Whether all sessions at once take under half of the free memory, each with a copy of its weights."""
+    """Whether all sessions at once take under half of the free memory, each with a copy of its weights.
+
+    A peer's process is gone after its turn.
+    """
     needed = 0
     for one in plan.configurations:
+        if one.peer is not None:
+            continue
         info = one.artifact.info
         needed += 2 * info.costs.weight_bytes + one.sequences * info.kv_capacity_bytes()
     return needed < int(psutil.virtual_memory().available) // 2

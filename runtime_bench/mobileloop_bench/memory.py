@@ -67,7 +67,7 @@ def memory_key(one: Configuration) -> MemoryKey:
 
 
 def measure_memory(plan: Plan, seconds: float | None = None) -> dict[MemoryKey, Memory]:
-    """Memory of every configuration by its key, each at the plan's largest thread count. Ctrl-C leaves the rest out.
+    """Memory of our configurations by key, each at the plan's largest thread count. Ctrl-C leaves the rest out.
 
     Args:
         plan: what was measured.
@@ -78,7 +78,7 @@ def measure_memory(plan: Plan, seconds: float | None = None) -> dict[MemoryKey, 
     try:
         for one in plan.configurations:
             key = memory_key(one)
-            if key in found:
+            if key in found or one.peer is not None:
                 continue
             late = seconds is not None and time.perf_counter() - start >= seconds
             found[key] = Memory(reason="the time budget was over") if late else _in_child(one, plan.settings)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,9 @@ from mobileloop.runtimes.base import MAX_SEQUENCES, SessionOptions, default_thre
 from mobileloop.runtimes.streaming import Streaming
 from mobileloop.runtimes.topology import check_cpus
 from mobileloop_bench.words import counted
+
+if TYPE_CHECKING:
+    from mobileloop_bench.peers.contestant import Entry
 
 MAX_NUMBER = 1024
 MAX_DEPTH = 1 << 24
@@ -118,6 +121,9 @@ class Configuration:
         stream: the streaming mode that the session is asked for.
         depth: tokens in the KV cache before the prompt.
         sequences: that run together over the same weights.
+        peer: the name of what runs the weights that the artifact was exported from, instead of our runtime and the
+            artifact.
+        entry: what that peer runs; None where it cannot.
     """
 
     artifact: Artifact
@@ -127,9 +133,26 @@ class Configuration:
     stream: str = "off"
     depth: int = 0
     sequences: int = 1
+    peer: str | None = None
+    entry: Entry | None = None
+
+    @property
+    def label(self) -> str:
+        """The file that runs: the artifact's, or the peer's, and the checkpoint's where a peer has none."""
+        if self.peer is None:
+            return self.artifact.label
+        return self.entry.path.name if self.entry else self.artifact.info.source
+
+    def decode_samples(self, settings: Settings) -> int:
+        """Samples of one round: a time per token, or one of the whole decode where a runtime tells no more."""
+        return 1 if self.entry and self.entry.whole_decodes else settings.decode_tokens
 
     def __str__(self) -> str:
-        parts = [self.artifact.label, counted(self.loops, "loop"), counted(self.threads, "thread")]
+        parts = [
+            f"{self.peer}: {self.label}" if self.peer else self.label,
+            counted(self.loops, "loop"),
+            counted(self.threads, "thread"),
+        ]
         parts += [f"stream {self.stream}"] if self.stream not in ("auto", "off") else []
         parts += [f"depth {self.depth}"] if self.depth else []
         parts += [counted(self.sequences, "sequence")] if self.sequences > 1 else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,14 @@ from mobileloop_bench.plan import Configuration, Plan, Settings
 from mobileloop_bench.predict import UnknownError, Workload, predict
 from mobileloop_bench.prediction import Prediction
 from mobileloop_bench.probes import Consumption
-from mobileloop_bench.results import SKIPPED, Document, Phase, Result, Sample, StageTime
+from mobileloop_bench.results import SKIPPED, Document, Peer, Phase, Result, Sample, StageTime
 from mobileloop_bench.runner import Samples
 from mobileloop_bench.validity import reasons
+from mobileloop_bench.words import UNKNOWN
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 LOADING = ("load", "first_token")
+PEER_PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
 def make_document(
@@ -49,13 +52,14 @@ def make_document(
     plan, results = measurement.plan, list[Result]()
     for samples in measurement.samples:
         one = samples.configuration
-        used = memory.get(memory_key(one))
+        used = memory.get(memory_key(one)) if one.peer is None else None
         predicted = None if machine_file is None else predicted_decode(one, plan.settings, machine_file)
-        for phase in PHASES:
+        for phase in PHASES if one.peer is None else PEER_PHASES:
             row = _row(samples, phase, plan, bandwidth)
             doubts = reasons(row, samples, measurement, machine)
-            if not row.samples_ms and measurement.ended and not measurement.interrupted:
-                doubts = [f"{SKIPPED}{measurement.ended}"]
+            ended = samples.failure or measurement.ended
+            if not row.samples_ms and ended and not measurement.interrupted:
+                doubts = [SKIPPED + ended]
             more = {"prediction": predicted} if phase == "decode" else {}
             update = {"memory": used, "reasons": doubts, "valid": not doubts, **more}
             results.append(row.model_copy(update=update))
@@ -84,7 +88,7 @@ def predicted_decode(one: Configuration, settings: Settings, machine_file: Machi
     """
     if machine_file.ladder is None or machine_file.costs is None or one.sequences > 1:
         return None
-    if one.artifact.runtime != "engine":
+    if one.artifact.runtime != "engine" or one.peer is not None:
         return None
     position = one.depth + settings.prompt_tokens + settings.decode_tokens // 2
     try:
@@ -95,31 +99,29 @@ def predicted_decode(one: Configuration, settings: Settings, machine_file: Machi
 
 def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwidth]) -> Result:
     one, settings = samples.configuration, plan.settings
-    info = one.artifact.info
     values: list[float] = getattr(samples, f"{phase}_ms")
     median = statistics.median(values) if values else None
-    unique, executed = info.unique_bytes(), _bytes_of(one, "executed")
+    ran = _what_ran(samples) if one.peer is None else _what_the_peer_ran(one, one.peer)
+    unique, executed = ran["unique_bytes"], ran["executed_bytes"]
     kv = kv_bytes(one, phase, settings)
+    bytes_read = unique + kv if unique is not None and kv is not None else None
     decode = phase == "decode"
+    per_round = one.decode_samples(settings) if decode else 1
     tokens = one.sequences * {"prefill": settings.prompt_tokens, "decode": 1}.get(phase, 0)
     ceiling = ceiling_gbps(bandwidth, one.threads) if decode else None
     return Result(
-        artifact=one.artifact.label,
-        runtime=one.artifact.runtime,
-        model=info.config.name,
-        quantization=info.quantization,
+        **ran,
+        model=one.artifact.info.config.name,
         loops=one.loops,
         threads=one.threads,
         phase=phase,
         depth=one.depth,
         sequences=one.sequences,
         stream=samples.details.get("stream"),
-        samples_per_round=settings.decode_tokens if decode else 1,
+        samples_per_round=per_round,
         samples_ms=[round(value, 5) for value in values],
         median_ms=median,
         tokens_per_s=tokens * 1000 / median if tokens and median else None,
-        unique_bytes=unique,
-        executed_bytes=executed,
         kv_bytes=kv,
         read_gbps=_gbps(unique, kv, median) if decode else None,
         valid=False,
@@ -129,31 +131,63 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         p99_ms=float(np.percentile(values, 99)) if values else None,
         executed_gbps=_gbps(executed, kv, median) if decode else None,
         ceiling_gbps=ceiling,
-        ceiling_tokens_per_s=one.sequences * ceiling * 1e9 / (unique + kv) if ceiling and kv is not None else None,
-        repetitions=len(values) // settings.decode_tokens if decode else len(values),
+        ceiling_tokens_per_s=one.sequences * ceiling * 1e9 / bytes_read if ceiling and bytes_read else None,
+        repetitions=len(values) // per_round,
         context_tokens=one.depth + settings.prompt_tokens + (settings.decode_tokens if decode else 0),
-        schedule=info.schedule.name,
-        activation_bytes=_bytes_of(one, "activation"),
-        block_bytes=info.token_bytes.largest_block(),
-        stage_bytes=info.token_bytes.looped_stage(),
-        size_on_disk_bytes=one.artifact.size_on_disk_bytes,
-        random_weights=info.config.random_weights,
-        source=info.source,
-        source_sha256=info.source_sha256,
+        random_weights=one.artifact.info.config.random_weights,
+        source=one.artifact.info.source,
+        source_sha256=one.artifact.info.source_sha256,
         other_cores=None if phase in LOADING else samples.interference.other_cores(),
         stolen_cores=None if phase in LOADING else samples.interference.stolen_cores(),
-        details=samples.details or one.artifact.details,
         stages=_stages(samples.stage_ms) if decode else [],
         **(_per_token(samples.consumption) if decode else {}),
     )
+
+
+def _what_ran(samples: Samples) -> dict[str, Any]:
+    """Our runtime with the artifact."""
+    one = samples.configuration
+    info = one.artifact.info
+    return {
+        "artifact": one.label,
+        "runtime": one.artifact.runtime,
+        "quantization": info.quantization,
+        "schedule": info.schedule.name,
+        "unique_bytes": info.unique_bytes(),
+        "executed_bytes": _bytes_of(one, "executed"),
+        "activation_bytes": _bytes_of(one, "activation"),
+        "block_bytes": info.token_bytes.largest_block(),
+        "stage_bytes": info.token_bytes.looped_stage(),
+        "size_on_disk_bytes": one.artifact.size_on_disk_bytes,
+        "details": samples.details or one.artifact.details,
+    }
+
+
+def _what_the_peer_ran(one: Configuration, peer: str) -> dict[str, Any]:
+    """Its own file, in which every application has weights of its own."""
+    entry = one.entry
+    return {
+        "artifact": one.label,
+        "runtime": peer,
+        "quantization": entry.quantization if entry else UNKNOWN,
+        "unique_bytes": entry.unique_bytes if entry else None,
+        "executed_bytes": entry.unique_bytes if entry else None,
+        "size_on_disk_bytes": entry.size_on_disk_bytes if entry else None,
+        "peer": Peer(name=peer, version=entry.version if entry else None, flags=entry.flags if entry else None),
+    }
 
 
 def kv_bytes(one: Configuration, phase: Phase, settings: Settings) -> int | None:
     """KV bytes of all sequences' token in the middle of decode, or of the prompt's last token."""
     if phase in LOADING or not _runs(one):
         return None
+    token_bytes = one.artifact.info.token_bytes
+    if one.peer is not None:
+        if one.entry is None or one.entry.kv_bits is None:
+            return None
+        token_bytes = dataclasses.replace(token_bytes, kv_bits=one.entry.kv_bits)
     behind = settings.prompt_tokens - 1 if phase == "prefill" else settings.prompt_tokens + settings.decode_tokens // 2
-    return one.sequences * one.artifact.info.kv_bytes(one.depth + behind, one.requested_loops)
+    return one.sequences * token_bytes.kv(one.depth + behind, one.requested_loops)
 
 
 def _runs(one: Configuration) -> bool:
@@ -175,9 +209,13 @@ def _gbps(weights: int | None, kv: int | None, median_ms: float | None) -> float
 
 
 def _add_loop_tax(measurement: Measurement, results: Sequence[Result]) -> None:
-    """Over the decode median with 1 loop of a configuration that is the same in everything else."""
+    """Over the decode median with 1 loop of a configuration that is the same in everything else.
+
+    A peer's file with every block twice has other weights to read, so its time over that of its plain file is none.
+    """
     decodes = [row for row in results if row.phase == "decode"]
     pairs = [(samples.configuration, row) for samples, row in zip(measurement.samples, decodes, strict=True)]
+    pairs = [(one, row) for one, row in pairs if one.peer is None]
     once = {_but_loops(one): row.median_ms for one, row in pairs if one.loops == 1}
     for one, row in pairs:
         base = once.get(_but_loops(one))

@@ -1,4 +1,7 @@
-"""What takes turns in the rounds: an artifact in a session, and the raw samples that its turns leave behind."""
+"""What takes turns in the rounds, and the raw samples it leaves behind: here an artifact in a session.
+
+`peers.turns` has the others.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,7 @@ class Samples:
         mhz, celsius: the clock and the temperature behind each repetition, None where the machine hides one; empty
             where it hides both.
         details: what the session said of itself; the artifact's where none was opened yet.
+        failure: why there are no more of a peer's; None where nothing failed.
     """
 
     configuration: Configuration
@@ -53,6 +57,7 @@ class Samples:
     consumption: Consumption = field(default_factory=Consumption)
     mhz: list[float | None] = field(default_factory=list)
     celsius: list[float | None] = field(default_factory=list)
+    failure: str | None = None
 
 
 class Runner(Protocol):
@@ -90,7 +95,7 @@ class SessionRunner:
         lengths = (one.depth, settings.prompt_tokens, settings.decode_tokens)
         tokens = prompt_of(session.info.config.vocab_size, sum(lengths), settings.seed)
         prompt_end = one.depth + settings.prompt_tokens
-        with _quiet():
+        with quiet():
             if one.depth:
                 run_tokens(session, one.sequences, tokens[: one.depth])
             with Watch(samples.interference):
@@ -105,7 +110,7 @@ class SessionRunner:
 
     def load(self) -> None:
         """Calibration of streaming is no part of a load."""
-        with _quiet():
+        with quiet():
             start = time.perf_counter_ns()
             session = open_configuration(self.samples.configuration, stream="off")
             opened = _ms_since(start)
@@ -197,7 +202,7 @@ def _ms_since(start_ns: int) -> float:
     return (time.perf_counter_ns() - start_ns) / 1e6
 
 
-class _quiet:
+class quiet:
     """No garbage collection inside a timed block; it would land in some samples and not in others."""
 
     def __enter__(self) -> None:

@@ -17,7 +17,7 @@ ARTIFACT_WIDTH = 34
 def print_results(console: Console, document: Document) -> None:
     """One line per configuration; no tokens/s without its GB/s, and no figure without its doubts."""
     table = Table(title="Measured", title_justify="left")
-    widest = max((len(row.artifact) for row in document.results), default=0)
+    widest = max((len(_name(row)) for row in document.results), default=0)
     table.add_column("artifact", overflow="fold", min_width=min(widest, ARTIFACT_WIDTH))
     swept = [
         name for name, usual in (("stream", None), ("depth", 0), ("sequences", 1)) if _varies(document, name, usual)
@@ -59,9 +59,13 @@ def share(value: float | None) -> str:
     return figure(None) if value is None else f"{100 * value:.0f}%"
 
 
+def _name(row: Result) -> str:
+    return f"{row.peer.name}: {row.artifact}" if row.peer else row.artifact
+
+
 def place_of(row: Result) -> str:
     """The configuration of a result in words."""
-    parts = [row.artifact, counted(row.loops, "loop"), counted(row.threads, "thread")]
+    parts = [_name(row), counted(row.loops, "loop"), counted(row.threads, "thread")]
     parts += [f"depth {row.depth}"] if row.depth else []
     parts += [counted(row.sequences, "sequence")] if row.sequences > 1 else []
     return ", ".join(parts)
@@ -77,7 +81,7 @@ def _cells(decode: Result, load: Result | None, prefill: Result | None, varied: 
     memory = decode.memory.delta_anonymous_bytes if decode.memory else None
     tax = "unknown" if decode.loop_tax is None else f"{decode.loop_tax:.2f}"
     return [
-        escape(decode.artifact),
+        escape(_name(decode)),
         *varied,
         str(decode.loops),
         str(decode.threads),

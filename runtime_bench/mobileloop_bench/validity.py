@@ -27,6 +27,8 @@ def reasons(row: Result, samples: Samples, measurement: Measurement, machine: Ma
     found = []
     if measurement.interrupted:
         found.append("interrupted")
+    if samples.failure is not None:
+        found.append(f"failed: {samples.failure}")
     if machine.emulated:
         found.append("emulated: the machine's instructions are simulated")
     if (row.repetitions or 0) < MIN_REPETITIONS:
@@ -38,7 +40,7 @@ def reasons(row: Result, samples: Samples, measurement: Measurement, machine: Ma
         found.append(f"{row.threads} threads on {counted(cores, 'core')}")
     if row.phase in ("prefill", "decode"):
         found += _preemption(row, samples)
-        drift = _drift(samples.decode_ms, settings.decode_tokens) if row.phase == "decode" else None
+        drift = _drift(samples.decode_ms, row.samples_per_round or 1) if row.phase == "decode" else None
         found += _clocks(samples, drift)
     return found
 

@@ -11,13 +11,16 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mobileloop.errors import MobileloopError
 from mobileloop_bench.peers.store import Say, Store
 
 Series = dict[str, list[float]]
+BUILD = "python -m mobileloop_bench.peers --build-only"
 
 
 class Settings(BaseModel):
@@ -78,6 +81,62 @@ class Cell:
         return f"{self.contestant}/{self.name}"
 
 
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint that an artifact was exported from; `path` is None where it is not at hand."""
+
+    name: str
+    sha256: str
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What `mobileloop bench` asks of a peer once per round: one prompt behind `depth` tokens, and a decode behind it.
+
+    A fresh process warms up and then times it once.
+    """
+
+    threads: int
+    depth: int
+    prompt_tokens: int
+    decode_tokens: int
+    vocab_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A runtime with a model file, as it takes part in `mobileloop bench`.
+
+    Attributes:
+        version, flags: what a result says of the runtime and of its weights.
+        path: of the model, a file or a folder.
+        quantization: of its weights, in the runtime's own words.
+        commands: whose series together are `prefill_ms`, one time, and `decode_ms`.
+        whole_decodes: it times a decode as a whole, so `decode_ms` is one mean time per token; else one per token.
+        context: tokens that it has room for; None where they are the model's.
+        unique_bytes: weight bytes read per token; None where that is not known.
+        kv_bits: per KV element; None where that is not known.
+    """
+
+    version: str
+    flags: str
+    path: Path
+    quantization: str
+    commands: Callable[[Turn], list[Command]]
+    whole_decodes: bool = False
+    context: int | None = None
+    unique_bytes: int | None = None
+    kv_bits: int | None = None
+
+    @property
+    def size_on_disk_bytes(self) -> int:
+        """Of the file, or of all files of the folder."""
+        files = [self.path] if self.path.is_file() else [path for path in self.path.rglob("*") if path.is_file()]
+        return sum(path.stat().st_size for path in files)
+
+
 class Contestant(ABC):
     """One runtime; stateless, everything it keeps is in the store."""
 
@@ -106,6 +165,19 @@ class Contestant(ABC):
     def unavailable(self) -> dict[str, str]:
         """Cells that it will have one day, with the reason why not yet."""
         return {}
+
+    def entry(self, store: Store, source: Source, times: int) -> Entry:
+        """What it runs in `mobileloop bench`; nothing is built for it and nothing fetched.
+
+        Args:
+            store: what was built.
+            source: the checkpoint whose weights are to run.
+            times: how often in a row every block is applied.
+
+        Raises:
+            MobileloopError: why it cannot run these weights that often, with what to do about it.
+        """
+        raise MobileloopError(f"{self.label} takes no part in mobileloop bench.")
 
     @abstractmethod
     def greedy(self, store: Store, settings: Settings, prompt: Sequence[int]) -> dict[int, Command]:

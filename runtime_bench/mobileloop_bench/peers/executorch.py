@@ -5,20 +5,24 @@ Nothing of ours is in that program. The export takes about half an hour, so it i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from mobileloop.errors import MobileloopError
 from mobileloop.quiet import muted_stderr, quiet_imports
 from mobileloop_bench.peers import llama, weights
-from mobileloop_bench.peers.contestant import Cell, Command, Contestant, Settings, worker
+from mobileloop_bench.peers.contestant import BUILD, Cell, Command, Contestant, Entry, Settings, Source, Turn, worker
 from mobileloop_bench.peers.store import Say, Store, run_logged
-from mobileloop_bench.peers.worker import timed, tokens_of
+from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, timed, tokens_of
+from mobileloop_bench.runner import quiet
 
 OPTION = "--build-executorch"
 # What its own documentation exports for the CPU; the embedding is 8-bit, and only one row of it is read per token.
@@ -46,7 +50,7 @@ class Executorch(Contestant):
     def missing(self, store: Store) -> str | None:
         if util.find_spec("executorch") is None:
             return "executorch is not installed; install it with: pip install '.[executorch]'"
-        return None if program(store).is_file() else f"not built; run with {OPTION}"
+        return None if program(store).is_file() else f"not built; build it once with: {BUILD} {OPTION}"
 
     def build(self, store: Store, say: Say) -> None:
         if program(store).is_file():
@@ -54,14 +58,9 @@ class Executorch(Contestant):
         say("exporting with ExecuTorch's export_llm (about half an hour)")
         # Its loader takes a "8da4w" anywhere in the checkpoint's path for a request to read it so.
         with tempfile.TemporaryDirectory(prefix="mobileloop-export-", dir=store.models) as folder:
-            checkpoint = Path(folder) / "meta.pth"
-            parameters = Path(folder) / "params.json"
-            _write_checkpoint(llama.gguf(store), checkpoint, parameters)
-            options = [f"base.checkpoint={checkpoint}", f"base.params={parameters}"]
-            # A name that ends in .pte is taken as the whole path, whatever the folder of outputs.
-            options += [f"export.output_name={folder}/model.pte", f"hydra.run.dir={folder}/hydra"]
+            _write_checkpoint(llama.gguf(store), Path(folder) / "meta.pth", Path(folder) / "params.json")
             run_logged(
-                [sys.executable, "-m", "executorch.extension.llm.export.export_llm", *_EXPORT, *options],
+                export_command(Path(folder)),
                 store.folder / "export_llm.log",
                 "ExecuTorch's export_llm failed",
                 {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
@@ -76,9 +75,35 @@ class Executorch(Contestant):
         request["vocab_size"] = _vocab_size(store)
         return [Cell(self.name, "decode-2", worker("executorch", request))]
 
+    def entry(self, store: Store, source: Source, times: int) -> Entry:
+        llama.check_smollm2(self.label, store, source, times)
+        if (reason := self.missing(store)) is not None:
+            raise MobileloopError(f"{reason}.")
+
+        def commands(turn: Turn) -> list[Command]:
+            return [worker("executorch", {**dataclasses.asdict(turn), "path": str(program(store)), "task": "bench"})]
+
+        return Entry(
+            version=self.versions(store)["executorch"],
+            flags=f"XNNPACK; its export_llm's 8da4w in groups of 32, embedding 8-bit, from the floats of "
+            f"{llama.gguf(store).name}",
+            path=program(store),
+            quantization="8da4w",
+            commands=commands,
+            context=weights.CONTEXT,
+        )
+
     def greedy(self, store: Store, settings: Settings, prompt: Sequence[int]) -> dict[int, Command]:
         base = {**settings.model_dump(), "path": str(program(store)), "task": "greedy", "threads": 2}
         return {1: worker("executorch", {**base, "prompt_ids": list(prompt)})}
+
+
+def export_command(folder: Path) -> list[str]:
+    """`export_llm` on the checkpoint in a folder; the program is written there as model.pte, and nothing elsewhere."""
+    options = [f"base.checkpoint={folder / 'meta.pth'}", f"base.params={folder / 'params.json'}"]
+    # A name that ends in .pte is taken as the whole path, whatever the folder of outputs.
+    options += [f"export.output_name={folder / 'model.pte'}", f"hydra.run.dir={folder / 'hydra'}"]
+    return [sys.executable, "-m", "executorch.extension.llm.export.export_llm", *_EXPORT, *options]
 
 
 def program(store: Store) -> Path:
@@ -109,8 +134,10 @@ def _write_checkpoint(gguf: Path, checkpoint: Path, parameters: Path) -> None:
 
 
 def work(request: dict[str, Any]) -> dict[str, list[float]]:
-    """One cell."""
+    """One cell, or one turn of a bench."""
     session = _Session(request["path"], request["threads"])
+    if request["task"] == "bench":
+        return _turn(session, request)
     if request["task"] == "greedy":
         best = session.evaluate(request["prompt_ids"], 0)
         found: list[float] = []
@@ -132,6 +159,21 @@ def work(request: dict[str, Any]) -> dict[str, list[float]]:
         if turn:
             rates.append(count / seconds)
     return {"tokens_per_s": rates}
+
+
+def _turn(session: _Session, request: dict[str, Any]) -> dict[str, list[float]]:
+    depth, prompt, count = (request[name] for name in ("depth", "prompt_tokens", "decode_tokens"))
+    end = depth + prompt
+    tokens = tokens_of(request, request["vocab_size"], end + count)
+    session.evaluate(tokens[:end], 0)
+    for index, token in enumerate(tokens[end : end + WARM_UP_TOKENS]):
+        session.step(token, end + index)
+    if depth:
+        session.evaluate(tokens[:depth], 0)
+    with quiet():
+        prefill_ms = once(lambda: session.evaluate(tokens[depth:end], depth))
+        decode_ms = [once(partial(session.step, tokens[at], at)) for at in range(end, end + count)]
+    return {"prefill_ms": [prefill_ms], "decode_ms": decode_ms}
 
 
 class _Session:

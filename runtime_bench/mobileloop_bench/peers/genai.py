@@ -6,6 +6,7 @@ of the project's environment changes.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -16,11 +17,13 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from mobileloop.errors import MobileloopError
 from mobileloop_bench.peers import llama, weights
 from mobileloop_bench.peers import store as stores
-from mobileloop_bench.peers.contestant import Cell, Command, Contestant, Settings, worker
+from mobileloop_bench.peers.contestant import Cell, Command, Contestant, Entry, Settings, Source, Turn, worker
 from mobileloop_bench.peers.store import PINS, Say, Store, run_logged
-from mobileloop_bench.peers.worker import timed, tokens_of
+from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, timed, tokens_of
+from mobileloop_bench.runner import quiet
 
 PACKAGE, HELPER = "onnxruntime-genai", "onnx-ir"
 
@@ -78,6 +81,25 @@ class Genai(Contestant):
         request = {**settings.model_dump(), "path": str(_model(store)), "task": "decode", "threads": 2}
         return [Cell(self.name, "decode-2", worker("genai", request, [str(_site(store))]))]
 
+    def entry(self, store: Store, source: Source, times: int) -> Entry:
+        llama.check_smollm2(self.label, store, source, times)
+        if (reason := self.missing(store)) is not None:
+            raise MobileloopError(f"{reason}.")
+        versions = self.versions(store)
+
+        def commands(turn: Turn) -> list[Command]:
+            request = {**dataclasses.asdict(turn), "path": str(_model(store)), "task": "bench"}
+            return [worker("genai", request, [str(_site(store))])]
+
+        return Entry(
+            version=versions[PACKAGE],
+            flags=f"onnxruntime {versions['onnxruntime']}; its builder's int4, block_size=32, accuracy_level=4, from "
+            f"the floats of {llama.gguf(store).name}; picking the token is in the time",
+            path=_model(store),
+            quantization="int4",
+            commands=commands,
+        )
+
     def greedy(self, store: Store, settings: Settings, prompt: Sequence[int]) -> dict[int, Command]:
         base = {**settings.model_dump(), "path": str(_model(store)), "task": "greedy", "threads": 2}
         return {1: worker("genai", {**base, "prompt_ids": list(prompt)}, [str(_site(store))])}
@@ -96,8 +118,10 @@ def _model(store: Store) -> Path:
 
 
 def work(request: dict[str, Any]) -> dict[str, list[float]]:
-    """One cell."""
+    """One cell, or one turn of a bench."""
     session = _Session(request)
+    if request["task"] == "bench":
+        return _turn(session, request)
     if request["task"] == "greedy":
         session.start(request["prompt_ids"])
         return {"tokens": [float(session.step()) for _ in range(request["greedy_tokens"])]}
@@ -118,6 +142,21 @@ def work(request: dict[str, Any]) -> dict[str, list[float]]:
     return {"tokens_per_s": rates}
 
 
+def _turn(session: _Session, request: dict[str, Any]) -> dict[str, list[float]]:
+    """The tokens behind the prompt are the generator's own: it takes no others."""
+    depth, prompt, count = (request[name] for name in ("depth", "prompt_tokens", "decode_tokens"))
+    tokens = tokens_of(request, session.vocab_size, depth + prompt)
+    length = depth + prompt + max(count, WARM_UP_TOKENS) + 1
+    session.start(tokens, length)
+    for _ in range(WARM_UP_TOKENS):
+        session.step()
+    session.start(tokens[:depth], length)
+    with quiet():
+        prefill_ms = once(lambda: session.append(tokens[depth:]))
+        session.step()  # picks the prompt's token
+        return {"prefill_ms": [prefill_ms], "decode_ms": [once(session.step) for _ in range(count)]}
+
+
 class _Session:
     """A generator that never stops by itself."""
 
@@ -131,12 +170,17 @@ class _Session:
         self.vocab_size = int(described["model"]["vocab_size"])
         self._generator: Any = None
 
-    def start(self, prompt: Sequence[int]) -> None:
+    def start(self, prompt: Sequence[int], length: int = weights.CONTEXT) -> None:
         parameters = self._api.GeneratorParams(self._model)
         # min_length keeps the end token out, whatever the text.
-        parameters.set_search_options(do_sample=False, max_length=weights.CONTEXT, min_length=weights.CONTEXT)
+        parameters.set_search_options(do_sample=False, max_length=length, min_length=length)
         self._generator = self._api.Generator(self._model, parameters)
-        self._generator.append_tokens(list(prompt))
+        if prompt:
+            self.append(prompt)
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Evaluate tokens behind those that are there."""
+        self._generator.append_tokens(list(tokens))
 
     def step(self) -> int:
         """Evaluate the last token, where that was not done yet, and pick the next one."""

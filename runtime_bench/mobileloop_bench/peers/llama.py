@@ -17,19 +17,32 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mobileloop.checkpoints.folder import file_sha256
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.machine import probe
 from mobileloop_bench.peers import store as stores
 from mobileloop_bench.peers import weights
-from mobileloop_bench.peers.contestant import Cell, Command, Contestant, Series, Settings, worker
+from mobileloop_bench.peers.contestant import (
+    BUILD,
+    Cell,
+    Command,
+    Contestant,
+    Entry,
+    Series,
+    Settings,
+    Source,
+    Turn,
+    worker,
+)
 from mobileloop_bench.peers.store import PINS, Say, Store, run_logged
 
 PACKAGE = "llama-cpp-python"
-HOW = "run without --no-build, or build it once with --build-only"
+HOW = f"build it once with: {BUILD}"
+RUNS = ("Q4_0", "Q4_1", "Q8_0")  # what our artifacts hold without loss
 TOOLS = ("llama-bench", "llama-quantize")
 _OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -158,6 +171,44 @@ class Llama(Contestant):
             cell("busy-2", plain, [*once, "-r", "1"], 2, settings.busy),  # it may be ten times slower there
         ]
 
+    def entry(self, store: Store, source: Source, times: int) -> Entry:
+        if not _stamp(store, self.variant).is_file():
+            raise MobileloopError(f"not built; {HOW}.")
+        path, made = _weights(store, source)
+        types, unique_bytes = weights.stored(path)
+        if not types <= set(RUNS):
+            raise MobileloopError(
+                f"{path.name} holds {', '.join(sorted(types - set(RUNS)))}, which is not what our artifacts hold; "
+                f"llama.cpp takes part with {', '.join(RUNS)}."
+            )
+        if times > 1:
+            path, made = _written_twice(store, source, path), f"{made}, every block written twice"
+            unique_bytes = weights.stored(path)[1]
+        versions = self.versions(store)
+        weights_told = f"{path.name}, {'+'.join(sorted(types))}, {made}"
+        flags = [versions["flags"], versions.get("note", ""), "llama-bench -r 1, KV float16", weights_told]
+
+        def commands(turn: Turn) -> list[Command]:
+            options = ["-r", "1", "-t", str(turn.threads)]
+            prompt, tokens = str(turn.prompt_tokens), str(turn.decode_tokens)
+            prefill = ["-p", prompt, "-n", "0", "-d", str(turn.depth), *options]
+            decode = ["-p", "0", "-n", tokens, "-d", str(turn.depth + turn.prompt_tokens), *options]
+            return [
+                self._bench(store, path, prefill, lambda text: {"prefill_ms": parse_times(text, 1)}),
+                self._bench(store, path, decode, lambda text: {"decode_ms": parse_times(text, turn.decode_tokens)}),
+            ]
+
+        return Entry(
+            version=f"{PACKAGE} {versions[PACKAGE]}",
+            flags="; ".join(flag for flag in flags if flag),
+            path=path,
+            quantization="+".join(sorted(types)),
+            commands=commands,
+            whole_decodes=True,
+            unique_bytes=unique_bytes,
+            kv_bits=16,
+        )
+
     def greedy(self, store: Store, settings: Settings, prompt: Sequence[int]) -> dict[int, Command]:
         return {
             loops: worker(
@@ -174,23 +225,75 @@ class Llama(Contestant):
             for loops, path in ((1, gguf(store)), (2, unrolled(store)))
         }
 
-    def _bench(self, store: Store, path: Path, options: Sequence[str]) -> Command:
+    def _bench(
+        self, store: Store, path: Path, options: Sequence[str], parse: Callable[[str], Series] | None = None
+    ) -> Command:
         tool = _libraries(store, variants()[0]) / "llama-bench"
         argv = [str(tool), "-m", str(path), *options, "-o", "json"]
-        return Command(argv, environment={"LD_LIBRARY_PATH": _library_path(store, self.variant)}, parse=parse_bench)
+        environment = {"LD_LIBRARY_PATH": _library_path(store, self.variant)}
+        return Command(argv, environment=environment, parse=parse or parse_bench)
 
 
 def parse_bench(text: str) -> Series:
-    """The samples of a llama-bench run with one test.
+    """The rates of a llama-bench run with one test.
 
     Raises:
         ValueError: where the output is not that.
     """
+    return {"tokens_per_s": _samples(text, "samples_ts")}
+
+
+def parse_times(text: str, tokens: int) -> list[float]:
+    """Milliseconds of every repetition of a llama-bench run with one test, over `tokens`.
+
+    Raises:
+        ValueError: where the output is not that.
+    """
+    return [ns / 1e6 / tokens for ns in _samples(text, "samples_ns")]
+
+
+def _samples(text: str, name: str) -> list[float]:
     start = text.find("[")
     tests = json.loads(text[start:]) if start >= 0 else []
-    if not isinstance(tests, list) or len(tests) != 1 or not tests[0].get("samples_ts"):
+    if not isinstance(tests, list) or len(tests) != 1 or not tests[0].get(name):
         raise ValueError("llama-bench printed no samples")
-    return {"tokens_per_s": [float(value) for value in tests[0]["samples_ts"]]}
+    return [float(value) for value in tests[0][name]]
+
+
+def is_smollm2(store: Store, sha256: str) -> bool:
+    """Whether these are the weights that all peers are built from: the published file, or the Q4_0 made of it."""
+    from mobileloop.commands.fetch import SHA256
+
+    return sha256 == SHA256 or (gguf(store).is_file() and sha256 == file_sha256(gguf(store)))
+
+
+def check_smollm2(label: str, store: Store, from_: Source, times: int) -> None:
+    """Raise MobileloopError where a peer that is built from SmolLM2 alone has no file of a source."""
+    if times > 1:
+        raise MobileloopError(f"{label} has no looped model, and none with every block twice is built.")
+    if not is_smollm2(store, from_.sha256):
+        raise MobileloopError(f"{label} is built from {source(store).name} alone, not from {from_.name}.")
+
+
+def _weights(store: Store, source: Source) -> tuple[Path, str]:
+    """The file that runs, and where it is from: a published mixture of types is not what llama.cpp is fastest with."""
+    if is_smollm2(store, source.sha256):
+        if not gguf(store).is_file():
+            raise MobileloopError(f"not built; {HOW}.")
+        return gguf(store), "made by llama-quantize --pure"
+    if source.path is None:
+        raise MobileloopError(f"{source.name} is not beside the artifact; say where it is with --source.")
+    if source.path.suffix != ".gguf":
+        raise MobileloopError(f"llama.cpp reads .gguf files, and the artifact was exported from {source.name}.")
+    return source.path, "the file that the artifact was exported from"
+
+
+def _written_twice(store: Store, source: Source, path: Path) -> Path:
+    other = store.models / f"{path.stem}-{source.sha256[:12]}-twice.gguf"
+    twice = unrolled(store) if path == gguf(store) else other
+    if not twice.is_file():
+        weights.write_unrolled(path, twice, 2)
+    return twice
 
 
 def _tree(store: Store, variant: str) -> Path:

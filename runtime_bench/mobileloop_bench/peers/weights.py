@@ -75,6 +75,23 @@ def _check_symmetric(checkpoint: Checkpoint) -> None:
             )
 
 
+def stored(gguf: Path) -> tuple[set[str], int]:
+    """The types of a GGUF's matrices, and the weight bytes that one token reads.
+
+    Of an embedding that is not the head too, that is one row.
+    """
+    from gguf import GGUFReader
+
+    tensors = GGUFReader(str(gguf)).tensors
+    types = {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1}
+    untied = any(tensor.name == "output.weight" for tensor in tensors)
+    size = 0
+    for tensor in tensors:
+        rows = int(tensor.shape[-1]) if untied and tensor.name == "token_embd.weight" else 1
+        size += int(tensor.n_bytes) // rows
+    return types, size
+
+
 def write_unrolled(gguf: Path, path: Path, times: int) -> None:
     """The GGUF with every block written `times` in a row: what a runtime without loops must be given."""
     from gguf import GGUFReader, GGUFValueType, GGUFWriter

@@ -6,7 +6,6 @@ to stdout comes before it, or in between on stderr.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import json
 import sys
@@ -14,7 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mobileloop_bench.runner import prompt_of
+from mobileloop_bench.runner import prompt_of, quiet
+
+WARM_UP_TOKENS = 4  # decoded behind a whole prompt before a turn of a bench is timed
 
 
 def main(module: str) -> None:
@@ -30,16 +31,19 @@ def tokens_of(request: dict[str, Any], vocab_size: int, count: int) -> list[int]
     return prompt_of(vocab_size, count, int(request["seed"]))
 
 
+def once(run: Callable[[], object]) -> float:
+    """Milliseconds of one call; to be used inside `quiet`."""
+    start = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - start) / 1e6
+
+
 def timed(run: Callable[[], None]) -> float:
     """Seconds of one call, the garbage collector off."""
-    gc.collect()
-    gc.disable()
-    try:
+    with quiet():
         start = time.perf_counter()
         run()
         return time.perf_counter() - start
-    finally:
-        gc.enable()
 
 
 if __name__ == "__main__":
