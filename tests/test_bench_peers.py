@@ -305,6 +305,36 @@ def test_llama_bench_output_is_read():
     for wrong in ("", "[]", "[{}]", '[{"samples_ts": [1]}, {"samples_ts": [1]}]', "no json"):
         with pytest.raises(ValueError, match=r".+"):
             llama.parse_bench(wrong)
+    assert llama.parse_times('[{"n_gen": 4, "samples_ns": [8000000]}]', 4) == [2.0]
+    with pytest.raises(ValueError, match="no samples"):
+        llama.parse_times(text, 4)
+
+
+def test_executorchs_export_writes_into_its_folder_alone(tmp_path):
+    command = executorch.export_command(tmp_path)
+    options = dict(word.split("=", 1) for word in command if "=" in word)
+    assert options["export.output_name"] == str(tmp_path / "model.pte")
+    written = [options[name] for name in ("export.output_name", "hydra.run.dir", "base.checkpoint", "base.params")]
+    assert all(Path(path).is_absolute() and Path(path).parent == tmp_path for path in written)
+
+
+def test_executorchs_build_exports_there_and_keeps_the_program(tmp_path, monkeypatch):
+    seen = []
+
+    def export(arguments, log, failure, environment):
+        options = dict(word.split("=", 1) for word in arguments if "=" in word)
+        seen.append(Path(options["export.output_name"]))
+        seen[0].write_bytes(b"program")
+
+    monkeypatch.setattr(executorch, "run_logged", export)
+    monkeypatch.setattr(executorch, "_write_checkpoint", lambda gguf, checkpoint, parameters: None)
+    monkeypatch.chdir(tmp_path)
+    cache = store.Store(tmp_path / "cache")
+    executorch.Executorch().build(cache, lambda text: None)
+    assert executorch.program(cache).read_bytes() == b"program"
+    assert seen[0].parent.parent == cache.models
+    assert [path.name for path in cache.models.iterdir()] == [executorch.program(cache).name]
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_a_workers_last_line_counts():
@@ -316,7 +346,7 @@ def test_a_workers_last_line_counts():
 def test_nothing_is_built_and_everybody_says_so(tmp_path):
     empty = store.Store(tmp_path)
     everybody = {one.name: one for one in contestants()}
-    assert everybody["executorch"].missing(empty).startswith(("not built; run with --build-executorch", "executorch"))
+    assert everybody["executorch"].missing(empty).endswith(("--build-executorch", "pip install '.[executorch]'"))
     for name in ("llama-native", "genai", "ours"):
         assert everybody[name].missing(empty)
     assert {"genai", "executorch", "ours"} < set(everybody)

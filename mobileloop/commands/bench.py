@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mobileloop.commands.options import Cpus, OnnxKernel, session_options
-from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from mobileloop.runtimes.base import SessionOptions
@@ -133,21 +132,20 @@ def measure_and_show(
     from mobileloop.artifact import check_output
     from mobileloop_bench.bench import run_bench
     from mobileloop_bench.machinefile import MachineFile
+    from mobileloop_bench.peers.bench import with_peers
     from mobileloop_bench.plan import make_plan, open_artifacts
     from mobileloop_bench.probes import Probes
     from mobileloop_bench.tables import print_results
 
     if json_out is not None:
         check_output(json_out)  # before the measurement, not after it
+    if source is not None and not peers:
+        raise MobileloopError("--source is the checkpoint for --peer; name a peer too.")
     machine_file = None if machine is None else MachineFile.read(machine)
     probes = Probes()  # before any thread of a session
     plan = make_plan(open_artifacts(files, options), settings)
     if peers:
-        from mobileloop_bench.peers.bench import with_peers
-
         plan = with_peers(plan, peers, source)
-    elif source is not None:
-        raise MobileloopError("--source is the checkpoint for --peer; name a peer too.")
     console = Console(width=None if sys.stdout.isatty() else 160)
     command = shlex.join(["mobileloop", *sys.argv[1:]])
     document = run_bench(console, plan, probes, json_out, command, machine_file)

@@ -127,6 +127,8 @@ def _given_sha256(artifacts: Sequence[Artifact], given: Path) -> str:
 
 def _entry(contestant: Contestant, store: Store, source: Source, times: int) -> Entry | MobileloopError:
     try:
+        if source.sha256 == "random":
+            raise MobileloopError("random weights come from no checkpoint that a peer could read.")
         return contestant.entry(store, source, times)
     except MobileloopError as error:
         return error
