@@ -379,6 +379,12 @@ def test_what_llama_has_nothing_for_says_why(built, monkeypatch) -> None:
         peer.entry(cache, dataclasses.replace(source, path=None), 1)
     with pytest.raises(MobileloopError, match=r"reads \.gguf files"):
         peer.entry(cache, dataclasses.replace(source, path=Path("model.safetensors")), 1)
+    damaged = cache.folder / "damaged.gguf"
+    damaged.write_bytes(source.path.read_bytes()[:200])
+    with pytest.raises(MobileloopError, match=r"damaged\.gguf is damaged"):
+        peer.entry(cache, dataclasses.replace(source, path=damaged), 1)
+    with pytest.raises(MobileloopError, match=r"models cannot be made .* MOBILELOOP_PEERS_CACHE"):
+        genai.Genai().entry(Store(damaged), dataclasses.replace(source, sha256=llama.SOURCE_SHA256), 1)
     monkeypatch.setattr(weights, "stored", lambda path: ({"Q4_0", "Q6_K"}, 10))
     with pytest.raises(MobileloopError, match=r"holds Q6_K, .* takes part with Q4_0, Q4_1, Q8_0"):
         peer.entry(cache, source, 1)

@@ -45,12 +45,12 @@ def load_gguf(path: Path) -> Checkpoint:
     Raises:
         MobileloopError: where the file is damaged, cut short, of another architecture or of an unsupported type.
     """
-    with _damage_named(path, "the header or a tensor"):
+    with damage_named(path, "the header or a tensor"):
         return _load(path)
 
 
 @contextmanager
-def _damage_named(path: Path, part: str) -> Iterator[None]:
+def damage_named(path: Path, part: str) -> Iterator[None]:
     """On a damaged file the libraries raise whatever they stumble over: turn that into a sentence."""
     try:
         yield
@@ -90,7 +90,7 @@ def _load(path: Path) -> Checkpoint:
         tensors[name] = tensor
     unused = set(stored) - {_stored_name(name) for name in config.tensor_shapes()}
     refuse_unused(path, unused)
-    with _damage_named(path, "the tokenizer"):
+    with damage_named(path, "the tokenizer"):
         tokenizer = _tokenizer(path, value)
     return Checkpoint(
         config=config,

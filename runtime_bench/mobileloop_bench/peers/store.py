@@ -88,9 +88,18 @@ class Store:
 
     @property
     def models(self) -> Path:
-        """Where model files are kept; made when it is missing."""
+        """Where model files are kept; made when it is missing.
+
+        Raises:
+            MobileloopError: where it cannot be made.
+        """
         path = self.folder / "models"
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MobileloopError(
+                f"{path} cannot be made ({error.strerror}); name another cache folder with {CACHE_VARIABLE}."
+            ) from None
         return path
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mobileloop.artifact import ArtifactInfo, written_whole
 from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.gguf import damage_named
 from mobileloop.errors import MobileloopError
 from mobileloop.model import Checkpoint
 from mobileloop.quant.packed import PackedModel
@@ -79,10 +80,14 @@ def stored(gguf: Path) -> tuple[set[str], int]:
     """The types of a GGUF's matrices, and the weight bytes that one token reads.
 
     Of an embedding that is not the head too, that is one row.
+
+    Raises:
+        MobileloopError: where the file is damaged.
     """
     from gguf import GGUFReader
 
-    tensors = GGUFReader(str(gguf)).tensors
+    with damage_named(gguf, "the header or a tensor"):
+        tensors = GGUFReader(str(gguf)).tensors
     types = {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1}
     untied = any(tensor.name == "output.weight" for tensor in tensors)
     size = 0
