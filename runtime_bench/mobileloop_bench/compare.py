@@ -220,7 +220,8 @@ def _pair(before: Result, after: Result, interleaved: bool) -> _Pair:
     for where, row in (("before", before), ("after", after)):
         doubts = [reason for reason in row.reasons if not reason.startswith(NOISE)]
         reasons += [f"not valid {where}: {reason}" for reason in doubts]
-        if not doubts and (times := _rounds(row)) is not None and len(times) < MIN_ROUNDS:
+        times = _rounds(row)
+        if not doubts and times is not None and len(times) < MIN_ROUNDS:
             reasons.append(f"fewer than {MIN_ROUNDS} rounds {where}: {len(times)}")
         elif times is not None and times.size and (share := _disturbed(times)) > MAX_DISTURBED:
             reasons.append(f"disturbed {where}: the median is {share:.1f} times the 5th percentile; measure again")

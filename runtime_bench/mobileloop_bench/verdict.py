@@ -60,7 +60,7 @@ def verdict(documents: Sequence[Document]) -> Verdict:
 
 
 def _measured(row: Result) -> bool:
-    return row.phase == "decode" and row.median_ms is not None and row.peer is None
+    return row.phase == "decode" and row.median_ms is not None
 
 
 def _telling(rows: Sequence[tuple[Result, Document]]) -> tuple[Result, Document]:
