@@ -252,7 +252,7 @@ ML_API ml_status ml_session_time(ml_session *session, uint32_t on);
 /* Nanoseconds of the last run by the clock of its calling thread: ns[stage * ml_model_max_loops + loop], 0 for loops
  * that did not run, then those of the head. size is ml_model_num_stages * ml_model_max_loops + 1. Waking the threads
  * counts to a stage's first loop, waiting for the last of them to its last one; what a run does between the stages
- * (embedding, forks of KV slots) counts nowhere. Refused where the last run was not timed, or failed, or was one of
+ * (embedding, copies of KV slots) counts nowhere. Refused where the last run was not timed, or failed, or was one of
  * ml_session_calibrate. */
 ML_API ml_status ml_session_times(ml_session *session, uint64_t *ns, uint64_t size);
 /* For tests of what compares measurements: every run waits until it took 1 + share times its own time. share is 0 (as

@@ -52,7 +52,8 @@ struct ActivationScratch {
     Activations rows(size_t tokens, size_t size);
 };
 
-// Thread 0's clock at the loop ends of one call of the loop operator, which is the thread that calls.
+// Thread 0's clock at the loop ends of one call of the loop operator, which is the thread that calls; the head is one
+// loop of its own.
 class LoopClock {
 public:
     // Adds to ns[loop]; null: off, and no clock is read.

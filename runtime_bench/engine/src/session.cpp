@@ -15,6 +15,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr auto kSleepsLonger = std::chrono::microseconds(100); // than asked for, at most, on an idle machine
+
 // Every schedule that is used has far fewer; one that was made to do harm could ask for gigabytes.
 constexpr uint64_t kMaxTimes = 1u << 20;
 
