@@ -66,7 +66,10 @@ def test_budgets(text, ms):
     assert parse_budget(text) == pytest.approx(ms)
 
 
-@pytest.mark.parametrize("text", ["", "15", "0ms", "-1ms", "1e3ms", "infs", "nan ms", "15msx", "tok/s", "1 minute"])
+BAD_BUDGETS = ["", "15", "0ms", "-1ms", "1e3ms", "infs", "nan ms", "15msx", "tok/s", "1 minute", "٣ms", "2000000s"]
+
+
+@pytest.mark.parametrize("text", [*BAD_BUDGETS, "9" * 400 + "ms"])
 def test_bad_budgets(text):
     with pytest.raises(MobileloopError, match="is not a time per token; write for example 15ms"):
         parse_budget(text)
@@ -147,6 +150,18 @@ def test_estimated_costs_are_called_so():
     assert any("estimated" in line for line in sentences(made(server(costs=estimated), 15.0)))
 
 
+def test_a_shipped_phone_s_plan_says_what_it_is_made_from(tmp_path):
+    arguments = ["mobilellm-125m", "--machine", "snapdragon-8-gen-3", "--budget", "15ms", "--loops", "1,2"]
+    done = cli(*arguments)
+    assert "predicted from published figures, behind" in done.stdout
+    assert "Predicted from published figures and from estimated costs of the engine; nothing" in done.stdout
+    plan = json.loads(cli(*arguments, "--json").stdout)
+    assert (plan["published"], plan["estimated"]) == (True, True)
+    assert (made(server(), 15.0).published, made(server(), 15.0).estimated) == (False, False)
+    alone = made(server(sources={"ladder": "a page"}), 15.0)
+    assert "Predicted from published figures, not measured by us" in " ".join(sentences(alone))
+
+
 def test_thread_counts_of_a_machine_file():
     assert thread_counts(server()) == [1]
     clusters = [Cluster(cpus=[0, 1], big=True), Cluster(cpus=[2, 3], big=False)]
@@ -161,7 +176,11 @@ def test_an_artifact_keeps_its_bound():
     assert [option.refused is None for option in options] == [True, True, False]
     plan = make_budget_plan("tiny", options, server(), 1000.0, [1], 0)
     assert plan.choices[2].fits is False
-    assert plan.choices[2].missing.startswith("loops 4 is outside 1-2")
+    assert plan.choices[2].refused.startswith("loops 4 is outside 1-2")
+    assert [line for line in sentences(plan) if "loops 4" in line] == [
+        "Refused: loops 4 is outside 1-2, the bound this artifact was exported for; ask for less or export again with "
+        "a larger --loops."
+    ]
     assert [option.loops for option in artifact_options(info, None)] == [2]
 
 
@@ -214,6 +233,8 @@ def test_the_command_plans_an_artifact(machine_file, tmp_path):
         (["mobilellm-125m", "--budget", "soon"], "the budget 'soon' is not a time per token"),
         (["mobilellm-125m", "--budget", "1ms", "--quantize", "int3"], "--quantize 'int3' is not known"),
         (["mobilellm-125m", "--budget", "1ms", "--loops", "0"], "--loops '0' holds '0'"),
+        (["mobilellm-125m", "--budget", "1ms", "--loops", ""], "--loops '' holds ''"),
+        (["mobilellm-125m", "--budget", "1ms", "--quantize", ""], "--quantize '' is not known"),
         (["mobilellm-125m", "--budget", "1ms", "--threads", ""], "--threads '' holds ''"),
         (["mobilellm-125m", "--budget", "1ms", "--context-depth", "2048"], "--context-depth 2048 is outside 0-2047"),
     ],
@@ -230,3 +251,4 @@ def test_a_machine_that_does_not_exist_is_one_sentence():
     done = cli("mobilellm-125m", "--machine", "toaster", "--budget", "1ms")
     assert done.returncode == 2
     assert "there is no machine 'toaster'" in done.stderr
+    assert "there is no machine ''" in cli("mobilellm-125m", "--machine", "", "--budget", "1ms").stderr

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from mobileloop.cli import app
 from mobileloop.errors import MobileloopError
-from mobileloop_bench import calibrate
+from mobileloop.runtimes import topology as topology_module
+from mobileloop.runtimes.topology import Cache, read_topology
+from mobileloop_bench import calibrate, machine
 from mobileloop_bench.calibrate import (
     Applied,
     block_config,
@@ -18,6 +22,7 @@ from mobileloop_bench.calibrate import (
     reread_share,
     unhidden,
 )
+from mobileloop_bench.machinecard import this_machine
 from mobileloop_bench.machinefile import EngineCosts, MachineFile
 
 
@@ -62,7 +67,7 @@ def test_the_engine_checks_what_is_applied():
 def test_bandwidth_adds_the_costs_to_the_machine_file(monkeypatch, tmp_path):
     asked = []
 
-    def measured(threads, progress):
+    def measured(threads, progress, seconds):
         asked.append((threads, read_ladder()))
         return EngineCosts(compute_gbps=12, kernels="some")
 
@@ -71,20 +76,57 @@ def test_bandwidth_adds_the_costs_to_the_machine_file(monkeypatch, tmp_path):
 
     monkeypatch.setattr(calibrate, "measure_costs", measured)
     arguments = ["--threads", "1", "--sizes", "16K,64K,1M", "--no-cold", "--time-budget", "1", "--json"]
-    done = CliRunner().invoke(app, ["bandwidth", "--costs", *arguments, str(tmp_path / "m.json")])
+    done = CliRunner().invoke(app, ["bandwidth", *arguments, str(tmp_path / "m.json")])
     assert done.exit_code == 0, done.output
     assert [threads for threads, _ in asked] == [[1]]
     assert asked[0][1].steps
     assert MachineFile.read(tmp_path / "m.json").costs.compute_gbps == 12
     assert "12.0 GB/s of resident int4 weights (some)" in done.output
+    done = CliRunner().invoke(app, ["bandwidth", "--no-costs", *arguments, str(tmp_path / "m.json")])
+    assert done.exit_code == 0, done.output
+    assert len(asked) == 1
+    assert MachineFile.read(tmp_path / "m.json").costs is None
 
 
-def test_every_cost_is_measured(monkeypatch):
-    """Small and short: the figures mean nothing here, but each must be there and in its bounds."""
-    monkeypatch.setattr(calibrate, "ROUNDS", 1)
+@pytest.fixture
+def small(monkeypatch):
+    """Probes so small and short that their figures mean nothing."""
     monkeypatch.setattr(calibrate, "HIDDEN", (128, 64))
     monkeypatch.setattr(calibrate, "STREAMED_HIDDEN", (128,))
     monkeypatch.setattr(calibrate, "STREAMED_BYTES", 1 << 20)
+
+
+def test_a_machine_file_of_bandwidth_is_all_that_plan_needs(small, monkeypatch, tmp_path):
+    topology = read_topology()
+    tiny = [Cache(level=1, kind="data", size_bytes=32 << 10, cpus=[cpu.cpu]) for cpu in topology.cpus]
+    found = topology.model_copy(update={"caches": tiny})  # so that a small working set is DRAM's
+    for module in (machine, topology_module):
+        monkeypatch.setattr(module, "read_topology", lambda root=None: found)
+    out = str(tmp_path / "m.json")
+    short = ["--threads", "1", "--sizes", "8K,16K,32K,256K,512K,1M", "--no-cold", "--time-budget", "1"]
+    done = CliRunner().invoke(app, ["bandwidth", *short, "--json", out])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["plan", "mobilellm-125m", "--machine", out, "--budget", "1000s", "--json"])
+    assert done.exit_code == 0, done.output
+    plan = json.loads(done.output)
+    assert not plan["published"]
+    assert not plan["estimated"]
+    assert all(choice["ms"] > 0 and choice["missing"] is None for choice in plan["choices"])
+    assert plan["deepest"]["loops"] == 8
+    written = MachineFile.read(tmp_path / "m.json")
+    assert written.topology == found
+    assert written.name == this_machine().name
+
+
+def test_the_time_ends_the_rounds_but_for_the_first(small):
+    steps = []
+    assert measure_costs([1], lambda step, done: steps.append(done), seconds=0).compute_gbps > 0
+    assert max(steps) < 1 / calibrate.ROUNDS
+
+
+def test_every_cost_is_measured(small, monkeypatch):
+    """The figures mean nothing here, but each must be there and in its bounds."""
+    monkeypatch.setattr(calibrate, "ROUNDS", 1)
     steps = []
     costs = measure_costs([2], lambda step, done: steps.append(done))
     assert steps == sorted(steps)

@@ -169,6 +169,9 @@ def test_a_store_that_cannot_be_used_is_one_sentence(filled: Path, tmp_path: Pat
     assert "there is no store at" in refused(tmp_path / "none.duckdb", "list")
     (tmp_path / "text.duckdb").write_text("not a database" * 1000)
     assert "is no store" in refused(tmp_path / "text.duckdb", "add", result)
+    assert "is no store" in refused(result, "add", result)  # DuckDB itself would say nothing and keep it in memory
+    assert "is no store" in refused(result, "list")
+    assert Document.read(result) == BENCH
     assert refused(tmp_path, "list")
     duckdb.connect(str(tmp_path / "other.duckdb")).execute("CREATE TABLE mine (a INTEGER)").close()
     assert "no store of mobileloop" in refused(tmp_path / "other.duckdb", "add", result)

@@ -60,7 +60,7 @@ def test_working_sets_rise_from_16_kib_and_a_cap_is_said():
     assert (climb.sizes[0], climb.sizes[-1], climb.notes) == (16 * KIB, 256 * MIB, ())
     assert all(1.2 < b / a <= 1.5 and b % 4096 == 0 for a, b in zip(climb.sizes, climb.sizes[1:], strict=False))
     (note,) = plan_climb(machine(480, 24, hypervisor=True), phone()).notes
-    assert "1,024 MiB, not four times the last-level cache of 480 MiB" in note
+    assert "1 GiB, not four times the last-level cache of 480 MiB" in note
     assert "whole socket" in note
     (note,) = plan_climb(machine(480, 2), phone()).notes
     assert "256 MiB" in note

@@ -33,6 +33,11 @@ def test_a_machine_file_round_trips(tmp_path):
     [
         (lambda data: data["machine"]["caches"][0].update(size_bytes=-1), "machine.caches.0.size_bytes"),
         (lambda data: data["ladder"]["steps"][0].update(read_gbps=0), "ladder.steps.0.read_gbps"),
+        (lambda data: data["ladder"]["steps"][0].update(read_gbps=1e-300), "ladder.steps.0.read_gbps"),
+        (lambda data: data["ladder"]["steps"][0].update(read_gbps=1e300), "ladder.steps.0.read_gbps"),
+        (lambda data: data.update(costs={"region_us": {"1": -1e9}}), "costs.region_us.1"),
+        (lambda data: data.update(costs={"compute_gbps": 1e-308}), "costs.compute_gbps"),
+        (lambda data: data["machine"].update(page_bytes=0), "machine.page_bytes"),
         (lambda data: data["machine"]["caches"][0].update(cluster=2), "machine.caches.0 is of cluster 2, but the"),
         (lambda data: data["ladder"]["steps"][1].update(cluster=-1), "ladder.steps.1 is of cluster -1"),
         (lambda data: data.update(schema="mobileloop.machine/2"), "upgrade mobileloop"),

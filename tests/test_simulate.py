@@ -156,6 +156,8 @@ def test_mistakes_are_one_sentence(artifact, tmp_path):
         ((path, "--machine", tmp_path / "none.json"), "none.json"),
         ((path, "--machine", file, "--simulator", "pin"), "the simulator 'pin' is not known"),
         ((path, "--machine", file, "--loops", "x"), "--loops"),
+        ((path, "--machine", file, "--context", 1 << 30), f"--context {1 << 30} is outside 0-"),
+        ((path, "--machine", file, "--context", -1), "--context -1 is outside 0-"),
         ((tmp_path / "a.onnx", "--machine", file), "no engine artifact"),
     ]:
         code, text = said(*words)

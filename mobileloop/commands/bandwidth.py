@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # pydantic and rich stay out of `mobileloop --help`
     from mobileloop_bench.ladder import Ladder
     from mobileloop_bench.machinefile import EngineCosts
 
+COSTS_SHARE = 0.2  # of the time
+
 
 def bandwidth(
     threads: Annotated[
@@ -34,7 +36,9 @@ def bandwidth(
             "cache, at least 256M and at most 1G or an eighth of the memory).",
         ),
     ] = None,
-    time_budget: Annotated[float, typer.Option(metavar="SECONDS", help="About how long to measure.")] = 50.0,
+    time_budget: Annotated[
+        float, typer.Option(metavar="SECONDS", help="About how long to measure, costs included.")
+    ] = 55.0,
     cpus: Cpus = None,
     cold: Annotated[
         bool, typer.Option("--cold/--no-cold", help="Also measure with the working set evicted before every pass.")
@@ -42,9 +46,10 @@ def bandwidth(
     costs: Annotated[
         bool,
         typer.Option(
-            "--costs", help="Also measure what the engine's own work costs, for mobileloop plan: ten seconds."
+            "--costs/--no-costs",
+            help="Also measure what the engine's own work costs, for mobileloop plan: a fifth of the time.",
         ),
-    ] = False,
+    ] = True,
     json_out: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the machine and its ladder here.")
     ] = None,
@@ -53,14 +58,15 @@ def bandwidth(
 
     The knees, where the rate falls for good, are its caches. Every thread
     count is measured, and every cluster where there are several; then the
-    latency of one load by pointer chase. Ctrl-C keeps what was measured once a
+    latency of one load by pointer chase, and what the engine's own work costs,
+    which mobileloop plan needs too. Ctrl-C keeps what was measured once a
     thread count is complete.
 
     \b
     Examples:
       mobileloop bandwidth
-      mobileloop bandwidth --threads 1,2,4 --costs --json machine.json
-      mobileloop bandwidth --cpus 4-7 --sizes 32K,512K,4M,256M --no-cold --time-budget 10
+      mobileloop bandwidth --threads 1,2,4 --json machine.json
+      mobileloop bandwidth --cpus 4-7 --sizes 32K,512K,4M,256M --no-cold --no-costs --time-budget 10
     """
     from rich.console import Console
 
@@ -68,8 +74,7 @@ def bandwidth(
     from mobileloop.runtimes.topology import check_cpus, parse_cpus, read_topology
     from mobileloop_bench.card import machine_sentence
     from mobileloop_bench.climb import measure_ladder, parse_sizes, plan_climb
-    from mobileloop_bench.machine import probe
-    from mobileloop_bench.machinefile import MachineFile
+    from mobileloop_bench.machinecard import this_machine
     from mobileloop_bench.plan import numbers
 
     check_range("--time-budget", time_budget, 1, 3600)
@@ -77,41 +82,40 @@ def bandwidth(
         check_output(json_out)  # before the measurement, not after it
     listed = None if cpus is None else parse_cpus(cpus)
     check_cpus(listed)
-    machine, topology = probe(), read_topology()
+    made, topology = this_machine(), read_topology()
     climb = plan_climb(
-        machine,
+        made.machine,
         topology,
         None if threads is None else numbers(threads, "--threads"),
         None if sizes is None else parse_sizes(sizes),
         listed,
-        time_budget,
+        time_budget * (1 - COSTS_SHARE) if costs else time_budget,
         cold,
     )
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(machine_sentence(machine), highlight=False, markup=False)
+    console.print(machine_sentence(made.machine), highlight=False, markup=False)
     with progress_bar("bandwidth") as progress:
-        ladder = measure_ladder(climb, topology, progress)
+        ladder = made.ladder = measure_ladder(climb, topology, progress)
     console.print(_table(ladder))
     for note in _notes(ladder):
         console.print(note, highlight=False, markup=False)
-    made = MachineFile(name=machine.cpu or "unknown", machine=machine, ladder=ladder)
     if json_out is not None:
         made.write(json_out)
     if ladder.interrupted:
         raise typer.Exit(INTERRUPTED)
     if costs:
-        made.costs = _costs(console, ladder, listed)
+        made.costs = _costs(console, ladder, listed, COSTS_SHARE * time_budget)
         if json_out is not None:
             made.write(json_out)
 
 
-def _costs(console: Console, ladder: Ladder, cpus: list[int] | None) -> EngineCosts:
+def _costs(console: Console, ladder: Ladder, cpus: list[int] | None, seconds: float) -> EngineCosts:
     from mobileloop.runtimes.topology import confined
     from mobileloop_bench.calibrate import measure_costs
     from mobileloop_bench.words import figure
 
     with progress_bar("costs of the engine") as progress, confined(cpus):
-        costs = measure_costs(sorted({step.threads for step in ladder.steps}), progress)
+        costs = measure_costs(sorted({step.threads for step in ladder.steps}), progress, seconds)
     rate = figure(costs.compute_gbps, "GB/s")
     console.print(f"A thread consumes {rate} of resident int4 weights ({costs.kernels}).", highlight=False)
     return costs

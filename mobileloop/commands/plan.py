@@ -80,14 +80,14 @@ def _options(source: str, loops: str | None, quantize: str | None) -> tuple[list
     from mobileloop_bench.plan import numbers
 
     if source in preset_names():
-        wanted = [entry.strip() for entry in (quantize or QUANTIZATIONS).split(",")]
+        wanted = [entry.strip() for entry in (QUANTIZATIONS if quantize is None else quantize).split(",")]
         for entry in wanted:
             if entry not in KNOWN:
                 raise MobileloopError(
                     f"--quantize '{entry}' is not known; choose among {', '.join(KNOWN)}, with commas between them."
                 )
         return (
-            preset_options(source, numbers(loops or LOOPS, "--loops"), wanted),
+            preset_options(source, numbers(LOOPS if loops is None else loops, "--loops"), wanted),
             source,
             preset(source)[0].max_position,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import progress_bar
+from mobileloop.commands.options import check_range, progress_bar
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def simulate(
             help="The aarch64 engine on QEMU, or this host's engine under valgrind (one thread).",
         ),
     ] = "auto",
-    context: Annotated[int, typer.Option(min=0, help="Tokens in the KV cache before the one that is counted.")] = 16,
+    context: Annotated[int, typer.Option(help="Tokens in the KV cache before the one that is counted.")] = 16,
     json_out: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the JSON here.")] = None,
 ) -> None:
     """Count the DRAM traffic of one decoded token on simulated caches.
@@ -49,7 +49,7 @@ def simulate(
     from mobileloop.runtimes.engine import read_info
     from mobileloop_bench.machinefile import load
     from mobileloop_bench.plan import numbers
-    from mobileloop_bench.simulate import open_simulator
+    from mobileloop_bench.simulate import MOST_TOKENS, open_simulator
     from mobileloop_bench.simulate import simulate as run
 
     if runtime_of(file) != "engine":
@@ -58,6 +58,7 @@ def simulate(
         check_output(json_out)
     found = load(machine)
     info = read_info(file)
+    check_range("--context", context, 0, info.context - MOST_TOKENS)
     most = info.schedule.max_loops
     asked = numbers(loops, "--loops") if loops is not None else sorted({1, most})
     counts = numbers(threads, "--threads")

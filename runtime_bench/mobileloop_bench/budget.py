@@ -26,7 +26,8 @@ from mobileloop_bench.words import UNKNOWN, counted, figure, megabytes
 KV_BITS = 16
 SAME = 1e-3  # times closer than that are one
 _TAKEN: tuple[Unknown, Unknown] = ("fast", "slow")
-_BUDGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|tok/s)")
+_BUDGET = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|tok/s)")
+MOST_MS = 1e9
 
 
 class Choice(BaseModel):
@@ -39,6 +40,7 @@ class Choice(BaseModel):
         at_least_ms, at_most_ms: where only the rate of a cache is missing: with one that costs no time, and with one as
             slow as DRAM.
         fits: whether it is within the budget; null where that depends on what is missing.
+        refused: why the artifact cannot run so; null where it can.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -56,11 +58,17 @@ class Choice(BaseModel):
     at_most_ms: FiniteFloat | None = None
     fits: bool | None = None
     missing: str | None = None
+    refused: str | None = None
     prediction: Prediction | None = None
 
 
 class BudgetPlan(BaseModel):
-    """Every choice, and the deepest that surely keeps the budget; where two are as deep, the faster one."""
+    """Every choice, and the deepest that surely keeps the budget; where two are as deep, the faster one.
+
+    Attributes:
+        published: the machine's figures are published ones, each with its source, and were not measured by us.
+        estimated: the engine's costs on the machine were derived, not measured there.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -68,6 +76,7 @@ class BudgetPlan(BaseModel):
     machine: str
     budget_ms: FiniteFloat = Field(gt=0)
     context_depth: int
+    published: bool
     estimated: bool
     choices: list[Choice]
     deepest: Choice | None = None
@@ -92,9 +101,10 @@ def parse_budget(text: str) -> float:
     """
     match = _BUDGET.fullmatch(text.strip())
     value = float(match[1]) if match else 0.0
-    if not match or value <= 0:
+    ms = {"ms": value, "s": 1e3 * value, "tok/s": 1e3 / value}[match[2]] if match and value > 0 else 0.0
+    if not 0 < ms <= MOST_MS:
         raise MobileloopError(f"the budget '{text}' is not a time per token; write for example 15ms, 0.02s or 60tok/s.")
-    return {"ms": value, "s": 1e3 * value, "tok/s": 1e3 / value}[match[2]]
+    return ms
 
 
 def preset_options(name: str, loops: Sequence[int], quantizations: Sequence[str]) -> list[Option]:
@@ -148,6 +158,7 @@ def make_budget_plan(
         machine=machine.name,
         budget_ms=budget_ms,
         context_depth=depth,
+        published=bool(machine.sources),
         estimated=machine.costs is not None and machine.costs.estimated,
         choices=choices,
         deepest=max(fitting, key=lambda one: (one.applications, -_longest(one)), default=None),
@@ -156,7 +167,7 @@ def make_budget_plan(
 
 
 def _choice(option: Option, machine: MachineFile, budget_ms: float, threads: int, depth: int) -> Choice:
-    choice = Choice(quantization=option.quantization, threads=threads, loops=option.loops, missing=option.refused)
+    choice = Choice(quantization=option.quantization, threads=threads, loops=option.loops, refused=option.refused)
     if option.workload is None:
         return choice.model_copy(update={"fits": False})
     token = option.workload.token_bytes
@@ -203,7 +214,8 @@ def _longest(choice: Choice) -> float:
 
 def print_budget_plan(console: Console, plan: BudgetPlan) -> None:
     """The table, what is missing, and the answer."""
-    title = f"{plan.model} on {plan.machine}, predicted, behind {counted(plan.context_depth, 'token')}"
+    source = "predicted from published figures" if plan.published else "predicted"
+    title = f"{plan.model} on {plan.machine}, {source}, behind {counted(plan.context_depth, 'token')}"
     table = Table(title=escape(title), title_justify="left")
     for name in ("quantization", "threads", "loops", "applications", "executed", "repeats from"):
         table.add_column(name, justify="left" if name in ("quantization", "repeats from") else "right")
@@ -219,10 +231,21 @@ def print_budget_plan(console: Console, plan: BudgetPlan) -> None:
 def sentences(plan: BudgetPlan) -> list[str]:
     """What the table cannot say, the answer last."""
     said = [f"Unknown: {missing}." for missing in dict.fromkeys(c.missing for c in plan.choices if c.missing)]
+    said += [f"Refused: {refused}." for refused in dict.fromkeys(c.refused for c in plan.choices if c.refused)]
     said += [f"Note: {note}." for note in plan.notes]
-    if plan.estimated:
-        said.append("The engine's costs on this machine are estimated, not measured there.")
-    return [*said, answer(plan)]
+    return [*said, *_origin(plan), answer(plan)]
+
+
+def _origin(plan: BudgetPlan) -> list[str]:
+    """What must be said where the machine file was not measured."""
+    if plan.published and plan.estimated:
+        return [
+            "Predicted from published figures and from estimated costs of the engine; nothing was measured on this "
+            "machine (mobileloop machine lists the sources)."
+        ]
+    if plan.published:
+        return ["Predicted from published figures, not measured by us (mobileloop machine lists the sources)."]
+    return ["The engine's costs on this machine are estimated, not measured there."] if plan.estimated else []
 
 
 def answer(plan: BudgetPlan) -> str:
@@ -247,6 +270,7 @@ def _time(choice: Choice) -> str:
 
 
 def _cells(choice: Choice) -> list[str]:
+    times = ["", ""] if choice.refused else [_time(choice).removesuffix(" ms"), figure(choice.tokens_per_s)]
     return [
         choice.quantization,
         str(choice.threads),
@@ -254,7 +278,6 @@ def _cells(choice: Choice) -> list[str]:
         str(choice.applications) if choice.applications else "",
         megabytes(choice.executed_bytes) if choice.applications else "",
         choice.resident or "",
-        _time(choice).removesuffix(" ms"),
-        figure(choice.tokens_per_s),
+        *times,
         {True: "yes", False: "no", None: UNKNOWN}[choice.fits],
     ]

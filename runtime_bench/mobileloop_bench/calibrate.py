@@ -36,7 +36,8 @@ from mobileloop_export import exporter
 
 Progress = Callable[[str, float], None]
 
-ROUNDS = 7
+ROUNDS = 7  # where the time allows
+SECONDS = 20.0
 MANY = 33  # loops of a resident block; one of them is not counted
 HIDDEN = (512, 384, 256, 192, 128)  # of the resident block: the largest that fits
 STREAMED_HIDDEN = (512, 640, 768, 960, 1280, 1600, 2048)  # of the block beyond the private caches: the smallest
@@ -48,21 +49,26 @@ STREAMED_LOOPS = 4
 ALIGNMENT = 4096
 
 
-def measure_costs(threads: Sequence[int], progress: Progress = lambda step, done: None) -> EngineCosts:
-    """Measure for about ten seconds, every probe once per round, so that a disturbance hits all alike.
+def measure_costs(
+    threads: Sequence[int], progress: Progress = lambda step, done: None, seconds: float = SECONDS
+) -> EngineCosts:
+    """Measure every probe once per round, so that a disturbance hits all alike; ten seconds on two quiet cores.
 
     Args:
         threads: counts to measure; one thread is measured too.
         progress: called between probes with what comes next and the share done.
+        seconds: no round begins later than that, but for the first one.
 
     Raises:
         MobileloopError: where the engine was not built or refuses so many threads.
     """
     counts = sorted({1, *threads})
+    end = time.monotonic() + seconds
     with ExitStack() as stack:
         probes = _Probes(stack, counts, progress)
         for turn in range(ROUNDS):
-            probes.round(turn)
+            if turn == 0 or time.monotonic() < end:
+                probes.round(turn)
     return probes.costs()
 
 

@@ -5,11 +5,13 @@ It is the denominator of every efficiency we print, and what the model of time p
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 State = Literal["warm", "cold"]
+# In 1e9 bytes per second; a file with more or less would give times that are no numbers.
+Gbps = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class Rung(BaseModel):
@@ -28,7 +30,7 @@ class Rung(BaseModel):
     threads: int = Field(ge=1)
     cluster: int | None = None
     state: State = "warm"
-    read_gbps: FiniteFloat = Field(gt=0)
+    read_gbps: Gbps
     samples_gbps: list[FiniteFloat] = []
 
 
@@ -47,7 +49,7 @@ class Step(BaseModel):
     threads: int = Field(ge=1)
     cluster: int | None = None
     up_to_bytes: int | None = Field(default=None, gt=0)
-    read_gbps: FiniteFloat = Field(gt=0)
+    read_gbps: Gbps
     latency_ns: FiniteFloat | None = Field(default=None, gt=0)
 
 

@@ -114,7 +114,7 @@ class Machine(BaseModel):
     memory_type: str | None = None
     memory_peak_gbps: FiniteFloat | None = Field(default=None, gt=0)
     system_cache_bytes: int | None = Field(default=None, gt=0)
-    page_bytes: int | None = None
+    page_bytes: int | None = Field(default=None, gt=0)
     kernel: str | None = None
     os: str | None = None
     android: Android | None = None

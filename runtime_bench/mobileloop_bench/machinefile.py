@@ -14,10 +14,11 @@ from typing_extensions import Self
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.topology import Topology
 from mobileloop_bench.documents import VersionedDocument
-from mobileloop_bench.ladder import Ladder
+from mobileloop_bench.ladder import Gbps, Ladder
 from mobileloop_bench.machine import Machine
 
 MACHINES = Path(__file__).parent / "machines"
+Microseconds = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class EngineCosts(BaseModel):
@@ -43,14 +44,14 @@ class EngineCosts(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     kernels: str | None = None
-    compute_gbps: FiniteFloat | None = Field(default=None, gt=0)
-    resident_gbps: FiniteFloat | None = Field(default=None, gt=0)
-    scheme_gbps: dict[str, Annotated[FiniteFloat, Field(gt=0)]] = {}
-    region_us: dict[int, FiniteFloat] = {}
-    application_us: dict[int, FiniteFloat] = {}
-    token_us: FiniteFloat | None = Field(default=None, ge=0)
-    attention_ns: FiniteFloat | None = Field(default=None, ge=0)
-    kv_page_us: FiniteFloat | None = Field(default=None, ge=0)
+    compute_gbps: Gbps | None = None
+    resident_gbps: Gbps | None = None
+    scheme_gbps: dict[str, Gbps] = {}
+    region_us: dict[int, Microseconds] = {}
+    application_us: dict[int, Microseconds] = {}
+    token_us: Microseconds | None = None
+    attention_ns: float | None = Field(default=None, ge=0, le=1e9)
+    kv_page_us: Microseconds | None = None
     overlap: FiniteFloat | None = Field(default=None, ge=0, le=1)
     reread_misses: FiniteFloat | None = Field(default=None, ge=0, le=1)
     estimated: bool = False
@@ -109,7 +110,7 @@ def load(machine: str | Path) -> MachineFile:
     if str(machine) in shipped():
         return MachineFile.read(MACHINES / f"{machine}.json")
     path = Path(machine)
-    if not path.exists() and path.suffix != ".json":
+    if not str(machine) or (not path.exists() and path.suffix != ".json"):
         raise MobileloopError(
             f"there is no machine '{machine}'; name a file of mobileloop machine --json, "
             f"or one of {', '.join(shipped())}."

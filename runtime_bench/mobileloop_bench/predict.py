@@ -294,9 +294,7 @@ class _Token:
             known = self.costs.compute_gbps * _bytes_per_weight(scheme) / _bytes_per_weight(INT4)
             self.notes.append(f"arithmetic of {scheme} taken as that of int4, weight for weight")
         if known is None:
-            raise UnknownError(
-                f"the engine's compute rate of {scheme} weights (mobileloop bandwidth --costs measures it)"
-            )
+            raise UnknownError(f"the engine's compute rate of {scheme} weights (mobileloop bandwidth measures it)")
         return known * self.threads
 
     def _attention_us(self) -> float:

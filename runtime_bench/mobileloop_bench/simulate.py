@@ -26,6 +26,7 @@ FOLDER = ENGINE.parents[1] / "build" / "simulate"
 WAYS = {1: 4, 2: 8, 3: 16}  # assumed where a machine file does not tell
 L1_BYTES = 64 << 10
 PREFIX = 16
+MOST_TOKENS = 2  # that a simulator decodes behind the prefix
 SIMULATORS = ("qemu", "cachegrind")
 NOTE = "simulated: a cache simulator's count for these sizes; no time, no prefetcher, and no such machine took part"
 

@@ -209,6 +209,7 @@ def opened(path: Path, write: bool = False) -> Iterator[Store]:
         raise MobileloopError(_refusal(path, error)) from None
     try:
         connection.execute("SET lock_configuration = true")
+        _check_file(connection, path)
         _check_version(connection, path, write)
         yield Store(path, connection)
     except duckdb.Error as error:  # a full disk, say
@@ -258,6 +259,17 @@ def _cells(row: Result, names: Sequence[str]) -> list[Any]:
         return json.dumps(value) if as_text and value is not None else value
 
     return [cell(name) for name in names]
+
+
+def _check_file(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """A file that is there and whose name ends like data (.json, .csv) is none to DuckDB: all would be in memory."""
+    query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+    if connection.execute(query).fetchone() in (None, (None,)):
+        raise MobileloopError(_no_store(path))
+
+
+def _no_store(path: Path) -> str:
+    return f"{path} is no store of mobileloop results; name another with --store."
 
 
 def _check_version(connection: duckdb.DuckDBPyConnection, path: Path, write: bool) -> None:
@@ -311,8 +323,8 @@ def _refusal(path: Path, error: Exception) -> str:
     said = str(error).lower()
     if "lock" in said:
         return f"the store {path} is in use by another program; wait for it, or name another with --store."
-    if "not a valid duckdb" in said:
-        return f"{path} is no store of mobileloop results; name another with --store."
+    if "not a valid duckdb" in said or "in-memory" in said:
+        return _no_store(path)
     if "newer" in said or "version number" in said:
         return f"the store {path} was written by a newer DuckDB than {duckdb.__version__}; upgrade duckdb."
     return f"the store {path} cannot be opened: {first_line(error)}."
