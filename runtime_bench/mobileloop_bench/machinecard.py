@@ -27,9 +27,9 @@ def this_machine() -> MachineFile:
 def print_machine(console: Console, file: MachineFile) -> None:
     """Facts, clusters, caches, the ladder and the engine's costs where there are any, and the sources."""
     console.print(escape(file.name), style="bold", highlight=False)
-    facts = _facts(file.machine)
-    facts.append((UNKNOWN, ", ".join(name for name, value in facts if not value)))
-    for name, value in facts:
+    told = facts(file.machine)
+    told.append((UNKNOWN, ", ".join(name for name, value in told if not value)))
+    for name, value in told:
         if value:
             console.print(escape(f"{name + ':':<18}{value}"), highlight=False, soft_wrap=True)
     for table in (_clusters(file.machine), _caches(file), _steps(file)):
@@ -48,9 +48,10 @@ def print_machine(console: Console, file: MachineFile) -> None:
             console.print(escape(f"  {', '.join(paths)}: {text}"), highlight=False, soft_wrap=True)
 
 
-def _facts(machine: Machine) -> list[tuple[str, str | None]]:
+def facts(machine: Machine) -> list[tuple[str, str | None]]:
+    """What a machine is, as (name, value) pairs in reading order; None or nothing where it is unknown."""
     android = machine.android
-    facts: list[tuple[str, str | None]] = [
+    told: list[tuple[str, str | None]] = [
         ("processor", machine.cpu),
         ("identity", machine.cpu_id),
         ("chip", machine.soc),
@@ -71,10 +72,10 @@ def _facts(machine: Machine) -> list[tuple[str, str | None]]:
             f"Android {android.release or UNKNOWN}, API level {_whole(android.api_level)}, "
             f"security patch {android.security_patch or UNKNOWN}"
         )
-        facts += [("device", android.device), ("build", build), ("fingerprint", android.fingerprint)]
+        told += [("device", android.device), ("build", build), ("fingerprint", android.fingerprint)]
     if machine.system_cache_bytes:
-        facts.append(("system cache", f"{mebibytes(machine.system_cache_bytes)}, shared with the rest of the chip"))
-    return facts
+        told.append(("system cache", f"{mebibytes(machine.system_cache_bytes)}, shared with the rest of the chip"))
+    return told
 
 
 def _cores(machine: Machine) -> str:

@@ -22,6 +22,7 @@ from mobileloop_bench.figures import figures
 from mobileloop_bench.figures.drawing import NARROW, WIDE
 from mobileloop_bench.figures.palette import DARK, LIGHT, css
 from mobileloop_bench.machine import Cache, Machine
+from mobileloop_bench.machinecard import facts
 from mobileloop_bench.markdown import markdown
 from mobileloop_bench.results import Document, Result, read_document
 from mobileloop_bench.verdict import verdict
@@ -145,33 +146,23 @@ def notes(documents: Sequence[Document]) -> list[str]:
 
 def machine_facts(machine: Machine) -> list[tuple[str, str]]:
     """The machine as (name, value) pairs in reading order."""
-    cores = f"{machine.cores_usable or UNKNOWN} usable, {machine.cores_physical or UNKNOWN} physical"
     clusters = "; ".join(
         f"cpus {write_cpus(cluster.cpus)} up to {figure(cluster.max_mhz, 'MHz')}"
         + (" (not big)" if cluster.big is False else "")
         for cluster in machine.clusters
     )
-    yes_no = {True: "yes", False: "no", None: UNKNOWN}
-    facts: list[tuple[str, str | None]] = [
-        ("Processor", machine.cpu),
-        ("Architecture", machine.architecture),
-        ("Cores", cores),
-        ("Clusters", clusters),
-        ("Caches", "; ".join(_cache(cache) for cache in machine.caches)),
-        ("Instruction sets", ", ".join(machine.instruction_sets) if machine.instruction_sets else None),
-        ("Frequency now", figure(machine.current_mhz, "MHz", digits=4)),
-        ("Governor", machine.governor),
-        ("Memory", mebibytes(machine.memory_bytes)),
-        ("Page size", mebibytes(machine.page_bytes)),
-        ("System", ", kernel ".join(text for text in (machine.os, machine.kernel) if text)),
-        ("Under a hypervisor", yes_no[machine.hypervisor]),
-        ("Emulated", yes_no[machine.emulated]),
+    told = [
+        *facts(machine),
+        ("clusters", clusters),
+        ("caches", "; ".join(_cache(cache) for cache in machine.caches)),
+        ("frequency now", figure(machine.current_mhz, "MHz", digits=4)),
+        ("governor", machine.governor),
         ("Python", machine.python),
-        ("Libraries", ", ".join(f"{name} {version}" for name, version in machine.libraries.items())),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in machine.libraries.items())),
         ("mobileloop", ", commit ".join(text for text in (machine.mobileloop, machine.git_commit) if text)),
-        ("Time", machine.time),
+        ("time", machine.time),
     ]
-    return [(name, value or UNKNOWN) for name, value in facts]
+    return [(name[0].upper() + name[1:], value or UNKNOWN) for name, value in told]
 
 
 def sources(results: Sequence[Result]) -> list[tuple[str, str, str]]:
