@@ -1,8 +1,8 @@
 """How often `mobileloop compare` is right on this machine, whatever else runs on it.
 
-Every try is three runs, each in a process of its own: the program, the program again, and the program with a delay
-planted in every decoded token (10% of the first run's 5th percentile, by a busy wait: a sleep of some microseconds
-lasts longer than it was asked to). Compared with the first run, the second must be no regression, the third must.
+Every try is three runs, each in a process of its own: the program, the program again, and the program with a slowdown
+planted in the engine (`EngineSession.slow_down`, 10%). Compared with the first run, the second must be no regression,
+the third must.
 
     python -m mobileloop_bench.compare_check [ARTIFACT] [--tries 20] [--slowdown 10%] [--json OUT]
 
@@ -13,30 +13,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
-from mobileloop import runtimes
 from mobileloop.artifact import ArtifactInfo, written_whole
 from mobileloop.checkpoints.random import random_model
 from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.packed import PackedModel
-from mobileloop.runtimes.base import F32, Session
 from mobileloop.schedule import Schedule
 from mobileloop_bench.compare import Rule, compare_runs, percentage
 from mobileloop_bench.machine import probe
 from mobileloop_bench.measure import measure
 from mobileloop_bench.plan import Settings, make_plan, open_artifacts
-from mobileloop_bench.resampling import QUANTILES
 from mobileloop_bench.results import Document, read_document
 from mobileloop_bench.rows import make_document
+from mobileloop_bench.runner import SLOW_DOWN
 
 SETTINGS = Settings(threads=[1], loops=[1], prompt_tokens=16, decode_tokens=64, repetitions=12)
 
@@ -62,28 +58,16 @@ def small_artifact(path: Path) -> None:
     exporter("engine")(packed, info, path, lambda step, share: None)
 
 
-def measure_once(artifact: Path, delay_us: float, out: Path) -> None:
-    """One run, written as `mobileloop bench --json` writes it; `delay_us` longer per decoded token."""
+def measure_once(artifact: Path, out: Path) -> None:
+    """One run, written as `mobileloop bench --json` writes it."""
     plan = make_plan(open_artifacts([artifact]), SETTINGS)
-    if delay_us:
-        plain = Session.decode
-
-        def slow(session: Session, token: int) -> F32:
-            logits = plain(session, token)
-            end = time.perf_counter_ns() + int(delay_us * 1000)
-            while time.perf_counter_ns() < end:
-                pass
-            return logits
-
-        for kind in {type(runtimes.open_session(artifact, threads=1)), Session}:
-            setattr(kind, "decode", slow)  # noqa: B010  (mypy knows that a method is no variable)
     make_document(measure(plan), probe(), [], {}, None).write(out)
 
 
-def one_run(artifact: Path, delay_us: float, out: Path) -> Document:
-    """`measure_once` in a process of its own."""
+def one_run(artifact: Path, slowdown: float, out: Path) -> Document:
+    """`measure_once` in a process of its own, every run of the engine `slowdown` longer."""
     command = [sys.executable, "-m", "mobileloop_bench.compare_check", str(artifact), "--once", str(out)]
-    subprocess.run([*command, "--delay-us", str(delay_us)], check=True)
+    subprocess.run(command, check=True, env={**os.environ, SLOW_DOWN: str(slowdown)})
     return read_document(out)
 
 
@@ -92,10 +76,8 @@ def check(artifact: Path, tries: int, slowdown: float, folder: Path) -> dict[str
     found: dict[str, Counter[str]] = {"unchanged": Counter(), "slower": Counter()}
     for number in range(tries):
         first = one_run(artifact, 0, folder / "first.json")
-        times = next(row.samples_ms for row in first.results if row.phase == "decode")
-        delay_us = slowdown * 1000 * float(np.quantile(times, QUANTILES["p5"]))
-        for name, delay in (("unchanged", 0.0), ("slower", delay_us)):
-            verdict, told = _verdict(first, one_run(artifact, delay, folder / "second.json"))
+        for name, planted in (("unchanged", 0.0), ("slower", slowdown)):
+            verdict, told = _verdict(first, one_run(artifact, planted, folder / "second.json"))
             found[name][verdict] += 1
             print(f"{number + 1}/{tries} {name}: {verdict}, {told}", file=sys.stderr, flush=True)
     return found
@@ -117,10 +99,9 @@ def main() -> int:
     parser.add_argument("--slowdown", type=percentage, default=0.10)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--once", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--delay-us", type=float, default=0, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.once:
-        measure_once(asked.artifact, asked.delay_us, asked.once)
+        measure_once(asked.artifact, asked.once)
         return 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
