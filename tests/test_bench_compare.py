@@ -88,6 +88,17 @@ def test_the_interval_holds_the_ratio_and_grows_with_what_is_unknown() -> None:
     assert (flat.ratio, flat.low, flat.high) == pytest.approx((1.5, 1.5, 1.5))
 
 
+def test_slower_but_not_beyond_doubt_is_undecided() -> None:
+    """Every other round takes 1.4 times as long: the ratio is beyond the threshold, its interval is not above 1."""
+    calm = np.ones((ROUNDS, EACH))
+    torn = calm * np.resize([[1.0], [1.4]], (ROUNDS, 1))
+    rule = Rule(statistic="median")
+    (one,) = compare_runs(document(row(calm)), document(row(torn)), rule).comparisons
+    assert one.low <= 1 < 1 + rule.threshold < one.ratio
+    assert one.verdict == "undecided"
+    assert "not beyond doubt" in one.notes[-1]
+
+
 def test_whole_rounds_are_drawn() -> None:
     """Two kinds of rounds, each exact: a draw of single samples would nearly always see the mean of both."""
     times = np.repeat([[1.0], [1.0], [1.0], [2.0], [2.0]], 100, axis=1)

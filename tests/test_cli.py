@@ -173,7 +173,7 @@ def test_cpus(world, tmp_path):
     assert document["settings"]["cpus"] == [CPU]
     for row in document["results"]:
         assert row["details"]["cpus"] == str(CPU)
-        assert ("2 threads on 1 cores" in row["reasons"]) == (row["threads"] == 2)
+        assert ("2 threads on 1 core" in row["reasons"]) == (row["threads"] == 2)
     (tmp_path / "a.json").write_text(json.dumps(document))
     passed(cli("report", "a.json", "--html", "a.html", cwd=tmp_path))
     assert f"with 1 thread ran on cpus {CPU}." in (tmp_path / "a.html").read_text()

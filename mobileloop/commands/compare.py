@@ -43,11 +43,12 @@ def compare(
     """Compare two runs, or two artifacts of one run; exit code 1 for a regression.
 
     Each configuration gets the ratio of its times with a confidence interval
-    and a verdict: regression, improvement, no change, or not comparable with
-    the reason. Two runs should be minutes apart; two artifacts of one run were
-    measured in the same rounds, which is the surest. Exit code 0: no
-    regression, 1: a regression beyond the threshold, 2: bad input, or nothing
-    that can be compared.
+    and a verdict: regression, improvement, no change, undecided (slower than
+    the threshold, but not beyond doubt), or not comparable with the reason.
+    Two runs should be minutes apart; two artifacts of one run were measured in
+    the same rounds, which is the surest. Exit code 0: no regression, 1: a
+    regression beyond the threshold, 2: bad input, or nothing that can be
+    compared.
 
     \b
     Examples:
@@ -137,7 +138,7 @@ def _sentences(report: Report) -> list[str]:
     from collections import Counter
 
     counts: Counter[str] = Counter(one.verdict for one in report.comparisons)
-    order = ("regression", "improvement", "no change", "not comparable")
+    order = ("regression", "improvement", "no change", "undecided", "not comparable")
     found = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
     same = "in the same rounds" if report.interleaved else f"drift between runs {report.drift:.1%}"
     rule = f"threshold {report.threshold:.1%}, confidence {report.confidence:.1%} over all, {same}"

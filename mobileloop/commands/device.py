@@ -28,7 +28,10 @@ SCHEMA = "mobileloop.devices/1"
 device = typer.Typer(
     name="device",
     no_args_is_help=True,
-    help="List, set up and measure phones and boards over adb (docs/devices.md).",
+    help="List, set up and measure phones and boards over adb (docs/devices.md).\n\n\b\nExamples:\n"
+    "  mobileloop device list\n"
+    "  mobileloop device setup model.safetensors\n"
+    "  mobileloop device bench model.safetensors --loops 1,2 --json phone.json",
     rich_markup_mode=None,
 )
 

@@ -127,7 +127,7 @@ def export(
         path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
         with written_whole(path) as temporary:
             write(packed, info, temporary, lambda step, done: progress(step, 0.5 + 0.5 * done))
-    _say(path, info, (*checkpoint.notes, *packed.notes), as_json)
+    _say(path, info, (*checkpoint.notes, *packed.notes, *_untrained(checkpoint, chosen)), as_json)
 
 
 def _schedule(checkpoint: Checkpoint, loops: int | None, schedule: str | None) -> Schedule:
@@ -141,6 +141,19 @@ def _schedule(checkpoint: Checkpoint, loops: int | None, schedule: str | None) -
     if loops is not None:
         return Schedule.parse(f"immediate:{loops}", blocks)  # also for 1: the same stages, so the same file size
     return checkpoint.schedule
+
+
+def _untrained(checkpoint: Checkpoint, chosen: Schedule) -> list[str]:
+    """A doubt about the text of a model that is applied more often than its checkpoint says."""
+    own = checkpoint.schedule.default_loops
+    damped = any(stage.damping < 1 for stage in chosen.stages)  # made to keep the text without training
+    if checkpoint.config.random_weights or chosen.default_loops <= own or damped:
+        return []
+    times = "once" if own == 1 else f"{own} times"
+    return [
+        f"the checkpoint applies its blocks {times}; with {chosen.default_loops} loops the speed is real, but its text "
+        f"is likely to mean nothing: run it with --loops {own} for text."
+    ]
 
 
 def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) -> None:

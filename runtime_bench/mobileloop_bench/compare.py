@@ -28,7 +28,7 @@ MACHINE = ("cpu", "architecture", "cores_usable", "emulated")
 MACHINE_NOTES = ("governor", "kernel", "mobileloop", "git_commit")
 LOADING = ("load", "first_token")
 
-Verdict = Literal["regression", "improvement", "no change", "not comparable"]
+Verdict = Literal["regression", "improvement", "no change", "undecided", "not comparable"]
 
 
 @dataclass(frozen=True)
@@ -271,6 +271,7 @@ def _compared(pair: _Pair, rule: Rule, count: int, interleaved: bool, any_artifa
     elif found.high < 1 and found.ratio < 1 / (1 + rule.threshold):
         verdict = "improvement"
     elif found.ratio > 1 + rule.threshold:
+        verdict = "undecided"
         notes.append("slower beyond the threshold, but not beyond doubt: measure again")
     return _comparison(
         pair.after,
