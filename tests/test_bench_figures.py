@@ -7,12 +7,13 @@ import re
 import pytest
 from report_fakes import bare_document, full_document
 
-from mobileloop_bench.figures import decode_rows, figures
+from mobileloop_bench.figures import figures
 from mobileloop_bench.figures.drawing import NARROW, apart, elided, label_boxes, text_width
 from mobileloop_bench.figures.naming import Names
 from mobileloop_bench.figures.palette import DARK, LIGHT
 from mobileloop_bench.ladder import Ladder
 from mobileloop_bench.report import page
+from mobileloop_bench.results import decode_rows
 
 
 def by_slug(document):
@@ -57,6 +58,32 @@ def test_the_unshared_depth_is_measured_where_it_can_be():
     assert "ms measured" in measured["loops"].panels[1].described
     assert "ms measured" not in computed["loops"].panels[1].described
     assert "without sharing, that depth would take 5.75 times as long" in computed["loops"].finding
+
+
+def test_the_roofline_blames_memory_only_near_the_roof():
+    document = full_document(loops=(1,), threads=(1,), unshared=None, peers=False)
+    (row, *others) = decode_rows([document])
+    document.results = [row]
+    row.ceiling_gbps = row.read_gbps / 0.9
+    assert by_slug(document)["roofline"].finding.endswith("stands at 90% of the roof, so memory sets the pace.")
+    row.ceiling_gbps = row.read_gbps / 0.54
+    document.bandwidth = []
+    assert "54% of the roof, so something else than memory sets the pace" in by_slug(document)["roofline"].finding
+    row.valid = False
+    assert "which tells nothing: the times are not valid results" in by_slug(document)["roofline"].finding
+    row.ceiling_gbps, document.ladder = None, None
+    bare = by_slug(document)["roofline"]
+    assert bare.finding.endswith("GB/s, which is not a valid result.")
+    assert "rising line" not in bare.caption
+    assert "Level lines" not in bare.caption
+    document.results = [row, *others]
+    assert "comes closest to the roof" in by_slug(document)["roofline"].finding
+    assert names_of(document, others) in by_slug(document)["roofline"].finding
+
+
+def names_of(document, rows):
+    best = max(rows, key=lambda row: (row.valid, row.ceiling_share))
+    return Names(decode_rows([document])).full_name(best)
 
 
 def test_a_published_ladder_has_steps_alone():

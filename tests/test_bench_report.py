@@ -110,10 +110,24 @@ def test_the_verdict_in_its_variants(fake_artifact: Path) -> None:
     assert verdict([document]).sentence.startswith("4 loops instead of one cost 36% on 1 thread")
     for row in document.results:
         row.ceiling_gbps = 1e-9
+    document.bandwidth = []
+    assert "so its weights came from a cache" in verdict([document]).sentence
+    for row in document.results:
         row.valid = row.phase != "decode"
     said = verdict([document])
-    assert "so its weights came from a cache" in said.sentence
+    assert "came from a cache" not in said.sentence
+    assert said.sentence.startswith("4 loops instead of one cost 36% on 1 thread, which is not a valid result; neither")
+    assert said.sentence.endswith("is resident in a cache can be told: the times are not valid results.")
     assert (said.trusted, said.trust) == (False, "2 of 8 results are not valid: no reason given.")
+
+
+def test_a_verdict_without_loops_says_that_it_is_not_valid(fake_artifact: Path) -> None:
+    document = made_up_document(plan_of(fake_artifact, loops=[1], threads=[1]))
+    assert "not a valid result" not in verdict([document]).sentence
+    for row in document.results:
+        row.valid = False
+    said = verdict([document]).sentence
+    assert "tokens/s on 1 thread, which is not a valid result; the share of the read bandwidth cannot be told" in said
 
 
 def test_the_command(fake_artifact: Path, tmp_path: Path) -> None:

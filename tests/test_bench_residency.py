@@ -30,6 +30,38 @@ def test_repeats_no_faster_than_memory_prove_nothing():
     assert "no faster than memory although the block fits L2" in found.sentence()
 
 
+def test_invalid_times_prove_nothing():
+    document = full_document()
+    for loops in (1, 2):
+        looped(document, loops=loops).valid = False
+        found = residency(looped(document), document)
+        assert found.proved is None
+        assert found.sentence() == (
+            "whether the block (2.0 MB) is resident in a cache cannot be told: the times are not valid results"
+        )
+        looped(document, loops=loops).valid = True
+
+
+def test_a_read_bandwidth_below_that_of_fewer_threads_proves_nothing():
+    document = full_document()
+    document.bandwidth[1].read_gbps = 7.37
+    for row in document.results:
+        row.ceiling_gbps = 7.37 if row.threads == 2 else row.ceiling_gbps
+    found = residency(looped(document), document)
+    assert (found.ceiling_gbps, found.proved) == (13.0, None)
+    assert found.sentence().endswith(
+        "cannot be told: the read bandwidth of 2 threads, 7.37 GB/s, was measured below that of 1, 13.0 GB/s"
+    )
+    assert residency(looped(document, threads=1), document).proved
+
+
+def test_a_read_bandwidth_that_fewer_threads_reach_too_is_held_against_the_largest():
+    document = full_document()
+    document.bandwidth[0].read_gbps = 26.5
+    found = residency(looped(document), document)
+    assert (found.ceiling_gbps, found.proved) == (26.5, True)
+
+
 def test_without_a_ladder_the_nominal_sizes_are_said_to_be_nominal():
     document = full_document()
     document.ladder = None

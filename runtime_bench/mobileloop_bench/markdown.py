@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from mobileloop_bench.card import machine_sentence
 from mobileloop_bench.everything import validity
-from mobileloop_bench.figures import decode_rows
 from mobileloop_bench.figures.naming import Names
-from mobileloop_bench.results import Document
+from mobileloop_bench.results import Document, decode_rows
 from mobileloop_bench.tables import share
 from mobileloop_bench.verdict import verdict
 from mobileloop_bench.words import bandwidth_sentence, figure, megabytes

@@ -5,6 +5,7 @@ Keys are fixed; others may be added and are kept. An unknown figure is null, nev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -199,3 +200,8 @@ class Document(VersionedDocument):
 def read_document(path: Path) -> Document:
     """A result file; see `VersionedDocument.read`."""
     return Document.read(path)
+
+
+def decode_rows(documents: Sequence[Document]) -> list[Result]:
+    """Every decoded configuration with a time."""
+    return [row for document in documents for row in document.results if row.phase == "decode" and row.median_ms]

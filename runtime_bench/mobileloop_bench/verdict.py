@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mobileloop_bench.residency import residency
+from mobileloop_bench.residency import doubt, residency, with_one_loop
 from mobileloop_bench.results import Document, Result
 from mobileloop_bench.tables import share, short_reasons
 from mobileloop_bench.words import UNKNOWN, counted, figure, megabytes
@@ -46,14 +46,13 @@ def verdict(documents: Sequence[Document]) -> Verdict:
     if not rows:
         return Verdict("Nothing was measured.", trust="There is no figure to trust.")
     row, document = _telling(rows)
-    once = _one_loop(row, document.results)
-    resident = residency(row, document).sentence() if row.loops > 1 else ""
-    parts = [_cost(row), _bandwidth(once), resident]
+    once = with_one_loop(row, document.results) or row
+    parts = [_cost(row), *_of_memory(row, once, document)]
     trusted, trust = _trust(documents, (row, once))
     return Verdict(
         "; ".join(part for part in parts if part) + ".",
         f"{row.artifact}, {row.runtime}, {row.quantization}, {counted(row.threads, 'thread')}",
-        [_tokens(row, once), _tax(row), _share(once), _memory(row, once)],
+        [_tokens(row, once), _tax(row), _share(once, doubt(once, document)), _memory(row, once)],
         trusted,
         trust,
     )
@@ -74,34 +73,38 @@ def _telling(rows: Sequence[tuple[Result, Document]]) -> tuple[Result, Document]
     return min(with_tax or rows, key=rank)
 
 
-def _one_loop(row: Result, rows: Sequence[Result]) -> Result:
-    """The same configuration with one loop: its weights are streamed, so it shows the use of bandwidth best."""
-
-    def key(one: Result) -> tuple[str, str, int, int, int]:
-        return one.artifact, one.runtime, one.threads, one.depth, one.sequences
-
-    return next((r for r in rows if _measured(r) and r.loops == 1 and key(r) == key(row)), row)
-
-
 # -- the sentence --------------------------------------------------------------------------------------
 
 
 def _cost(row: Result) -> str:
     threads = counted(row.threads, "thread")
+    untrue = "" if row.valid else ", which is not a valid result"
     if row.loop_tax is None or row.loops == 1:
-        return f"{row.artifact} decodes {figure(row.tokens_per_s)} tokens/s on {threads}"
+        return f"{row.artifact} decodes {figure(row.tokens_per_s)} tokens/s on {threads}{untrue}"
     subject = "The second loop" if row.loops == 2 else f"{row.loops} loops instead of one"
     verb = ("costs", "saves") if row.loops == 2 else ("cost", "save")
     percent = round(100 * (row.loop_tax - 1))
     change = f"{verb[0]} {percent}%" if percent >= 0 else f"{verb[1]} {-percent}%"
-    doubt = "" if row.valid else ", which is not a valid result"
-    return f"{subject} {change} on {threads}{doubt}"
+    return f"{subject} {change} on {threads}{untrue}"
 
 
-def _bandwidth(row: Result) -> str:
+def _of_memory(row: Result, once: Result, document: Document) -> list[str]:
+    """How much of the read bandwidth `once` uses, and where the loops of `row` are read from."""
+    if row.loops == 1:
+        return [_bandwidth(once, document)]
+    resident, why = residency(row, document), doubt(once, document)
+    if why and why == resident.doubt and once.ceiling_share is not None and resident.level != "DRAM":
+        return [f"neither the share of the read bandwidth nor whether {resident.claim()} can be told: {why}"]
+    return [_bandwidth(once, document), resident.sentence()]
+
+
+def _bandwidth(row: Result, document: Document) -> str:
     used = row.ceiling_share
     if used is None:
         return "the share of the read bandwidth is unknown"
+    why = doubt(row, document)
+    if why:
+        return f"the share of the read bandwidth cannot be told: {why}"
     if used > 1:
         return f"decode reads {used:.1f} times the measured read bandwidth, so its weights came from a cache"
     return f"{100 * used:.0f}% of the measured read bandwidth is used"
@@ -127,11 +130,13 @@ def _tax(row: Result) -> KeyFigure:
     return KeyFigure("loop tax", figure(tax), "×", f"time of {row.loops} loops over 1; {row.loops} = nothing shared")
 
 
-def _share(once: Result) -> KeyFigure:
+def _share(once: Result, why: str | None) -> KeyFigure:
     if once.ceiling_share is None:
         return KeyFigure("read bandwidth", UNKNOWN, "", "it was not measured")
     value = share(once.ceiling_share)
-    note = f"{figure(once.read_gbps)} of {figure(once.ceiling_gbps)} GB/s, {counted(once.loops, 'loop')}"
+    note = f"{figure(once.read_gbps)} of {figure(once.ceiling_gbps)} GB/s, {counted(once.loops, 'loop')}" + (
+        "; in doubt" if why else ""
+    )
     return KeyFigure("read bandwidth used", value.rstrip("%"), "%", note)
 
 

@@ -15,7 +15,7 @@ from mobileloop_bench.figures.roofline import roofline
 from mobileloop_bench.figures.stages import stages
 from mobileloop_bench.figures.timeline import timeline
 from mobileloop_bench.figures.traffic import traffic
-from mobileloop_bench.results import Document, Result
+from mobileloop_bench.results import Document, decode_rows
 
 LADDER = "mobileloop bandwidth --json machine.json, then mobileloop bench FILE --machine machine.json --json run.json"
 BENCH = "mobileloop bench FILE --loops 1,2,4 --json run.json"
@@ -41,7 +41,7 @@ def figures(documents: Sequence[Document]) -> tuple[list[Figure], list[Missing]]
     pairs = list(zip(documents, runs, strict=True))
     wanted: list[tuple[list[Figure | None], Missing]] = [
         (
-            [roofline(rows, names, roofs)],
+            [roofline(documents, names, roofs)],
             Missing("Roofline", "no decode row has both its bytes and its time", BENCH),
         ),
         (
@@ -72,8 +72,3 @@ def figures(documents: Sequence[Document]) -> tuple[list[Figure], list[Missing]]
     ]
     drawn = [one for made, _ in wanted for one in made if one is not None]
     return drawn, [missing for made, missing in wanted if not any(made)]
-
-
-def decode_rows(documents: Sequence[Document]) -> list[Result]:
-    """Every decoded configuration with a time."""
-    return [row for document in documents for row in document.results if row.phase == "decode" and row.median_ms]

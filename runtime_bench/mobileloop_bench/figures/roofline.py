@@ -28,16 +28,22 @@ from mobileloop_bench.figures.drawing import (
 )
 from mobileloop_bench.figures.naming import Group, Names
 from mobileloop_bench.ladder import Ladder, Step
-from mobileloop_bench.results import Result
+from mobileloop_bench.residency import doubt
+from mobileloop_bench.results import Document, Result, decode_rows
 from mobileloop_bench.tables import share
 from mobileloop_bench.words import figure
 
 LEFT, RIGHT = 44, 16
 
 
-def roofline(rows: Sequence[Result], names: Names, ladder: Ladder | None) -> Figure | None:
+PACE = 0.8  # of the read bandwidth: below, waiting for memory does not explain the time
+
+
+def roofline(documents: Sequence[Document], names: Names, ladder: Ladder | None) -> Figure | None:
     """Every configuration whose bytes and time are known; the caches' roofs where there is a ladder."""
-    known = [row for row in rows if _reuse(row) is not None and row.executed_gbps]
+    pairs = [(row, document) for document in documents for row in decode_rows([document])]
+    pairs = [(row, document) for row, document in pairs if _reuse(row) is not None and row.executed_gbps]
+    known = [row for row, _ in pairs]
     if not known:
         return None
     groups = names.groups(known)
@@ -55,15 +61,11 @@ def roofline(rows: Sequence[Result], names: Names, ladder: Ladder | None) -> Fig
             for row in known
         ],
     )
-    roofs = " Level lines are what the caches deliver, from the bandwidth ladder." if ladder and ladder.steps else ""
     return Figure(
         "roofline",
         "Roofline",
-        _finding(known, names),
-        "Across: how often a byte that came from memory is used, (executed + KV bytes) / (unique + KV bytes). Up: "
-        "bytes that the kernels consumed per second, from whatever cache. The rising line is the measured read "
-        f"bandwidth times that use: a point on it uses all of it.{roofs} Above it, weights came from a cache "
-        "instead. Numbers are loops.",
+        _finding(pairs, names),
+        _caption(groups, ladder),
         panels,
         table,
         names.marks(known),
@@ -76,14 +78,50 @@ def _reuse(row: Result) -> float | None:
     return (row.executed_bytes + row.kv_bytes) / max(row.unique_bytes + row.kv_bytes, 1)
 
 
-def _finding(rows: Sequence[Result], names: Names) -> str:
-    shares = [row for row in rows if row.ceiling_share is not None]
+def _caption(groups: Sequence[Group], ladder: Ladder | None) -> str:
+    """What is drawn and nothing else."""
+    told = (
+        "Across: how often a byte that came from memory is used, (executed + KV bytes) / (unique + KV bytes). Up: "
+        "bytes that the kernels consumed per second, from whatever cache. Numbers are loops."
+    )
+    roofed = any(_ceiling(group) for group in groups)
+    if roofed:
+        told += (
+            " The rising line is the measured read bandwidth times that use: a point on it uses all of it; above it, "
+            "weights came from a cache instead."
+        )
+    if any(_caches(ladder, group.threads, _highest(group)) for group in groups):
+        told += " Level lines are what the caches deliver, from the bandwidth ladder."
+    return told if roofed else f"{told} The read bandwidth is unknown, so there is no roof."
+
+
+def _finding(pairs: Sequence[tuple[Result, Document]], names: Names) -> str:
+    """Of the valid results; where none is valid, that it is none is said and nothing is concluded."""
+    pairs = [(row, document) for row, document in pairs if row.valid] or pairs
+    shares = [(row, document) for row, document in pairs if row.ceiling_share is not None]
     if not shares:
-        best = max(rows, key=lambda row: row.executed_gbps or 0.0)
-        return f"{names.full_name(best)} consumes {figure(best.executed_gbps, 'GB/s')}, the most of all."
-    best = max(shares, key=lambda row: row.ceiling_share or 0.0)
-    where = "a cache helped" if (best.ceiling_share or 0.0) > 1 else "memory sets the pace"
-    return f"{names.full_name(best)} comes closest to the roof: {share(best.ceiling_share)} of it, so {where}."
+        best = max((row for row, _ in pairs), key=lambda row: row.executed_gbps or 0.0)
+        most = ", the most of all" if len(pairs) > 1 else ""
+        untrue = "" if best.valid else ", which is not a valid result"
+        return f"{names.full_name(best)} consumes {figure(best.executed_gbps, 'GB/s')}{most}{untrue}."
+    best, document = max(shares, key=lambda pair: pair[0].ceiling_share or 0.0)
+    used = best.ceiling_share or 0.0
+    verb = "comes closest to the roof: " if len(shares) > 1 else "stands at "
+    said = f"{names.full_name(best)} {verb}{share(used)} of {'it' if len(shares) > 1 else 'the roof'}"
+    why = doubt(best, document)
+    if why:
+        return f"{said}, which tells nothing: {why}."
+    if used < PACE:
+        return f"{said}, so something else than memory sets the pace."
+    return f"{said}, so {'a cache helped' if used > 1 else 'memory sets the pace'}."
+
+
+def _ceiling(group: Group) -> float | None:
+    return next((row.ceiling_gbps for row in group.rows if row.ceiling_gbps), None)
+
+
+def _highest(group: Group) -> float:
+    return max(row.executed_gbps or 1.0 for row in group.rows)
 
 
 def _described(group: Group, names: Names) -> str:
@@ -91,7 +129,7 @@ def _described(group: Group, names: Names) -> str:
         f"{names.name(row)} consumes {figure(row.executed_gbps, 'GB/s')} at {figure(_reuse(row))} uses per byte"
         for row in group.rows
     )
-    ceiling = next((row.ceiling_gbps for row in group.rows if row.ceiling_gbps), None)
+    ceiling = _ceiling(group)
     return f"Scatter chart, both axes logarithmic; read bandwidth {figure(ceiling, 'GB/s')}. {told}."
 
 
@@ -101,11 +139,11 @@ def _drawing(group: Group, names: Names, ladder: Ladder | None) -> Any:
 
 def _plot(canvas: Canvas, group: Group, names: Names, ladder: Ladder | None) -> Plot:
     rows = group.rows
-    ceiling = next((row.ceiling_gbps for row in rows if row.ceiling_gbps), None)
+    ceiling = _ceiling(group)
     far = max(2.0, 1.5 * max(_reuse(row) or 1.0 for row in rows))
     near = 0.8
     consumed = [row.executed_gbps or 1.0 for row in rows]
-    caches = _caches(ladder, group.threads, max(consumed))
+    caches = _caches(ladder, group.threads, _highest(group))
     # Both axes cover what is measured and the roof above it.
     tops = [1.3 * max(consumed), *(1.15 * step.read_gbps for step in caches)]
     tops += [ceiling * 1.3] if ceiling else []
