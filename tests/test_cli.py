@@ -641,7 +641,8 @@ def test_bandwidth_writes_a_machine_file(tmp_path):
     found = json.loads((tmp_path / "machine.json").read_text())
     assert found["schema"] == "mobileloop.machine/1"
     assert {rung["state"] for rung in found["ladder"]["rungs"]} == {"warm", "cold"}
-    assert found["ladder"]["steps"]
+    assert found["ladder"]["steps"] == []  # three sizes tell no levels
+    assert "Too few sizes" in shown.stdout
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,46 @@ def test_latencies_belong_to_the_levels_they_lie_in():
     assert (ladder.dram_gbps(2), ladder.dram_gbps(1), Ladder().dram_gbps(1)) == (5, None, None)
 
 
+def test_few_sizes_give_no_step_but_memory_beyond_every_cache():
+    (place,) = plan_climb(machine(8, 16), phone(), threads=[2], cpus=[4, 5]).places
+
+    def steps(rates, whole=True):
+        rungs = [Rung(size_bytes=size, threads=2, read_gbps=rate) for size, rate in rates]
+        found = find_steps(Ladder(rungs=rungs), place, cache_sizes(phone(), [4, 5]), whole)
+        return [(step.level, step.up_to_bytes, step.read_gbps) for step in found]
+
+    few = [(32 * KIB, 295), (512 * KIB, 146), (4 * MIB, 30), (16 * MIB, 9.6)]
+    assert steps(few) == []
+    assert steps(few[3:]) == []
+    assert steps([*few, (32 * MIB, 9.5)]) == [("DRAM", None, 9.5)]
+    sparse = [(32 << (10 + 3 * i), 300 / 2**i) for i in range(6)]
+    assert [level for level, *_ in steps(sparse)] == ["DRAM"]
+    fine = [(16 << (10 + i), 100 if i < 4 else 10) for i in range(8)]
+    assert len(steps(fine)) == 2
+    assert steps(fine, whole=False) == []
+
+
+def test_wide_samples_are_disturbed():
+    def rung(*samples):
+        return Rung(size_bytes=1, threads=1, read_gbps=samples[0], samples_gbps=samples)
+
+    assert rung(10, 1, 20, 4, 2).disturbed
+    assert not rung(10, 10.5, 1, 11, 9.8).disturbed  # one outlier leaves the median alone
+    assert not rung(10).disturbed
+
+
+def test_the_time_ends_a_ladder_between_samples(monkeypatch):
+    climb, topology = small_climb(seconds=1.0)
+    clock = iter(range(10**6))
+    monkeypatch.setattr("mobileloop_bench.climb.time.monotonic", lambda: next(clock))
+    ladder = measure_ladder(climb, topology)
+    assert [(rung.threads, rung.size_bytes, rung.state) for rung in ladder.rungs] == [(1, MIB, "warm")]
+    assert ladder.latencies == ladder.steps == []
+    (note,) = [note for note in ladder.notes if note.startswith("The time was over")]
+    assert "1 thread warm up to 64 KiB; " in note
+    assert "2 threads" in note
+
+
 def small_climb(**more):
     topology = read_topology()
     return plan_climb(machine(1, 8), topology, threads=[1, 2], sizes=[16 * KIB, 64 * KIB, MIB], **more), topology
@@ -118,8 +158,8 @@ def test_a_short_real_ladder(cold):
     assert (ladder.cold_by is not None) == cold
     assert all(rung.samples_gbps and rung.read_gbps > 0 for rung in ladder.rungs)
     assert {one.state for one in ladder.latencies} == ({"warm", "cold"} if cold else {"warm"})
-    assert ladder.steps_of(1)
-    assert ladder.steps_of(2)
+    assert ladder.steps == []  # three sizes tell no levels, and none is beyond every cache
+    assert any("Too few sizes" in note for note in ladder.notes)
     assert (ladder.kernels, ladder.interrupted) == (native.kernels(), False)
     assert all(0 <= done <= 1 for _, done in told)
     assert Ladder.model_validate_json(ladder.model_dump_json()) == ladder
@@ -141,7 +181,6 @@ def test_ctrl_c_keeps_whole_thread_counts_only():
         ladder = measure_ladder(climb, topology, interrupt(word))
         assert ladder.interrupted
         assert {rung.threads for rung in ladder.rungs} == ({1} if word == "2 threads" else {1, 2})
-        assert {step.threads for step in ladder.steps} == {rung.threads for rung in ladder.rungs}
         assert ladder.latencies == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +67,7 @@ def bandwidth(
     Examples:
       mobileloop bandwidth
       mobileloop bandwidth --threads 1,2,4 --json machine.json
-      mobileloop bandwidth --cpus 4-7 --sizes 32K,512K,4M,256M --no-cold --no-costs --time-budget 10
+      mobileloop bandwidth --cpus 4-7 --sizes 16K,32K,64K,256K,512K,1M,4M,64M,128M,256M --no-cold --no-costs --time-budget 10
     """
     from rich.console import Console
 
@@ -82,6 +83,7 @@ def bandwidth(
         check_output(json_out)  # before the measurement, not after it
     listed = None if cpus is None else parse_cpus(cpus)
     check_cpus(listed)
+    end = time.monotonic() + time_budget
     made, topology = this_machine(), read_topology()
     climb = plan_climb(
         made.machine,
@@ -96,7 +98,7 @@ def bandwidth(
     console.print(machine_sentence(made.machine), highlight=False, markup=False)
     with progress_bar("bandwidth") as progress:
         ladder = made.ladder = measure_ladder(climb, topology, progress)
-    console.print(_table(ladder))
+    console.print(_table(ladder) if ladder.steps else _rungs(ladder))
     for note in _notes(ladder):
         console.print(note, highlight=False, markup=False)
     if json_out is not None:
@@ -104,18 +106,21 @@ def bandwidth(
     if ladder.interrupted:
         raise typer.Exit(INTERRUPTED)
     if costs:
-        made.costs = _costs(console, ladder, listed, COSTS_SHARE * time_budget)
+        made.costs = _costs(console, ladder, listed, end - time.monotonic())
         if json_out is not None:
             made.write(json_out)
 
 
-def _costs(console: Console, ladder: Ladder, cpus: list[int] | None, seconds: float) -> EngineCosts:
+def _costs(console: Console, ladder: Ladder, cpus: list[int] | None, seconds: float) -> EngineCosts | None:
     from mobileloop.runtimes.topology import confined
     from mobileloop_bench.calibrate import measure_costs
     from mobileloop_bench.words import figure
 
     with progress_bar("costs of the engine") as progress, confined(cpus):
-        costs = measure_costs(sorted({step.threads for step in ladder.steps}), progress, seconds)
+        costs = measure_costs(sorted({rung.threads for rung in ladder.rungs}), progress, seconds)
+    if costs is None:
+        console.print("The time was over before the engine's costs were measured; give a longer --time-budget.")
+        return None
     rate = figure(costs.compute_gbps, "GB/s")
     console.print(f"A thread consumes {rate} of resident int4 weights ({costs.kernels}).", highlight=False)
     return costs
@@ -142,6 +147,23 @@ def _table(ladder: Ladder) -> Table:
     return table
 
 
+def _rungs(ladder: Ladder) -> Table:
+    """Where no level could be told."""
+    from rich.table import Table
+
+    from mobileloop_bench.words import figure, mebibytes
+
+    table = Table(title="Read bandwidth by working set", title_justify="left")
+    for name in ("threads", "cluster", "size", "GB/s"):
+        table.add_column(name, justify="right")
+    for rung in ladder.rungs:
+        if rung.state == "warm":
+            cluster = "any" if rung.cluster is None else str(rung.cluster)
+            said = figure(rung.read_gbps) + (" disturbed" if rung.disturbed else "")
+            table.add_row(str(rung.threads), cluster, mebibytes(rung.size_bytes), said)
+    return table
+
+
 def _notes(ladder: Ladder) -> list[str]:
     from mobileloop_bench.words import counted, figure, mebibytes
 
@@ -149,7 +171,7 @@ def _notes(ladder: Ladder) -> list[str]:
         f"GB/s is 1e9 bytes per second of all threads together; 'up to' is their whole working set. "
         f"Loads of the kernel set {ladder.kernels}."
     ]
-    cold = [rung for rung in ladder.rungs if rung.state == "cold"]
+    cold = [rung for rung in ladder.rungs if rung.state == "cold" and not rung.disturbed]
     for threads, cluster in dict.fromkeys((rung.threads, rung.cluster) for rung in cold):
         own = [rung for rung in cold if (rung.threads, rung.cluster) == (threads, cluster)]
         picked = [own[i] for i in sorted({0, len(own) // 2, len(own) - 1})]

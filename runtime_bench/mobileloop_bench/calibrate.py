@@ -51,13 +51,16 @@ ALIGNMENT = 4096
 
 def measure_costs(
     threads: Sequence[int], progress: Progress = lambda step, done: None, seconds: float = SECONDS
-) -> EngineCosts:
+) -> EngineCosts | None:
     """Measure every probe once per round, so that a disturbance hits all alike; ten seconds on two quiet cores.
 
     Args:
         threads: counts to measure; one thread is measured too.
         progress: called between probes with what comes next and the share done.
-        seconds: no round begins later than that, but for the first one.
+        seconds: no probe begins later than that.
+
+    Returns:
+        None where the time was over before every probe had run once.
 
     Raises:
         MobileloopError: where the engine was not built or refuses so many threads.
@@ -66,10 +69,8 @@ def measure_costs(
     end = time.monotonic() + seconds
     with ExitStack() as stack:
         probes = _Probes(stack, counts, progress)
-        for turn in range(ROUNDS):
-            if turn == 0 or time.monotonic() < end:
-                probes.round(turn)
-    return probes.costs()
+        whole = [probes.round(turn, end) for turn in range(ROUNDS)]
+        return probes.costs() if whole[0] else None
 
 
 def unhidden(measured: float, memory: float, compute: float, cached: float) -> float:
@@ -194,10 +195,12 @@ class _Probes:
         self._add_streamed()
         self.session = stack.enter_context(_tiny_session())
 
-    def round(self, turn: int) -> None:
-        """Every probe once."""
+    def round(self, turn: int, end: float) -> bool:
+        """Every probe once, until the clock says `end`; whether all of them ran."""
         steps: list[int | str] = [*self.counts, "arithmetic", "call"]
         for done, step in enumerate(steps):
+            if time.monotonic() >= end:
+                return False
             title = f"{step} threads" if isinstance(step, int) else step
             self.progress(title, (turn + done / len(steps)) / ROUNDS)
             if isinstance(step, int):
@@ -206,6 +209,7 @@ class _Probes:
                 self._arithmetic()
             else:
                 self._call()
+        return True
 
     def costs(self) -> EngineCosts:
         """What the samples say."""

@@ -13,7 +13,7 @@ from mobileloop.errors import MobileloopError
 from mobileloop.runtimes import native
 from mobileloop.runtimes.topology import Topology, write_cpus
 from mobileloop_bench.bandwidth import MAX_BYTES, working_set_bytes
-from mobileloop_bench.knees import find_levels
+from mobileloop_bench.knees import APART, DRAM, Level, enough, find_levels
 from mobileloop_bench.ladder import Ladder, Latency, Rung, State, Step
 from mobileloop_bench.machine import Machine
 from mobileloop_bench.words import counted, mebibytes
@@ -23,6 +23,7 @@ SIZE_LIMITS = (4 << 10, 64 << 30)  # the engine's
 COLD_BYTES = 256 << 20  # of cold reads and of chases: evicting or chaining more takes longer than the measurement
 ROUNDS = 7  # samples of each rung, where the time allows
 LATENCY_SAMPLES = 5
+BEYOND = 4  # times every cache: a working set so large is read from memory
 SHARES = {"warm": 0.6, "cold": 0.2, "latency": 0.2}  # of the time
 
 Progress = Callable[[str, float], None]
@@ -180,15 +181,40 @@ def measure_ladder(climb: Climb, topology: Topology, progress: Progress = lambda
         if not ladder.rungs:
             raise
         ladder.interrupted = True
-    whole = {(rung.threads, rung.cluster) for rung in ladder.rungs}
+    known = {(rung.threads, rung.cluster) for rung in ladder.rungs}
     for place in climb.places:
-        if (place.threads, place.cluster) in whole:
-            ladder.steps += find_steps(ladder, place, cache_sizes(topology, place.reader_cpus))
+        if (place.threads, place.cluster) in known:
+            ladder.steps += find_steps(
+                ladder, place, cache_sizes(topology, place.reader_cpus), place not in work.partial
+            )
+    ladder.notes += [*_step_notes(climb, ladder), *work.left_out(), *_disturbed(ladder)]
     return ladder
 
 
-def find_steps(ladder: Ladder, place: Place, caches: Sequence[tuple[str, int]]) -> list[Step]:
-    """The steps of one place from its warm rungs, with the latency of each level where a chase lay in it."""
+def _step_notes(climb: Climb, ladder: Ladder) -> list[str]:
+    if enough(climb.sizes):
+        return []
+    return [
+        f"Too few sizes to find the levels: at least 6, no further apart than {2**APART:.1f} times on average, are "
+        "needed; the table has the sizes that were read."
+    ]
+
+
+def _disturbed(ladder: Ladder) -> list[str]:
+    found = [rung for rung in ladder.rungs if rung.disturbed]
+    if not found:
+        return []
+    each = ", ".join(f"{counted(r.threads, 'thread')} {mebibytes(r.size_bytes)} {r.state}" for r in found[:8])
+    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+    return [f"Disturbed, their samples spread too widely: {each}{more}."]
+
+
+def find_steps(ladder: Ladder, place: Place, caches: Sequence[tuple[str, int]], whole: bool = True) -> list[Step]:
+    """The steps of one place from its warm rungs, with the latency of each level where a chase lay in it.
+
+    Where sizes are too few, or not all of them were read (`whole`), it is DRAM alone, and that only where the largest
+    working set is beyond every cache.
+    """
     rungs = [
         (rung.size_bytes, rung.read_gbps)
         for rung in ladder.rungs
@@ -196,7 +222,12 @@ def find_steps(ladder: Ladder, place: Place, caches: Sequence[tuple[str, int]]) 
     ]
     chases = [one for one in ladder.latencies if one.cluster == place.cluster and one.state == "warm"]
     steps, below = [], 0
-    for level in find_levels(rungs, caches):
+    if whole and enough([size for size, _ in rungs]):
+        levels = find_levels(rungs, caches)
+    else:
+        size, rate = max(rungs)
+        levels = [Level(DRAM, None, rate)] if caches and size >= BEYOND * caches[-1][1] else []
+    for level in levels:
         # One thread chases: it has its share of the level, which begins well behind the one before.
         most = math.inf if level.up_to_bytes is None else level.up_to_bytes / place.threads
         within = [one.ns for one in chases if 2 * below < one.size_bytes <= most]
@@ -226,10 +257,16 @@ class _Work:
     def __init__(self, climb: Climb, progress: Progress, cold_state: str) -> None:
         self._climb, self._progress, self._cold_state = climb, progress, cold_state
         self._start = time.monotonic()
+        self._end = self._start + climb.seconds
+        self._late: list[str] = []
+        self.partial: list[Place] = []  # not all of their warm sizes were read
         parts = {name: share for name, share in SHARES.items() if climb.cold or name != "cold"}
         self._seconds = {name: climb.seconds * share / sum(parts.values()) for name, share in parts.items()}
 
     def rungs(self, place: Place) -> list[Rung]:
+        if self.partial and time.monotonic() > self._end:
+            self._late.append(str(place))
+            return []
         sizes = [size for size in self._climb.sizes if size >= place.threads * native.LEAST_READ_BYTES]
         found = []
         with native.Memory(self._climb.sizes[-1], place.threads, place.cpus) as memory:
@@ -239,18 +276,22 @@ class _Work:
         return found
 
     def _state(self, place: Place, sizes: Sequence[int], state: State, memory: native.Memory) -> list[Rung]:
-        """Rounds over all sizes, upwards and downwards in turn, until the time is over."""
+        """Rounds over all sizes, downwards and upwards in turn, until the time is over; the largest comes first."""
         seconds = self._seconds[state] / len(self._climb.places)
         each = seconds / (ROUNDS * max(len(sizes), 1)) / 2  # half for what comes with it: warming, evicting
-        end = time.monotonic() + seconds
+        end = min(time.monotonic() + seconds, self._end)
         samples: dict[int, list[float]] = {size: [] for size in sizes}
         for turn in range(ROUNDS):
-            for size in sizes if turn % 2 == 0 else reversed(sizes):
-                if turn > 0 and time.monotonic() > end:
+            for size in reversed(sizes) if turn % 2 == 0 else sizes:
+                if time.monotonic() > end and (state == "cold" or samples[sizes[-1]]):
                     break
                 self._tell(f"{place}, {mebibytes(size)}, {state}")
                 native_state = "warm" if state == "warm" else self._cold_state
                 samples[size].append(statistics.median(memory.read_gbps(size, each, native_state)))
+        missing = [size for size, values in samples.items() if not values]
+        if missing:
+            self._late.append(f"{place} {state} up to {mebibytes(missing[-1])}")
+            self.partial += [place] if state == "warm" else []
         return [
             Rung(
                 size_bytes=size,
@@ -261,7 +302,12 @@ class _Work:
                 samples_gbps=values,
             )
             for size, values in samples.items()
+            if values
         ]
+
+    def left_out(self) -> list[str]:
+        """What the time did not suffice for."""
+        return [f"The time was over before these were measured: {'; '.join(self._late)}."] if self._late else []
 
     def latencies(self, place: Place) -> list[Latency]:
         """By one thread on the first cpu of a place."""
@@ -277,9 +323,12 @@ class _Work:
                 for state in states:
                     self._tell(f"latency, {mebibytes(size)}, {state}")
                     native_state = "warm" if state == "warm" else self._cold_state
-                    samples = [
-                        statistics.median(memory.chase_ns(size, each, native_state)) for _ in range(LATENCY_SAMPLES)
-                    ]
+                    samples: list[float] = []
+                    while len(samples) < LATENCY_SAMPLES and time.monotonic() < self._end:
+                        samples.append(statistics.median(memory.chase_ns(size, each, native_state)))
+                    if not samples:
+                        self._late.append(f"latency of {mebibytes(size)} {state}")
+                        continue
                     found.append(
                         Latency(
                             size_bytes=size,

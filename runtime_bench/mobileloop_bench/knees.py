@@ -13,6 +13,7 @@ FALL = 0.2  # of the rate, at the least; less is noise, or one level that slopes
 LEAST_RUNGS = 3  # of a level: what falls and rises again within fewer was a disturbance
 STILL = 0.85  # of a level's rate: a rung below it is on its way to the next level
 OVER = 1.25  # a knee so far above a cache's size is that cache's: the last rungs still hit it mostly
+APART = 1.5  # octaves between neighbouring sizes on average: further apart, one level's rungs lie in several caches
 PENALTY = 0.8  # what a further level must save of the absolute errors of the logarithms
 
 
@@ -28,6 +29,11 @@ class Level:
     name: str
     up_to_bytes: int | None
     read_gbps: float
+
+
+def enough(sizes: Sequence[int]) -> bool:
+    """Whether levels can be told apart: two of them, and neighbours that are close."""
+    return len(sizes) >= 2 * LEAST_RUNGS and math.log2(max(sizes) / min(sizes)) <= APART * (len(sizes) - 1)
 
 
 def find_levels(rungs: Sequence[tuple[int, float]], caches: Sequence[tuple[str, int]]) -> list[Level]:

@@ -5,10 +5,12 @@ It is the denominator of every efficiency we print, and what the model of time p
 
 from __future__ import annotations
 
+import statistics
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+MAX_SPREAD = 1.5  # upper over lower quartile of a rung's samples
 State = Literal["warm", "cold"]
 # In 1e9 bytes per second; a file with more or less would give times that are no numbers.
 Gbps = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -32,6 +34,14 @@ class Rung(BaseModel):
     state: State = "warm"
     read_gbps: Gbps
     samples_gbps: list[FiniteFloat] = []
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the middle half of its samples spreads so widely that their median says little."""
+        if len(self.samples_gbps) < 2:
+            return False
+        low, _, high = statistics.quantiles(self.samples_gbps, n=4, method="inclusive")
+        return high > MAX_SPREAD * low
 
 
 class Step(BaseModel):
