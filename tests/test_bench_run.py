@@ -17,12 +17,14 @@ from mobileloop.errors import MobileloopError
 from mobileloop.schedule import Schedule
 from mobileloop_bench import bench as bench_module
 from mobileloop_bench.bandwidth import bandwidth_of
-from mobileloop_bench.bench import Recorder, run_bench
+from mobileloop_bench.bench import Recorder, check_same_machine, run_bench
 from mobileloop_bench.ladder import Ladder, Step
 from mobileloop_bench.machine import Cluster, Machine, probe
 from mobileloop_bench.machinefile import EngineCosts, MachineFile
 from mobileloop_bench.probes import Probes
+from mobileloop_bench.report import notes
 from mobileloop_bench.results import read_document
+from mobileloop_bench.words import bandwidth_sentence
 
 LADDER = Ladder(
     steps=[
@@ -83,6 +85,26 @@ def test_another_machines_file_is_refused_before_anything_is_measured(fake_artif
     with pytest.raises(MobileloopError, match="phone is of another processor, but this machine is"):
         run_bench(Console(quiet=True), plan_of(fake_artifact), Probes(), tmp_path / "out.json", None, given)
     assert not (tmp_path / "out.json").exists()
+
+
+def test_a_given_bandwidth_says_where_it_is_from(looped: Path, tmp_path: Path) -> None:
+    for time_, said in (
+        ("2020-01-02T03:04:05+00:00", "2020-01-02 03:04 UTC, over a day ago"),
+        (None, "an unknown time"),
+    ):
+        machine = WITH_CLUSTERS.model_copy(update={"time": time_})
+        document = run_bench(
+            Console(quiet=True), plan_of(looped, threads=[1], repetitions=1), Probes(), None, None,
+            MachineFile(name="here", machine=machine, ladder=LADDER),
+        )  # fmt: skip
+        assert said in bandwidth_sentence(document.bandwidth)
+        assert any("not measured in this run; it is from the machine file here" in note for note in notes([document]))
+
+
+def test_a_file_of_another_core_count_is_refused() -> None:
+    given = MachineFile(name="phone", machine=Machine(cores_usable=8))
+    with pytest.raises(MobileloopError, match="is of 8 usable cores, but this machine has 2"):
+        check_same_machine(given, Machine(cores_usable=2))
 
 
 def test_the_file_grows_with_every_turn(fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def bandwidth(
     Examples:
       mobileloop bandwidth
       mobileloop bandwidth --threads 1,2,4 --json machine.json
-      mobileloop bandwidth --cpus 4-7 --sizes 16K,32K,64K,256K,512K,1M,4M,64M,128M,256M --no-cold --no-costs --time-budget 10
+      mobileloop bandwidth --cpus 4-7 --sizes 16K,32K,64K,256K,512K,1M,4M,64M,128M,256M --no-cold --no-costs
     """
     from rich.console import Console
 

@@ -27,6 +27,7 @@ class Bandwidth(BaseModel):
         beyond_last_level_cache: whether the working set is larger than the last-level cache, so that the
             figure is DRAM's; null where that cache's size is unknown. On a server whose cache is shared with
             other tenants the true share is smaller than what sysfs claims.
+        taken_from: the machine file that told it and when that was measured; null where this run measured it.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -38,6 +39,7 @@ class Bandwidth(BaseModel):
     samples_gbps: list[FiniteFloat] = []
     beyond_last_level_cache: bool | None = None
     reason: str | None = None
+    taken_from: str | None = None
 
 
 def working_set_bytes(machine: Machine) -> int:

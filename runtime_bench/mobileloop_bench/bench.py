@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mobileloop_bench.plan import Plan
 from mobileloop_bench.probes import Probes
 from mobileloop_bench.results import Document
 from mobileloop_bench.rows import make_document
+from mobileloop_bench.words import counted
 
 WRITE_SECONDS = 1.0  # between two states of the result file
 WRITE_SHARE = 0.05  # of the time that goes to writing them
@@ -108,6 +110,22 @@ def check_same_machine(given: MachineFile, machine: Machine) -> None:
             f"the machine file {given.name} is of {given.machine.cpu}, but this machine is {machine.cpu}; measure this "
             "one with mobileloop bandwidth --json."
         )
+    cores, here = given.machine.cores_usable, machine.cores_usable
+    if cores and here and cores != here:
+        raise MobileloopError(
+            f"the machine file {given.name} is of {counted(cores, 'usable core')}, but this machine has {here}; "
+            "measure this one with mobileloop bandwidth --json."
+        )
+
+
+def told_by(given: MachineFile) -> str:
+    """Which file a figure is from, when that was measured, and whether that is long ago."""
+    try:
+        measured = datetime.fromisoformat(given.machine.time or "").astimezone(timezone.utc)
+    except ValueError:
+        return f"the machine file {given.name}, measured at an unknown time"
+    old = datetime.now(timezone.utc) - measured > timedelta(days=1)
+    return f"the machine file {given.name}, measured {measured:%Y-%m-%d %H:%M} UTC" + ", over a day ago" * old
 
 
 def _bandwidth(plan: Plan, machine: Machine, machine_file: MachineFile | None) -> list[Bandwidth]:
@@ -115,6 +133,9 @@ def _bandwidth(plan: Plan, machine: Machine, machine_file: MachineFile | None) -
     counts = plan.settings.threads
     ladder = machine_file.ladder if machine_file is not None else None
     known = {one.threads: one for one in (bandwidth_of(ladder, counts) if ladder else [])}
+    if machine_file is not None:
+        update = {"taken_from": told_by(machine_file)}
+        known = {threads: one.model_copy(update=update) for threads, one in known.items()}
     missing = [threads for threads in counts if threads not in known]
     if missing:
         known |= {one.threads: one for one in measure_bandwidth(machine, missing, cpus=plan.settings.cpus)}

@@ -139,6 +139,8 @@ def notes(documents: Sequence[Document]) -> list[str]:
     said += dict.fromkeys(note for document in documents if document.ladder for note in document.ladder.notes)
     if any(document.machine.emulated for document in documents):
         said.append("A run was emulated: its times say nothing about the hardware.")
+    taken = dict.fromkeys(one.taken_from for document in documents for one in document.bandwidth if one.taken_from)
+    said += [f"The read bandwidth was not measured in this run; it is from {one}." for one in taken]
     if any(one.beyond_last_level_cache is False for document in documents for one in document.bandwidth):
         said.append("The read bandwidth was measured inside the last-level cache, so it is not DRAM's.")
     return said

@@ -43,9 +43,13 @@ def bandwidth_sentence(bandwidth: Sequence[Bandwidth]) -> str:
     """The measured read bandwidth by thread count, and what it is the bandwidth of."""
     if not bandwidth:
         return "Read bandwidth: unknown."
+    sources = list(dict.fromkeys(one.taken_from for one in bandwidth))
+    if len(sources) > 1:
+        return " ".join(bandwidth_sentence([one for one in bandwidth if one.taken_from == own]) for own in sources)
     each = ", ".join(f"{counted(one.threads, 'thread')} {figure(one.read_gbps, 'GB/s')}" for one in bandwidth)
     first = bandwidth[0]
     where = {True: "beyond", False: "NOT beyond", None: "perhaps not beyond"}[first.beyond_last_level_cache]
     size = mebibytes(first.size_bytes)
-    text = f"Read bandwidth: {each} (working set {size}, {where} the last-level cache)."
+    origin = f" from {sources[0]}" if sources[0] else ""
+    text = f"Read bandwidth{origin}: {each} (working set {size}, {where} the last-level cache)."
     return text + (f" Unknown because {first.reason}." if first.reason else "")

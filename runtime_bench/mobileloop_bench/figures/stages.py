@@ -34,6 +34,7 @@ def stages(rows: Sequence[Result], names: Names) -> Figure | None:
         finding = (
             f"A further loop takes {share(_repeat(row))} of the first one's time ({names.full_name(row)}): the first "
             "waits for the weights, the others read them again."
+            + (" It is not a valid result." if not row.valid else "")
         )
     table = Table(
         ("configuration", "stage", "loops", "whole stage", "by loop"),
@@ -54,8 +55,8 @@ def stages(rows: Sequence[Result], names: Names) -> Figure | None:
         "stages",
         "Where a token's time goes",
         finding,
-        "Medians of the stages, stacked; the rest is what the median token takes beyond them."
-        + left_out(max(len(group.rows) for group in groups)),
+        "Medians of the stages, stacked; the rest is what the median token takes beyond them: the embedding, and the "
+        "call and its return with the logits." + left_out(max(len(group.rows) for group in groups)),
         [Panel(group.title, _described(group, names), _drawing(group, names)) for group in groups],
         table,
         [mark for mark in (FIRST, AGAIN, OTHER, REST) if mark in used],
