@@ -86,6 +86,17 @@ def names_of(document, rows):
     return Names(decode_rows([document])).full_name(best)
 
 
+def test_one_point_is_not_explained_as_a_line():
+    document = full_document(loops=(1,), threads=(1,), unshared=None, peers=False)
+    caption = by_slug(document)["loops"].caption
+    assert "no line to compare with" in caption
+    assert "dashed" not in caption
+    assert "Hollow" not in caption
+    whole = by_slug(full_document())["loops"].caption
+    assert "dashed limit" in whole
+    assert "Hollow" in whole
+
+
 def test_a_published_ladder_has_steps_alone():
     document = full_document()
     document.ladder = Ladder(steps=document.ladder.steps)

@@ -59,10 +59,7 @@ def decode_against_loops(rows: Sequence[Result], names: Names) -> Figure | None:
         "loops",
         "Decode time against loops",
         _finding(groups),
-        "Medians, with bars from the 10th to the 90th percentile; hollow points are other projects' runtimes. For the "
-        "fastest series: the dashed limit is the time that reading its unique and KV bytes once takes at the measured "
-        "read bandwidth; dotted is the same depth unshared, computed from the bytes of that deeper model (about n "
-        "times one loop), or measured where a result is of that depth (ringed).",
+        _caption(groups),
         panels,
         table,
         () if direct else marks,
@@ -238,6 +235,20 @@ def _times(first: Result, row: Result) -> float:
     if one is None or many is None or first.kv_bytes is None or row.kv_bytes is None or one + first.kv_bytes == 0:
         return float(row.loops)
     return (many + row.kv_bytes) / (one + first.kv_bytes)
+
+
+def _caption(groups: Sequence[_Curves]) -> str:
+    """What is drawn and nothing else."""
+    told = "Medians, with bars from the 10th to the 90th percentile."
+    if any(row.peer for one in groups for row in one.group.rows):
+        told += " Hollow points are other projects' runtimes."
+    if not any(one.fastest for one in groups):
+        return f"{told} No series has one loop and more, so there is no line to compare with."
+    return told + (
+        " For the fastest series: the dashed limit is the time that reading its unique and KV bytes once takes at the "
+        "measured read bandwidth; dotted is the same depth unshared, computed from the bytes of that deeper model "
+        "(about n times one loop), or measured where a result is of that depth (ringed)."
+    )
 
 
 def _finding(groups: Sequence[_Curves]) -> str:
