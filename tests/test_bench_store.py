@@ -138,6 +138,7 @@ def test_exports(filled: Path, tmp_path: Path) -> None:
     found = duckdb.connect().execute(f"SELECT run, samples_ms FROM '{tmp_path / 'a.parquet'}'").fetchall()
     assert found == [("aa11", [1.0, 2.0]), ("ab22", [3.0])]
     assert len((tmp_path / "a.md").read_text().splitlines()) == 4
+    assert "is an input of this command" in refused(filled, "export", filled, "--format", "csv")
     before = sorted(tmp_path.iterdir())
     assert "--format" in refused(filled, "export", tmp_path / "a.xls")
     assert "query failed" in refused(filled, "export", tmp_path / "b.csv", "--sql", "SELECT x")

@@ -556,6 +556,30 @@ def test_a_full_disk(world, target, tmp_path):
     assert not contents(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bench", "tiny.safetensors", "--json", "tiny.safetensors"),
+        ("bench", "tiny.safetensors", "--machine", "machine.json", "--json", "machine.json"),
+        ("report", "run.json", "--html", "run.json"),
+        ("report", "run.json", "--markdown", "run.json"),
+        ("simulate", "tiny.safetensors", "--machine", "machine.json", "--json", "machine.json"),
+        ("simulate", "tiny.safetensors", "--machine", "raspberry-pi-5", "--json", "tiny.safetensors"),
+        ("machine", "machine.json", "--json", "machine.json"),
+        ("export", "source", "-o", "source/model.safetensors"),
+        ("device", "bench", "tiny.safetensors", "--json", "tiny.safetensors"),
+    ],
+)
+def test_an_input_is_never_overwritten(world, words, tmp_path):
+    shutil.copy(world.engine, tmp_path / "tiny.safetensors")
+    shutil.copytree(world.source, tmp_path / "source")
+    for name in ("machine.json", "run.json"):
+        (tmp_path / name).write_text("kept")
+    before = contents(tmp_path)
+    refused(cli(*words, cwd=tmp_path), "would be overwritten; choose another output")
+    assert contents(tmp_path) == before
+
+
 def test_usage_errors_are_exit_code_2(world, tmp_path):
     for arguments in (["export"], ["run", world.engine], ["export", world.source, "--to", "tflite"], ["nonsense"]):
         result = cli(*arguments, cwd=tmp_path)

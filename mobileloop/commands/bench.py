@@ -139,7 +139,7 @@ def measure_and_show(
     from mobileloop_bench.tables import print_results
 
     if json_out is not None:
-        check_output(json_out)  # before the measurement, not after it
+        check_output(json_out, (*files, machine, source))  # before the measurement, not after it
     if source is not None and not peers:
         raise MobileloopError("--source is the checkpoint for --peer; name a peer too.")
     machine_file = None if machine is None else MachineFile.read(machine)

@@ -165,7 +165,7 @@ def bench(
     check_range("--cooldown", cooldown, 0, 86400)
     check_range("--wait", wait, 0, 86400)
     if json_out is not None:
-        check_output(json_out)
+        check_output(json_out, (*files, engine))
     order = Order(
         files=open_files(files),
         settings=Settings(

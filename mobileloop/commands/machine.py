@@ -50,7 +50,7 @@ def machine(
             typer.echo(f"{name:<20}{load(name).name}")
         return
     if json_out not in (None, STDOUT):
-        check_output(Path(json_out))
+        check_output(Path(json_out), (named,))
     found = this_machine() if named is None else load(named)
     if json_out is None:
         print_machine(Console(width=None if sys.stdout.isatty() else 160), found)

@@ -171,8 +171,10 @@ def export(
     """
     wanted = _filter(model, artifact, machine, runtime, loops, threads, phase, since, valid)
     with _opened(store) as opened:
+        from mobileloop.artifact import check_output
         from mobileloop_bench import exports
 
+        check_output(out, (opened.path,))
         chosen = exports.export_format(out, form)
         table = _selected(opened, wanted, sql, SHOWN if chosen == "markdown" else "*")
     exports.export(table, out, chosen)

@@ -55,7 +55,7 @@ def simulate(
     if runtime_of(file) != "engine":
         raise MobileloopError(f"{file} is no engine artifact; export with --to engine to simulate it.")
     if json_out is not None:
-        check_output(json_out)
+        check_output(json_out, (file, machine))
     found = load(machine)
     info = read_info(file)
     check_range("--context", context, 0, info.context - MOST_TOKENS)
