@@ -226,7 +226,7 @@ def test_an_output_that_is_an_input_is_refused(tmp_path):
     for out in (source, tmp_path / "link.json", folder / ".." / "a.json"):
         with pytest.raises(MobileloopError, match="is an input of this command and would be overwritten; choose ano"):
             check_output(out, (None, other, str(source)))
-    with pytest.raises(MobileloopError, match="belongs to the input .*source and would be overwritten"):
+    with pytest.raises(MobileloopError, match=r"belongs to the input .*source and would be overwritten"):
         check_output(folder / "model.safetensors", (folder,))
     check_output(other, (source, folder, "a-preset"))
     check_output(folder / "new.safetensors", (folder,))

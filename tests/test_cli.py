@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import resource
 import shutil
@@ -340,6 +342,29 @@ def test_bench_and_report(world, tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<html" in page
     assert 'src="http' not in page
+
+
+def test_bench_on_a_terminal_prints_no_samples(world, tmp_path):
+    options = ["--threads", 1, "--prompt-tokens", 8, "--decode-tokens", 4, "--repetitions", 1]
+    assert on_a_terminal("bench", world.engine, *options, "--json", "out.json", cwd=tmp_path)[-1] == "Wrote out.json"
+    assert json.loads((tmp_path / "out.json").read_text())["results"]
+    shown = on_a_terminal("bench", world.engine, *options, cwd=tmp_path)
+    assert "--json OUT keeps every sample" in shown[-1]
+    assert not any("samples_ms" in line for line in shown)
+
+
+def on_a_terminal(*arguments, cwd):
+    """The lines of a command whose standard output is a terminal."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(command(*arguments), cwd=cwd, stdout=follower, stderr=subprocess.DEVNULL) as process:
+        os.close(follower)
+        read = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end was closed
+            while chunk := os.read(leader, 1 << 16):
+                read += chunk
+    os.close(leader)
+    assert process.returncode == 0
+    return read.decode().splitlines()
 
 
 # -- what is refused -------------------------------------------------------------------------------
