@@ -224,3 +224,12 @@ def test_the_schema_is_printed(filled: Path) -> None:
 def test_a_run_by_a_prefix_that_is_empty(filled: Path) -> None:
     with store.opened(filled) as opened, pytest.raises(MobileloopError, match="2 runs begin with ''"):
         opened.find("")
+
+
+def test_tables_are_for_people(filled: Path) -> None:
+    assert run(filled, "query", "--phase", "load")[1] == "0 results\n"
+    shown = run(filled, "list")[1]
+    assert "2026-11-22 10:00" in shown
+    assert "T10:00" not in shown
+    assert "no" in shown
+    assert "False" not in shown
