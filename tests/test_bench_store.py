@@ -174,6 +174,9 @@ def test_a_store_that_cannot_be_used_is_one_sentence(filled: Path, tmp_path: Pat
     assert "is no store" in refused(result, "list")
     assert Document.read(result) == BENCH
     assert refused(tmp_path, "list")
+    for text in ("{}", "{" * 100):
+        (tmp_path / "bad.json").write_text(text)
+        assert "is no store" in refused(tmp_path / "bad.json", "list")
     duckdb.connect(str(tmp_path / "other.duckdb")).execute("CREATE TABLE mine (a INTEGER)").close()
     assert "no store of mobileloop" in refused(tmp_path / "other.duckdb", "add", result)
     assert "exclude each other" in refused(filled, "query", "--sql", "SELECT 1", "--valid")
