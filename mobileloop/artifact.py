@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -172,12 +172,23 @@ def check_tokens(info: ArtifactInfo, position: int, count: int) -> None:
         )
 
 
-def check_output(path: Path) -> None:
-    """Raise MobileloopError, before any work, where `path` cannot become a file."""
+def check_output(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Raise MobileloopError, before any work, where `path` cannot become a file, or would replace an input.
+
+    Args:
+        path: the file to be written.
+        inputs: what the command reads. Of a folder every file in it counts; None and names of what is no file do not.
+    """
     if not path.parent.is_dir():
         raise MobileloopError(f"the folder {path.parent} does not exist; create it or choose another output.")
     if path.exists() and not path.is_file():
         raise MobileloopError(f"{path} is a folder or a device, not a file; choose another output.")
+    if not path.exists():
+        return
+    for read in (Path(one) for one in inputs if one is not None):
+        if read.exists() and (path.samefile(read) or path.parent.samefile(read)):
+            belongs = f"belongs to the input {read}" if read.is_dir() else "is an input of this command"
+            raise MobileloopError(f"{path} {belongs} and would be overwritten; choose another output.")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from builders import TINY, packed_model, write_engine
 from mobileloop.artifact import (
     FORMAT_VERSION,
     ArtifactInfo,
+    check_output,
     check_tokens,
     runtime_of,
     text_sha256,
@@ -214,3 +215,18 @@ def test_hash_and_names(info):
     assert text_sha256("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert info.config.name == TINY.name
     assert info.source_sha256 == "random"
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path):
+    source, other, folder = tmp_path / "a.json", tmp_path / "b.json", tmp_path / "source"
+    folder.mkdir()
+    for path in (source, other, folder / "model.safetensors"):
+        path.write_text("old")
+    (tmp_path / "link.json").symlink_to(source)
+    for out in (source, tmp_path / "link.json", folder / ".." / "a.json"):
+        with pytest.raises(MobileloopError, match="is an input of this command and would be overwritten; choose ano"):
+            check_output(out, (None, other, str(source)))
+    with pytest.raises(MobileloopError, match=r"belongs to the input .*source and would be overwritten"):
+        check_output(folder / "model.safetensors", (folder,))
+    check_output(other, (source, folder, "a-preset"))
+    check_output(folder / "new.safetensors", (folder,))

@@ -233,6 +233,8 @@ def test_the_command_plans_an_artifact(machine_file, tmp_path):
         (["mobilellm-125m", "--budget", "soon"], "the budget 'soon' is not a time per token"),
         (["mobilellm-125m", "--budget", "1ms", "--quantize", "int3"], "--quantize 'int3' is not known"),
         (["mobilellm-125m", "--budget", "1ms", "--loops", "0"], "--loops '0' holds '0'"),
+        (["mobilellm-125m", "--budget", "1ms", "--budget", "2ms"], "--budget is given 2 times"),
+        (["mobilellm-125m", "--budget", "1ms", "--machine", "raspberry-pi-5"], "--machine is given 2 times"),
         (["mobilellm-125m", "--budget", "1ms", "--loops", ""], "--loops '' holds ''"),
         (["mobilellm-125m", "--budget", "1ms", "--quantize", ""], "--quantize '' is not known"),
         (["mobilellm-125m", "--budget", "1ms", "--threads", ""], "--threads '' holds ''"),
@@ -252,3 +254,30 @@ def test_a_machine_that_does_not_exist_is_one_sentence():
     assert done.returncode == 2
     assert "there is no machine 'toaster'" in done.stderr
     assert "there is no machine ''" in cli("mobilellm-125m", "--machine", "", "--budget", "1ms").stderr
+
+
+def test_what_no_machine_or_artifact_can_do_is_refused(machine_file, tmp_path):
+    bare, path = tmp_path / "bare.json", tmp_path / "tiny.safetensors"
+    server(ladder=None).write(bare)
+    write_engine(path, *packed_model(schedule=Schedule.immediate(3, 4), quantization="int4"))
+    for arguments, said in (
+        (["mobilellm-125m", "--machine", bare], "make one there with mobileloop bandwidth --json M.json"),
+        (
+            ["mobilellm-125m", "--machine", "raspberry-pi-5", "--threads", "99"],
+            "more than the 4 cores of Raspberry Pi 5",
+        ),
+        ([path, "--machine", machine_file, "--loops", "9"], "loops 9 is outside 1-4"),
+    ):
+        done = cli(*arguments, "--budget", "1ms")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+
+
+def test_names_are_completed():
+    from mobileloop.commands.options import complete_machines
+    from mobileloop.commands.plan import _complete_presets
+    from mobileloop_bench.machinefile import shipped
+
+    assert complete_machines("") == shipped()
+    assert complete_machines("rasp") == ["raspberry-pi-5"]
+    assert "mobilellm-125m-ls" in _complete_presets("mobilellm-1")

@@ -225,3 +225,20 @@ def test_runs_of_the_store(files: dict[str, Path], tmp_path: Path) -> None:
     assert command(*ids, "--store", place)[0] == 1
     assert command(ids[0], files["same"], "--store", place)[0] == 0
     assert "no run begins with 'zz'" in command("zz", ids[0], "--store", place)[2]
+
+
+def test_artifacts_pair_by_name(files: dict[str, Path], tmp_path: Path) -> None:
+    document(row(artifact="c"), row(artifact="d")).write(tmp_path / "others.json")
+    code, _, error = command(files["both"], tmp_path / "others.json")
+    assert (code, len(error.splitlines())) == (2, 1)
+    assert "those of A are a.safetensors, b, those of B c, d; measure both in one run and use --artifact X" in error
+
+
+def test_counts_are_plural_and_doubts_are_named_once(tmp_path: Path) -> None:
+    for name, factor in (("before", 1.0), ("after", 1.5)):
+        times = factor * np.ones((5, EACH))
+        document(row(times), row(times, threads=2)).write(tmp_path / f"{name}.json")
+    assert "Found: 2 regressions (" in command(tmp_path / "before.json", tmp_path / "after.json")[1]
+    busy = row(reasons=["preempted: by one", "preempted: by another"], valid=False)
+    (one,) = compare_runs(document(busy), document(row()), Rule()).comparisons
+    assert one.notes == ["before: preempted"]

@@ -162,3 +162,24 @@ def test_a_run_killed_at_any_moment_leaves_a_readable_file(looped: Path, tmp_pat
 
 def _samples(path: Path) -> int:
     return sum(len(row.samples_ms) for row in read_document(path).results)
+
+
+def test_a_time_budget_in_which_nothing_fits_is_an_error(fake_artifact: Path, tmp_path: Path) -> None:
+    class Late(Probes):
+        seconds = 100.0
+
+    plan = plan_of(fake_artifact, time_budget_s=10)
+    with pytest.raises(MobileloopError, match="nothing was measured: the time budget of 10 s was over after 0 whole"):
+        run_bench(Console(quiet=True), plan, Late(), tmp_path / "out.json")
+    assert read_document(tmp_path / "out.json").interrupted
+
+
+def test_a_slowdown_that_is_none_is_refused_before_anything(
+    fake_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOBILELOOP_BENCH_SLOW_DOWN", "x")
+    console = Console(record=True, quiet=True)
+    with pytest.raises(MobileloopError, match="SLOW_DOWN is 'x'"):
+        run_bench(console, plan_of(fake_artifact), Probes(), tmp_path / "out.json")
+    assert console.export_text() == ""
+    assert not (tmp_path / "out.json").exists()

@@ -138,6 +138,7 @@ def test_exports(filled: Path, tmp_path: Path) -> None:
     found = duckdb.connect().execute(f"SELECT run, samples_ms FROM '{tmp_path / 'a.parquet'}'").fetchall()
     assert found == [("aa11", [1.0, 2.0]), ("ab22", [3.0])]
     assert len((tmp_path / "a.md").read_text().splitlines()) == 4
+    assert "is an input of this command" in refused(filled, "export", filled, "--format", "csv")
     before = sorted(tmp_path.iterdir())
     assert "--format" in refused(filled, "export", tmp_path / "a.xls")
     assert "query failed" in refused(filled, "export", tmp_path / "b.csv", "--sql", "SELECT x")
@@ -173,6 +174,9 @@ def test_a_store_that_cannot_be_used_is_one_sentence(filled: Path, tmp_path: Pat
     assert "is no store" in refused(result, "list")
     assert Document.read(result) == BENCH
     assert refused(tmp_path, "list")
+    for text in ("{}", "{" * 100):
+        (tmp_path / "bad.json").write_text(text)
+        assert "is no store" in refused(tmp_path / "bad.json", "list")
     duckdb.connect(str(tmp_path / "other.duckdb")).execute("CREATE TABLE mine (a INTEGER)").close()
     assert "no store of mobileloop" in refused(tmp_path / "other.duckdb", "add", result)
     assert "exclude each other" in refused(filled, "query", "--sql", "SELECT 1", "--valid")
@@ -223,3 +227,12 @@ def test_the_schema_is_printed(filled: Path) -> None:
 def test_a_run_by_a_prefix_that_is_empty(filled: Path) -> None:
     with store.opened(filled) as opened, pytest.raises(MobileloopError, match="2 runs begin with ''"):
         opened.find("")
+
+
+def test_tables_are_for_people(filled: Path) -> None:
+    assert run(filled, "query", "--phase", "load")[1] == "0 results\n"
+    shown = run(filled, "list")[1]
+    assert "2026-11-22 10:00" in shown
+    assert "T10:00" not in shown
+    assert "no" in shown
+    assert "False" not in shown

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import resource
 import shutil
@@ -342,6 +344,29 @@ def test_bench_and_report(world, tmp_path):
     assert 'src="http' not in page
 
 
+def test_bench_on_a_terminal_prints_no_samples(world, tmp_path):
+    options = ["--threads", 1, "--prompt-tokens", 8, "--decode-tokens", 4, "--repetitions", 1]
+    assert on_a_terminal("bench", world.engine, *options, "--json", "out.json", cwd=tmp_path)[-1] == "Wrote out.json"
+    assert json.loads((tmp_path / "out.json").read_text())["results"]
+    shown = on_a_terminal("bench", world.engine, *options, cwd=tmp_path)
+    assert "--json OUT keeps every sample" in shown[-1]
+    assert not any("samples_ms" in line for line in shown)
+
+
+def on_a_terminal(*arguments, cwd):
+    """The lines of a command whose standard output is a terminal."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(command(*arguments), cwd=cwd, stdout=follower, stderr=subprocess.DEVNULL) as process:
+        os.close(follower)
+        read = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end was closed
+            while chunk := os.read(leader, 1 << 16):
+                read += chunk
+    os.close(leader)
+    assert process.returncode == 0
+    return read.decode().splitlines()
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 
@@ -554,6 +579,30 @@ def test_a_full_disk(world, target, tmp_path):
     options = ["--to", target, "-o", f"a{FORMATS[target]}"]
     refused(cli("export", world.source, *options, cwd=tmp_path, preexec_fn=full_disk), "could not be written")
     assert not contents(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("bench", "tiny.safetensors", "--json", "tiny.safetensors"),
+        ("bench", "tiny.safetensors", "--machine", "machine.json", "--json", "machine.json"),
+        ("report", "run.json", "--html", "run.json"),
+        ("report", "run.json", "--markdown", "run.json"),
+        ("simulate", "tiny.safetensors", "--machine", "machine.json", "--json", "machine.json"),
+        ("simulate", "tiny.safetensors", "--machine", "raspberry-pi-5", "--json", "tiny.safetensors"),
+        ("machine", "machine.json", "--json", "machine.json"),
+        ("export", "source", "-o", "source/model.safetensors"),
+        ("device", "bench", "tiny.safetensors", "--json", "tiny.safetensors"),
+    ],
+)
+def test_an_input_is_never_overwritten(world, words, tmp_path):
+    shutil.copy(world.engine, tmp_path / "tiny.safetensors")
+    shutil.copytree(world.source, tmp_path / "source")
+    for name in ("machine.json", "run.json"):
+        (tmp_path / name).write_text("kept")
+    before = contents(tmp_path)
+    refused(cli(*words, cwd=tmp_path), "would be overwritten; choose another output")
+    assert contents(tmp_path) == before
 
 
 def test_usage_errors_are_exit_code_2(world, tmp_path):

@@ -1,4 +1,4 @@
-"""`mobileloop bench`: the card, the measurement, a table, and one JSON document on the last line."""
+"""`mobileloop bench`: the card, the measurement, a table, and every sample as JSON for a pipe or a file."""
 
 from __future__ import annotations
 
@@ -81,9 +81,10 @@ def bench(
     A card with the bytes per token and the ceiling they set on this machine
     comes first. Then every combination of FILE, --threads, --loops, --stream,
     --depth and --batch runs once per round, in an order that rotates, and
-    every raw sample is kept. A table follows; the last line is one JSON
-    document with the same data. Ctrl-C keeps what was measured and marks it
-    as not valid; a run killed at any moment leaves what --json has so far.
+    every raw sample is kept. A table follows; --json OUT keeps all of it, and
+    in a pipe the last line is the same JSON document. Ctrl-C keeps what was
+    measured and marks it as not valid; a run killed at any moment leaves what
+    --json has so far.
 
     \b
     Examples:
@@ -113,9 +114,19 @@ def bench(
         cooldown_s=cooldown,
     )
     document = measure_and_show(files, settings, json_out, options, machine, peer or (), source)
-    typer.echo(document.to_json())
+    say_document(document, json_out)
     if document.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def say_document(document: Document, out: Path | None) -> None:
+    """The document in one line where another program reads it; on a terminal only where it is."""
+    if not sys.stdout.isatty():
+        typer.echo(document.to_json())
+    elif out is not None:
+        typer.echo(f"Wrote {out}")
+    else:
+        typer.echo("Nothing was written; --json OUT keeps every sample.")
 
 
 def measure_and_show(
@@ -127,7 +138,7 @@ def measure_and_show(
     peers: Sequence[str] = (),
     source: Path | None = None,
 ) -> Document:
-    """The command but for its last line: card, measurement, table and the file."""
+    """The command but for what it says of its JSON: card, measurement, table and the file."""
     from rich.console import Console
 
     from mobileloop.artifact import check_output
@@ -139,7 +150,7 @@ def measure_and_show(
     from mobileloop_bench.tables import print_results
 
     if json_out is not None:
-        check_output(json_out)  # before the measurement, not after it
+        check_output(json_out, (*files, machine, source))  # before the measurement, not after it
     if source is not None and not peers:
         raise MobileloopError("--source is the checkpoint for --peer; name a peer too.")
     machine_file = None if machine is None else MachineFile.read(machine)

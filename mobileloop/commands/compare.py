@@ -139,7 +139,8 @@ def _sentences(report: Report) -> list[str]:
 
     counts: Counter[str] = Counter(one.verdict for one in report.comparisons)
     order = ("regression", "improvement", "no change", "undecided", "not comparable")
-    found = ", ".join(f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict])
+    many = {"regression": "regressions", "improvement": "improvements"}
+    found = ", ".join(f"{n} {v if n == 1 else many.get(v, v)}" for v in order if (n := counts[v]))
     same = "in the same rounds" if report.interleaved else f"drift between runs {report.drift:.1%}"
     rule = f"threshold {report.threshold:.1%}, confidence {report.confidence:.1%} over all, {same}"
     return [*(f"Note: {note}." for note in report.notes), f"Found: {found} ({rule})."]

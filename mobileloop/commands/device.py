@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.bench import INTERRUPTED
+from mobileloop.commands.bench import INTERRUPTED, say_document
 from mobileloop.commands.options import check_range
 from mobileloop.errors import MobileloopError
 
@@ -141,8 +141,8 @@ def bench(
     result is pulled at once. With --json, OUT is rewritten after every turn
     and OUT.turns keeps the raw turns until the end: after Ctrl-C, a lost
     device or a crash the same command goes on with the next turn. With
-    several devices the serial is part of the name: OUT-SERIAL.json. The last
-    lines are one JSON document per device.
+    several devices the serial is part of the name: OUT-SERIAL.json. In a pipe
+    the last lines are one JSON document per device.
 
     \b
     Examples:
@@ -165,7 +165,7 @@ def bench(
     check_range("--cooldown", cooldown, 0, 86400)
     check_range("--wait", wait, 0, 86400)
     if json_out is not None:
-        check_output(json_out)
+        check_output(json_out, (*files, engine))
     order = Order(
         files=open_files(files),
         settings=Settings(
@@ -185,23 +185,24 @@ def bench(
     )
     order.check()
     serials = choose(devices)
+    outs = {} if json_out is None else _outs(json_out, serials)
     with _progress() as progress:
-        outcomes = measure_devices(serials, order, {} if json_out is None else _outs(json_out, serials), progress)
+        outcomes = measure_devices(serials, order, outs, progress)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    documents = [one.document for one in outcomes if one.document is not None]
+    documents = {one.serial: one.document for one in outcomes if one.document is not None}
     for one in outcomes:
         if one.document is not None:
             console.print(f"{one.serial}:", markup=False, highlight=False)
             print_results(console, one.document)
-    for document in documents:
-        typer.echo(document.to_json())
+    for serial, document in documents.items():
+        say_document(document, outs.get(serial))
     failed = [one for one in outcomes if one.error is not None]
     for one in failed:
         again = "" if json_out is None else " The same command goes on where this one stopped."
         typer.echo(f"mobileloop: {one.error}{again}", err=True)
     if failed:
         raise typer.Exit(2)
-    if any(document.interrupted for document in documents) or len(documents) < len(serials):
+    if any(document.interrupted for document in documents.values()) or len(documents) < len(serials):
         raise typer.Exit(INTERRUPTED)
 
 

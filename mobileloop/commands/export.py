@@ -105,7 +105,7 @@ def export(
             f"{output} does not end in {suffix}, the suffix of {to.value} artifacts; rename the output."
         )
     if output is not None:
-        check_output(output)
+        check_output(output, (source,))
     check_range("seed", seed, 0, 2**63 - 1)
     write = exporter(to.value)
     with progress_bar("export") as progress:
@@ -125,6 +125,7 @@ def export(
         kv = kv or (KvType.float32 if quantize is Quantization.none else KvType.float16)
         info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv])
         path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
+        check_output(path, (source,))
         with written_whole(path) as temporary:
             write(packed, info, temporary, lambda step, done: progress(step, 0.5 + 0.5 * done))
     _say(path, info, (*checkpoint.notes, *packed.notes, *_untrained(checkpoint, chosen)), as_json)

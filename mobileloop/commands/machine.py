@@ -8,14 +8,18 @@ from typing import Annotated
 
 import typer
 
-from mobileloop.commands.options import STDOUT
+from mobileloop.commands.options import STDOUT, complete_machines
 from mobileloop.errors import MobileloopError
 
 
 def machine(
     named: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME|FILE]", help="A shipped machine or a machine file; default: this one."),
+        typer.Argument(
+            metavar="[NAME|FILE]",
+            help="A shipped machine or a machine file; default: this one.",
+            autocompletion=complete_machines,
+        ),
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the machines that ship with the package.")] = False,
     json_out: Annotated[
@@ -50,7 +54,7 @@ def machine(
             typer.echo(f"{name:<20}{load(name).name}")
         return
     if json_out not in (None, STDOUT):
-        check_output(Path(json_out))
+        check_output(Path(json_out), (named,))
     found = this_machine() if named is None else load(named)
     if json_out is None:
         print_machine(Console(width=None if sys.stdout.isatty() else 160), found)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import check_range
+from mobileloop.commands.options import check_range, complete_machines
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
@@ -19,12 +19,26 @@ LOOPS = "1,2,4,8"
 QUANTIZATIONS = "int4,int8"
 
 
+def _complete_presets(incomplete: str) -> list[str]:
+    from mobileloop.presets import preset_names
+
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
 def plan(
-    source: Annotated[str, typer.Argument(help="A preset such as mobilellm-125m, or an artifact.")],
-    machine: Annotated[
-        str, typer.Option("--machine", metavar="FILE|NAME", help="A machine file, or the name of one that is shipped.")
+    source: Annotated[
+        str, typer.Argument(help="A preset such as mobilellm-125m, or an artifact.", autocompletion=_complete_presets)
     ],
-    budget: Annotated[str, typer.Option("--budget", metavar="TIME", help="Per token: 15ms, 0.02s or 60tok/s.")],
+    machine: Annotated[
+        list[str],
+        typer.Option(
+            "--machine",
+            metavar="FILE|NAME",
+            help="A machine file, or the name of one that is shipped.",
+            autocompletion=complete_machines,
+        ),
+    ],
+    budget: Annotated[list[str], typer.Option("--budget", metavar="TIME", help="Per token: 15ms, 0.02s or 60tok/s.")],
     threads: Annotated[
         str | None, typer.Option(metavar="LIST", help="Thread counts (default: all that the machine file knows).")
     ] = None,
@@ -57,11 +71,22 @@ def plan(
     from mobileloop_bench.machinefile import load
     from mobileloop_bench.plan import numbers
 
-    budget_ms = parse_budget(budget)
-    where = load(machine)
+    for option, values in (("--machine", machine), ("--budget", budget)):
+        if len(values) > 1:
+            raise MobileloopError(f"{option} is given {len(values)} times; plan takes one, so run it once for each.")
+    budget_ms = parse_budget(budget[0])
+    where = load(machine[0])
+    if where.ladder is None:
+        raise MobileloopError(
+            f"the machine file {machine[0]} has no bandwidth ladder; make one there with "
+            "mobileloop bandwidth --json M.json."
+        )
     options, name, context = _options(source, loops, quantize)
     check_range("--context-depth", context_depth, 0, context - 1)
     counts = numbers(threads, "--threads") if threads is not None else thread_counts(where)
+    cores = where.machine.cores_usable or sum(len(cluster.cpus) for cluster in where.machine.clusters)
+    if cores and max(counts) > cores:
+        raise MobileloopError(f"--threads {max(counts)} is more than the {cores} cores of {where.name}; ask for fewer.")
     made = make_budget_plan(name, options, where, budget_ms, counts, context_depth)
     if as_json:
         typer.echo(made.model_dump_json())
@@ -101,4 +126,6 @@ def _options(source: str, loops: str | None, quantize: str | None) -> tuple[list
     info = session.info
     session.close()
     counts = None if loops is None else numbers(loops, "--loops")
+    for count in counts or ():
+        info.schedule.check_loops(count)
     return artifact_options(info, counts), info.config.name, info.context

@@ -171,8 +171,10 @@ def export(
     """
     wanted = _filter(model, artifact, machine, runtime, loops, threads, phase, since, valid)
     with _opened(store) as opened:
+        from mobileloop.artifact import check_output
         from mobileloop_bench import exports
 
+        check_output(out, (opened.path,))
         chosen = exports.export_format(out, form)
         table = _selected(opened, wanted, sql, SHOWN if chosen == "markdown" else "*")
     exports.export(table, out, chosen)
@@ -274,9 +276,25 @@ def _print(table: Table, as_json: bool) -> None:
 
     from mobileloop_bench.exports import told
 
+    if not table.rows:
+        typer.echo("0 results")
+        return
     drawn = Drawn()
     for name, kind in zip(table.columns, table.kinds, strict=True):
         drawn.add_column(escape(name), overflow="fold", justify="right" if kind in ("BIGINT", "DOUBLE") else "left")
     for row in table.rows:
-        drawn.add_row(*(escape(told(value)) for value in row))
+        cells = zip(table.columns, row, strict=True)
+        drawn.add_row(*(escape(_minute(value) if name == "time" else told(value)) for name, value in cells))
     Console(width=None if sys.stdout.isatty() else 160).print(drawn)
+
+
+def _minute(value: object) -> str:
+    """An ISO time as people write it; what is none as it is."""
+    from datetime import datetime
+
+    from mobileloop_bench.exports import told
+
+    try:
+        return f"{datetime.fromisoformat(str(value)):%Y-%m-%d %H:%M}"
+    except ValueError:
+        return told(value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import check_range, progress_bar
+from mobileloop.commands.options import check_range, complete_machines, progress_bar
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -19,7 +19,12 @@ def simulate(
     file: Annotated[Path, typer.Argument(help="An engine artifact (.safetensors).")],
     machine: Annotated[
         str,
-        typer.Option("--machine", metavar="NAME|FILE", help="The machine whose caches are simulated."),
+        typer.Option(
+            "--machine",
+            metavar="NAME|FILE",
+            help="The machine whose caches are simulated.",
+            autocompletion=complete_machines,
+        ),
     ],
     loops: Annotated[str | None, typer.Option(metavar="LIST", help="Loop counts (default: 1 and the most).")] = None,
     threads: Annotated[str, typer.Option(metavar="LIST", help="Thread counts; one thread is one core.")] = "1",
@@ -55,7 +60,7 @@ def simulate(
     if runtime_of(file) != "engine":
         raise MobileloopError(f"{file} is no engine artifact; export with --to engine to simulate it.")
     if json_out is not None:
-        check_output(json_out)
+        check_output(json_out, (file, machine))
     found = load(machine)
     info = read_info(file)
     check_range("--context", context, 0, info.context - MOST_TOKENS)

@@ -25,6 +25,7 @@ from mobileloop_bench.plan import Plan
 from mobileloop_bench.probes import Probes
 from mobileloop_bench.results import Document
 from mobileloop_bench.rows import make_document
+from mobileloop_bench.runner import slow_down
 from mobileloop_bench.words import counted
 
 WRITE_SECONDS = 1.0  # between two states of the result file
@@ -72,8 +73,10 @@ def run_bench(
         machine_file: of this machine; its ladder stands in for measuring the read bandwidth.
 
     Raises:
-        MobileloopError: where `machine_file` is another machine's, or the file cannot be written.
+        MobileloopError: where `machine_file` is another machine's, the file cannot be written, or the time budget was
+            over before anything was measured.
     """
+    slow_down()  # refused here where it is not understood
     machine, recorder = probe(), Recorder(json_out)
     if machine_file is not None:
         check_same_machine(machine_file, machine)
@@ -93,6 +96,11 @@ def run_bench(
             recorder.write(document(dataclasses.replace(measurement, interrupted=True), {}))
 
     measurement = _measured(plan, checkpoint, probes)
+    if not measurement.interrupted and not any(one.decode_ms or one.failure for one in measurement.samples):
+        raise MobileloopError(
+            f"nothing was measured: {measurement.ended}; give a larger --time-budget, or the ladder of this machine by "
+            "--machine, so that its bandwidth is not measured first."
+        )
     memory: Mapping[MemoryKey, Memory] = {}
     if not measurement.interrupted:
         recorder.write(document(dataclasses.replace(measurement, interrupted=True), {}))

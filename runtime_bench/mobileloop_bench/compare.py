@@ -17,6 +17,7 @@ from mobileloop.errors import MobileloopError
 from mobileloop_bench.machine import Machine
 from mobileloop_bench.resampling import F64, QUANTILES, ratio_interval
 from mobileloop_bench.results import Document, Phase, Result
+from mobileloop_bench.tables import short_reasons
 from mobileloop_bench.words import UNKNOWN, counted, megabytes
 
 MIN_ROUNDS = 5  # fewer say nothing about their own spread
@@ -148,7 +149,14 @@ def _report(
     notes: list[str],
     interleaved: bool,
 ) -> Report:
+    before, after = list(before), list(after)
+    names = [", ".join(dict.fromkeys(row.artifact for row in rows)) for rows in (before, after)]
     pairs, lone = _matched(before, after, rule, any_artifact, interleaved)
+    if lone and not pairs and not {row.artifact for row in before} & {row.artifact for row in after}:
+        raise MobileloopError(
+            f"nothing can be compared: artifacts pair by name, and those of A are {names[0]}, those of B {names[1]}; "
+            "measure both in one run and use --artifact X --against Y, or give them the same name."
+        )
     pairs = [_Pair(p.before, p.after, machine + p.reasons, p.notes) for p in pairs]
     count = sum(not pair.reasons for pair in pairs)
     found = [_compared(pair, rule, count, interleaved, any_artifact) for pair in pairs] + lone
@@ -227,7 +235,7 @@ def _pair(before: Result, after: Result, interleaved: bool) -> _Pair:
             reasons.append(f"disturbed {where}: the median is {share:.1f} times the 5th percentile; measure again")
         elif not doubts and times is None:
             reasons.append(f"its rounds are unknown {where}")
-        if noisy := [reason.partition(":")[0] for reason in row.reasons if reason.startswith(NOISE)]:
+        if noisy := short_reasons([reason for reason in row.reasons if reason.startswith(NOISE)]):
             notes.append(f"{where}: {', '.join(noisy)}")
     if interleaved and not reasons and before.samples_ms and after.samples_ms:
         one, other = _rounds(before), _rounds(after)

@@ -62,6 +62,8 @@ def markdown(table: Table) -> str:
 
 def told(value: Any) -> str:
     """A value in one line; figures with four digits."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list) and not all(isinstance(item, str) for item in value):

@@ -13,7 +13,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import mobileloop
-from mobileloop.artifact import written_whole
+from mobileloop.artifact import check_output, written_whole
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.topology import write_cpus
 from mobileloop_bench.card import machine_sentence
@@ -49,6 +49,9 @@ def report(
     """
     if not paths:
         raise MobileloopError("there is nothing to report; name at least one result of mobileloop bench --json.")
+    for output in (html_path, markdown_path):
+        if output is not None:
+            check_output(Path(output), paths)
     documents = [read_document(path) for path in paths]
     written = []
     if html_path is not None:

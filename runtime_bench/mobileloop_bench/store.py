@@ -197,6 +197,8 @@ def opened(path: Path, write: bool = False) -> Iterator[Store]:
             raise MobileloopError(f"the folder {path.parent} cannot be made: {error.strerror}.") from None
         if path.exists() and not (path.stat().st_mode & 0o222 and os.access(path, os.W_OK)):
             raise MobileloopError(f"the store {path} is read-only; name another with --store.")
+    if path.is_file() and _magic(path) != b"DUCK" and path.stat().st_size:
+        raise MobileloopError(_no_store(path))
     fixed: dict[str, str | bool | int | float | list[str]] = {
         "enable_external_access": False,
         "autoinstall_known_extensions": False,
@@ -266,6 +268,15 @@ def _check_file(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
     if connection.execute(query).fetchone() in (None, (None,)):
         raise MobileloopError(_no_store(path))
+
+
+def _magic(path: Path) -> bytes:
+    """What says that a file is DuckDB's."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(12)[8:]
+    except OSError as error:
+        raise MobileloopError(f"the store {path} cannot be opened: {error.strerror}.") from None
 
 
 def _no_store(path: Path) -> str:

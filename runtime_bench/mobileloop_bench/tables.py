@@ -50,8 +50,8 @@ def print_results(console: Console, document: Document) -> None:
 
 
 def short_reasons(reasons: Sequence[str]) -> list[str]:
-    """The reasons' names alone; the JSON and the report have them in full."""
-    return [reason.partition(":")[0] for reason in reasons]
+    """The reasons' names alone, each once; the JSON and the report have them in full."""
+    return list(dict.fromkeys(reason.partition(":")[0] for reason in reasons))
 
 
 def share(value: float | None) -> str:
