@@ -235,3 +235,10 @@ def test_charts_as_files(tmp_path: Path, chart_format: str) -> None:
         assert b"var(--" not in content
         assert b"currentColor" not in content
     assert not Path("report.html").exists()
+
+
+def test_one_file_is_not_written_twice(tmp_path: Path) -> None:
+    out = tmp_path / "out.html"
+    with pytest.raises(MobileloopError, match=r"both to be .*name two files"):
+        report([tmp_path / "in.json"], out, markdown_path=tmp_path / "." / "out.html")
+    assert not out.exists()

@@ -52,6 +52,12 @@ def report(
     for output in (html_path, markdown_path):
         if output is not None:
             check_output(Path(output), paths)
+    if (
+        html_path is not None
+        and markdown_path is not None
+        and Path(html_path).resolve() == Path(markdown_path).resolve()
+    ):
+        raise MobileloopError(f"the page and the summary are both to be {html_path}; name two files.")
     documents = [read_document(path) for path in paths]
     written = []
     if html_path is not None:
