@@ -657,7 +657,8 @@ def test_interrupted_while_reading(tmp_path):
 
 
 def test_terminated_while_measuring(world, tmp_path):
-    process = started("bench", world.engine, "--repetitions", 100000, "--json", "out.json", cwd=tmp_path)
+    small = ("--prompt-tokens", 8, "--decode-tokens", 8, "--repetitions", 100000)
+    process = started("bench", world.engine, *small, "--json", "out.json", cwd=tmp_path)
     assert process.stdout.readline()  # of the card
     process.send_signal(signal.SIGTERM)
     stderr = process.communicate(timeout=60)[1]
