@@ -10,9 +10,9 @@ from mobileloop.config import ModelConfig
 from mobileloop.costs import TokenBytes
 from mobileloop.schedule import Schedule, Stage
 from mobileloop_bench.ladder import Ladder, Rung, Step
-from mobileloop_bench.machine import Cache, Cluster, Machine
+from mobileloop_bench.machine import Cache, Cluster, Machine, cache_bytes
 from mobileloop_bench.machinefile import EngineCosts, MachineFile
-from mobileloop_bench.predict import Levels, UnknownError, Workload, busiest, cache_bytes, kv_pages, predict
+from mobileloop_bench.predict import Levels, UnknownError, Workload, busiest, kv_pages, predict
 
 MB = 1_000_000
 CONFIG = ModelConfig(

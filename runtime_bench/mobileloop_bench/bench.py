@@ -44,12 +44,12 @@ class Recorder:
         """Whether the file is old enough to be written again."""
         return self._path is not None and time.monotonic() >= self._due_s
 
-    def write(self, document: Document) -> None:
-        """The next state; a state that takes long to write makes the following one wait longer."""
+    def write(self, document: Callable[[], Document]) -> None:
+        """The next state; one that takes long to make and to write makes the following one wait longer."""
         if self._path is None:
             return
         start = time.monotonic()
-        document.write(self._path)
+        document().write(self._path)
         took = time.monotonic() - start
         self._due_s = start + max(WRITE_SECONDS, took / WRITE_SHARE)
 
@@ -81,9 +81,8 @@ def run_bench(
     if machine_file is not None:
         check_same_machine(machine_file, machine)
     fields: dict[str, Any] = {"id": uuid.uuid4().hex}
-    recorder.write(
-        Document(machine=machine, results=[], settings=plan.settings, command=command, interrupted=True, **fields)
-    )
+    empty = Document(machine=machine, results=[], settings=plan.settings, command=command, interrupted=True, **fields)
+    recorder.write(lambda: empty)
     bandwidth = _bandwidth(plan, machine, machine_file)
     print_card(console, plan, machine, bandwidth)
 
@@ -93,7 +92,7 @@ def run_bench(
 
     def checkpoint(measurement: Measurement) -> None:
         if recorder.due:
-            recorder.write(document(dataclasses.replace(measurement, interrupted=True), {}))
+            recorder.write(lambda: document(dataclasses.replace(measurement, interrupted=True), {}))
 
     measurement = _measured(plan, checkpoint, probes)
     if not measurement.interrupted and not any(one.decode_ms or one.failure for one in measurement.samples):
@@ -103,11 +102,11 @@ def run_bench(
         )
     memory: Mapping[MemoryKey, Memory] = {}
     if not measurement.interrupted:
-        recorder.write(document(dataclasses.replace(measurement, interrupted=True), {}))
+        recorder.write(lambda: document(dataclasses.replace(measurement, interrupted=True), {}))
         budget = plan.settings.time_budget_s
         memory = measure_memory(plan, None if budget is None else budget - probes.seconds)
     found = document(measurement, memory)
-    recorder.write(found)
+    recorder.write(lambda: found)
     return found
 
 

@@ -135,6 +135,27 @@ class Machine(BaseModel):
         return max(data, key=lambda cache: cache.level).size_bytes if data else None
 
 
+def cache_bytes(machine: Machine, threads: int) -> dict[str, int]:
+    """What the data caches of each level hold of a working set that so many threads share out evenly.
+
+    The threads run on the strongest cores, and each has its part in a cache of its own or shares it with as many as the
+    machine says; where clusters differ, the smallest cache decides, since all parts are alike.
+    """
+    used, left = set[int](), threads
+    for number, cluster in enumerate(machine.clusters):
+        if left > 0:
+            used.add(number)
+            left -= len(cluster.cpus)
+    held: dict[str, int] = {}
+    for cache in sorted(machine.caches, key=lambda cache: cache.level):
+        if cache.kind == "instruction" or (cache.cluster is not None and used and cache.cluster not in used):
+            continue
+        size = cache.size_bytes * -(-threads // cache.shared_by)
+        name = f"L{cache.level}"
+        held[name] = min(size, held.get(name, size))
+    return held
+
+
 def probe(root: Path = ROOT) -> Machine:
     """This machine, now. `root` holds `proc`, `sys` and `etc`; tests give a folder of their own."""
     cpuinfo = read_text(root / "proc/cpuinfo") or ""

@@ -20,7 +20,7 @@ from mobileloop.errors import MobileloopError
 from mobileloop.quant.schemes import QUANTIZATIONS, SCHEMES
 from mobileloop.schedule import Application
 from mobileloop_bench.ladder import Ladder
-from mobileloop_bench.machine import Machine
+from mobileloop_bench.machine import Machine, cache_bytes
 from mobileloop_bench.machinefile import EngineCosts, MachineFile
 from mobileloop_bench.prediction import Prediction, StagePrediction
 from mobileloop_bench.words import counted
@@ -146,27 +146,6 @@ def _unmeasured(machine: Machine, threads: int, known: Sequence[_Level], rate: f
         return [_Level("a cache", math.inf, rate)]
     largest, names = max((level.up_to_bytes for level in known), default=0.0), {level.name for level in known}
     return [_Level(name, size, rate) for name, size in listed.items() if size > largest and name not in names]
-
-
-def cache_bytes(machine: Machine, threads: int) -> dict[str, int]:
-    """What the data caches of each level hold of a working set that so many threads share out evenly.
-
-    The threads run on the strongest cores, and each has its part in a cache of its own or shares it with as many as the
-    machine says; where clusters differ, the smallest cache decides, since all parts are alike.
-    """
-    used, left = set[int](), threads
-    for number, cluster in enumerate(machine.clusters):
-        if left > 0:
-            used.add(number)
-            left -= len(cluster.cpus)
-    held: dict[str, int] = {}
-    for cache in sorted(machine.caches, key=lambda cache: cache.level):
-        if cache.kind == "instruction" or (cache.cluster is not None and used and cache.cluster not in used):
-            continue
-        size = cache.size_bytes * -(-threads // cache.shared_by)
-        name = f"L{cache.level}"
-        held[name] = min(size, held.get(name, size))
-    return held
 
 
 @dataclass

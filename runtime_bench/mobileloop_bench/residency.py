@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mobileloop_bench.bandwidth import Bandwidth
 from mobileloop_bench.ladder import Ladder
-from mobileloop_bench.machine import Machine
+from mobileloop_bench.machine import Machine, cache_bytes
 from mobileloop_bench.results import Document, Result
 from mobileloop_bench.words import counted, figure, megabytes
 
@@ -111,13 +111,9 @@ def ladder_level(ladder: Ladder | None, size_bytes: int, threads: int) -> str | 
 
 
 def nominal_level(machine: Machine, size_bytes: int, threads: int) -> str | None:
-    """By the sizes that the system tells: each thread brings its own core's caches."""
-    data = sorted((cache for cache in machine.caches if cache.kind != "instruction"), key=lambda cache: cache.level)
-    for cache in data:
-        share = cache.size_bytes * (min(threads, cache.instances) if cache.shared_by == 1 else 1)
-        if size_bytes <= share:
-            return f"L{cache.level}"
-    return "DRAM" if data else None
+    """The level that holds `size_bytes` by the sizes that the system tells; None where it tells none."""
+    held = cache_bytes(machine, threads)
+    return next((level for level, size in held.items() if size_bytes <= size), "DRAM" if held else None)
 
 
 def with_one_loop(row: Result, rows: Sequence[Result]) -> Result | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import altair as alt
 
-from mobileloop_bench.figures.drawing import Words, elided, text_width
+from mobileloop_bench.figures.drawing import Canvas, Plot, Words, elided, text_width
+from mobileloop_bench.figures.naming import Group, Names
+from mobileloop_bench.results import Result
 
 STEP, BAR_TOP, BAR_BOTTOM = 44, 21, 36
 MOST_ROWS = 16
@@ -37,6 +39,13 @@ def row_names(names: Sequence[tuple[str, str]], width: int) -> list[Words]:
         layers.append(Words(0, middle, elided(name, width - text_width(value) - 12)))
         layers.append(Words(width, middle, value, align="right", bold=True))
     return layers
+
+
+def drawing(
+    plot: Callable[[Canvas, Sequence[Result], Names], Plot], group: Group, names: Names
+) -> Callable[[Canvas], Plot]:
+    """What draws the rows of a panel that are shown."""
+    return lambda canvas: plot(canvas, group.rows[:MOST_ROWS], names)
 
 
 def left_out(count: int) -> str:

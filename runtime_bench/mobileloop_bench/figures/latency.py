@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import altair as alt
 import numpy as np
 
-from mobileloop_bench.figures.bars import MOST_ROWS, height_of, left_out, pixels, place, row_names
+from mobileloop_bench.figures.bars import MOST_ROWS, drawing, height_of, left_out, pixels, place, row_names
 from mobileloop_bench.figures.drawing import Canvas, Figure, Panel, Plot, Table, coloured, plot, points, values, x_axis
 from mobileloop_bench.figures.naming import Group, Names
 from mobileloop_bench.results import Result
@@ -46,7 +45,7 @@ def latency(rows: Sequence[Result], names: Names) -> Figure | None:
         "Each hill is the distribution of all decoded tokens of a configuration over a logarithmic axis, each to its "
         "own height. The thick line is the median, the bar below runs from the 10th to the 90th percentile, the dot is "
         "the 99th." + left_out(max(len(group.rows) for group in groups)),
-        [Panel(group.title, _described(group, names), _drawing(group, names)) for group in groups],
+        [Panel(group.title, _described(group, names), drawing(_plot, group, names)) for group in groups],
         table,
     )
 
@@ -61,10 +60,6 @@ def _described(group: Group, names: Names) -> str:
         for row in group.rows[:MOST_ROWS]
     )
     return f"Distributions of ms per decoded token. {told}."
-
-
-def _drawing(group: Group, names: Names) -> Any:
-    return lambda canvas: _plot(canvas, group.rows[:MOST_ROWS], names)
 
 
 def _plot(canvas: Canvas, rows: Sequence[Result], names: Names) -> Plot:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 
-from mobileloop_bench.figures.bars import MOST_ROWS, height_of, left_out, pixels, place, row_names
+from mobileloop_bench.figures.bars import MOST_ROWS, drawing, height_of, left_out, pixels, place, row_names
 from mobileloop_bench.figures.drawing import Canvas, Figure, Panel, Plot, Table, plot, values, x_axis
 from mobileloop_bench.figures.naming import Group, Names
 from mobileloop_bench.figures.palette import COLOURS, Mark
@@ -33,7 +32,7 @@ def predicted(rows: Sequence[Result], names: Names) -> Figure | None:
         f"{len(known)} configurations, by {_signed(_error(worst))} at worst ({names.full_name(worst)}).",
         "Predicted from bytes, the bandwidth ladder and the engine's own costs, without looking at this measurement. "
         "The percentage is (predicted - measured) / measured." + left_out(max(len(group.rows) for group in groups)),
-        [Panel(group.title, _described(group, names), _drawing(group, names)) for group in groups],
+        [Panel(group.title, _described(group, names), drawing(_plot, group, names)) for group in groups],
         _table(known, names),
         (MEASURED, PREDICTED),
     )
@@ -72,10 +71,6 @@ def _described(group: Group, names: Names) -> str:
         for row in group.rows[:MOST_ROWS]
     )
     return f"Dot chart of ms per decoded token. {told}."
-
-
-def _drawing(group: Group, names: Names) -> Any:
-    return lambda canvas: _plot(canvas, group.rows[:MOST_ROWS], names)
 
 
 def _plot(canvas: Canvas, rows: Sequence[Result], names: Names) -> Plot:

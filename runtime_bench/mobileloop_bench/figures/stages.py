@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 
-from mobileloop_bench.figures.bars import MOST_ROWS, height_of, left_out, pixels, place, row_names
+from mobileloop_bench.figures.bars import MOST_ROWS, drawing, height_of, left_out, pixels, place, row_names
 from mobileloop_bench.figures.drawing import Canvas, Figure, Panel, Plot, Table, coloured, plot, values, x_axis
 from mobileloop_bench.figures.naming import Group, Names
 from mobileloop_bench.figures.palette import COLOURS, Mark
@@ -57,7 +56,7 @@ def stages(rows: Sequence[Result], names: Names) -> Figure | None:
         finding,
         "Medians of the stages, stacked; the rest is what the median token takes beyond them: the embedding, and the "
         "call and its return with the logits." + left_out(max(len(group.rows) for group in groups)),
-        [Panel(group.title, _described(group, names), _drawing(group, names)) for group in groups],
+        [Panel(group.title, _described(group, names), drawing(_plot, group, names)) for group in groups],
         table,
         [mark for mark in (FIRST, AGAIN, OTHER, REST) if mark in used],
     )
@@ -90,10 +89,6 @@ def _described(group: Group, names: Names) -> str:
         for row in group.rows[:MOST_ROWS]
     )
     return f"Stacked bar chart of ms per decoded token. {told}."
-
-
-def _drawing(group: Group, names: Names) -> Any:
-    return lambda canvas: _plot(canvas, group.rows[:MOST_ROWS], names)
 
 
 def _plot(canvas: Canvas, rows: Sequence[Result], names: Names) -> Plot:
