@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "error.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "marks.h"
 #include "session.h"
 

@@ -4,7 +4,7 @@
 #include "commands.h"
 #include "engine.h"
 #include "json_writer.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "machine.h"
 
 namespace ml {

@@ -7,7 +7,7 @@
 #include "bandwidth.h"
 #include "context.h"
 #include "error.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "model.h"
 #include "session.h"
 

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "mobileloop.h"
 #include "placement.h"
 #include "record.h"

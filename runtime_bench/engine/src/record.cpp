@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "error.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace ml {
 namespace {

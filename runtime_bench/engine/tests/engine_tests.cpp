@@ -26,7 +26,7 @@
 #include "context.h"
 #include "error.h"
 #include "json.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 #include "mobileloop.h"
 #include "record.h"
 #include "threads.h"

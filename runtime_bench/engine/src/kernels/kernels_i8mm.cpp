@@ -1,6 +1,6 @@
 // NEON with the 8-bit matrix products (Cortex-A710, X2 and newer): 2 rows of weights by 8 inputs, times 8 inputs by 2
 // columns, one instruction. The two columns are the two planes of one token, so that a single token fills them.
-#include "neon8.h"
+#include "kernels/neon8.h"
 
 namespace ml {
 namespace {

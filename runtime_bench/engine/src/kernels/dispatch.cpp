@@ -11,7 +11,7 @@
 #endif
 
 #include "error.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace ml {
 namespace {

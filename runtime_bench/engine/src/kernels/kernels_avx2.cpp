@@ -1,5 +1,5 @@
 // AVX2 + FMA + F16C. Compiled with those flags; chosen at run time where the processor has them.
-#include "avx8.h"
+#include "kernels/avx8.h"
 
 namespace ml {
 namespace {

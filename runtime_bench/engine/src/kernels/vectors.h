@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 namespace ml {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "kernels_impl.h"
+#include "kernels/kernels_impl.h"
 
 namespace ml {
 namespace {

@@ -1,5 +1,5 @@
 // NEON with the dot product instructions (Cortex-A76 and newer): four products of a row in one lane, one instruction.
-#include "neon8.h"
+#include "kernels/neon8.h"
 
 namespace ml {
 namespace {

@@ -1,5 +1,5 @@
 // AVX-VNNI (Alder Lake, Sapphire Rapids, Zen 5): four products of a row in one lane, one instruction.
-#include "avx8.h"
+#include "kernels/avx8.h"
 
 namespace ml {
 namespace {

@@ -10,7 +10,7 @@
 #include <string>
 
 #include "record.h"
-#include "stream.h"
+#include "kernels/stream.h"
 
 namespace ml {
 

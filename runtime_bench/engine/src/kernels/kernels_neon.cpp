@@ -1,5 +1,5 @@
 // NEON as every 64-bit ARM core has it (Cortex-A53, A72): widening multiplies and pairwise sums.
-#include "neon8.h"
+#include "kernels/neon8.h"
 
 namespace ml {
 namespace {

@@ -6,9 +6,9 @@
 #include <cstring>
 #include <utility>
 
-#include "attention.h"
-#include "kernels.h"
-#include "vectors.h"
+#include "kernels/attention.h"
+#include "kernels/kernels.h"
+#include "kernels/vectors.h"
 
 namespace ml {
 namespace {

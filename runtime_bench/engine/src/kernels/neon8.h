@@ -3,7 +3,7 @@
 
 #include <arm_neon.h>
 
-#include "kernels_impl.h"
+#include "kernels/kernels_impl.h"
 
 namespace ml {
 namespace {

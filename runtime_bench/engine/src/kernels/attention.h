@@ -10,8 +10,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels.h"
-#include "vectors.h"
+#include "kernels/kernels.h"
+#include "kernels/vectors.h"
 
 namespace ml {
 namespace {

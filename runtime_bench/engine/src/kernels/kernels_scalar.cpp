@@ -1,5 +1,5 @@
 // The scalar kernel set: slow, obvious, and the truth for every other one.
-#include "kernels_impl.h"
+#include "kernels/kernels_impl.h"
 
 namespace ml {
 namespace {
