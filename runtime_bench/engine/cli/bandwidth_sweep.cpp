@@ -3,7 +3,7 @@
 
 #include "commands.h"
 #include "engine.h"
-#include "json_writer.h"
+#include "format/json_writer.h"
 #include "kernels/kernels.h"
 #include "machine.h"
 

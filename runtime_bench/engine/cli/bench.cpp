@@ -9,7 +9,7 @@
 #include "artifact.h"
 #include "commands.h"
 #include "engine.h"
-#include "json_writer.h"
+#include "format/json_writer.h"
 #include "machine.h"
 #include "placement.h"
 #include "sampler.h"

@@ -4,7 +4,7 @@
 #include <queue>
 
 #include "error.h"
-#include "json.h"
+#include "format/json.h"
 #include "unicode.h"
 
 namespace ml {

@@ -5,7 +5,7 @@
 #include "artifact.h"
 #include "commands.h"
 #include "engine.h"
-#include "json_writer.h"
+#include "format/json_writer.h"
 #include "machine.h"
 #include "sampler.h"
 #include "tokenizer.h"

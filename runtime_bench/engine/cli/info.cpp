@@ -2,7 +2,7 @@
 #include "artifact.h"
 #include "commands.h"
 #include "engine.h"
-#include "json_writer.h"
+#include "format/json_writer.h"
 
 namespace ml {
 

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "error.h"
-#include "json_writer.h"
+#include "format/json_writer.h"
 #include "placement.h"
 
 namespace ml {

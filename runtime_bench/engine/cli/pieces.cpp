@@ -4,7 +4,7 @@
 #include <iterator>
 
 #include "error.h"
-#include "json.h"
+#include "format/json.h"
 #include "unicode.h"
 
 namespace ml {

@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "error.h"
-#include "json.h"
+#include "format/json.h"
 #include "unicode.h"
 
 namespace ml {

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "error.h"
-#include "json.h"
+#include "format/json.h"
 #include "targets.h"
 
 namespace {

@@ -3,8 +3,8 @@
 #include <string>
 
 #include "error.h"
-#include "json.h"
-#include "json_writer.h"
+#include "format/json.h"
+#include "format/json_writer.h"
 #include "targets.h"
 #include "tokenizer.h"
 

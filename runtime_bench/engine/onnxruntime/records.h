@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "mobileloop.h"
-#include "record.h"
+#include "format/record.h"
 
 namespace ml::onnx {
 

@@ -8,7 +8,7 @@
 #include "context.h"
 #include "error.h"
 #include "kernels/kernels.h"
-#include "model.h"
+#include "format/model.h"
 #include "session.h"
 
 namespace {

@@ -12,7 +12,7 @@
 #include "kernels/kernels.h"
 #include "mobileloop.h"
 #include "placement.h"
-#include "record.h"
+#include "format/record.h"
 #include "threads.h"
 
 namespace ml {

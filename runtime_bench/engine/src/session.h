@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "context.h"
-#include "model.h"
+#include "format/model.h"
 
 namespace ml {
 

@@ -25,10 +25,10 @@
 #include "checks.h"
 #include "context.h"
 #include "error.h"
-#include "json.h"
+#include "format/json.h"
 #include "kernels/kernels.h"
 #include "mobileloop.h"
-#include "record.h"
+#include "format/record.h"
 #include "threads.h"
 
 using namespace ml;

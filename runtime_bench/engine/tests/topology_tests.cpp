@@ -12,7 +12,7 @@
 
 #include "checks.h"
 #include "error.h"
-#include "json.h"
+#include "format/json.h"
 #include "mobileloop.h"
 #include "placement.h"
 #include "threads.h"

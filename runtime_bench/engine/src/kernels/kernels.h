@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <string>
 
-#include "record.h"
+#include "format/record.h"
 #include "kernels/stream.h"
 
 namespace ml {

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "record.h"
+#include "format/record.h"
 
 namespace ml {
 

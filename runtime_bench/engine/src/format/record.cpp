@@ -1,4 +1,4 @@
-#include "record.h"
+#include "format/record.h"
 
 #include <algorithm>
 #include <cmath>

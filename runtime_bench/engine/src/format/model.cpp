@@ -1,4 +1,4 @@
-#include "model.h"
+#include "format/model.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -10,8 +10,8 @@
 
 #include "error.h"
 #include "halting.h"
-#include "json.h"
-#include "record.h"
+#include "format/json.h"
+#include "format/record.h"
 
 namespace ml {
 namespace {
