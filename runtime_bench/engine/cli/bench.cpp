@@ -11,7 +11,7 @@
 #include "engine.h"
 #include "format/json_writer.h"
 #include "machine.h"
-#include "placement.h"
+#include "threads/placement.h"
 #include "sampler.h"
 
 namespace ml {

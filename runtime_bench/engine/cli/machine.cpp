@@ -13,7 +13,7 @@
 
 #include "error.h"
 #include "format/json_writer.h"
-#include "placement.h"
+#include "threads/placement.h"
 
 namespace ml {
 namespace {

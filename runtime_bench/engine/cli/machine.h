@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "topology.h"
+#include "threads/topology.h"
 
 namespace ml {
 

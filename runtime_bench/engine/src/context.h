@@ -11,9 +11,9 @@
 
 #include "kernels/kernels.h"
 #include "mobileloop.h"
-#include "placement.h"
+#include "threads/placement.h"
 #include "format/record.h"
-#include "threads.h"
+#include "threads/threads.h"
 
 namespace ml {
 

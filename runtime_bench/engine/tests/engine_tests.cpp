@@ -29,7 +29,7 @@
 #include "kernels/kernels.h"
 #include "mobileloop.h"
 #include "format/record.h"
-#include "threads.h"
+#include "threads/threads.h"
 
 using namespace ml;
 

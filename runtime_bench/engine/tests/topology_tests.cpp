@@ -14,9 +14,9 @@
 #include "error.h"
 #include "format/json.h"
 #include "mobileloop.h"
-#include "placement.h"
-#include "threads.h"
-#include "topology.h"
+#include "threads/placement.h"
+#include "threads/threads.h"
+#include "threads/topology.h"
 
 using namespace ml;
 

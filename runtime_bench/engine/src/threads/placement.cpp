@@ -1,4 +1,4 @@
-#include "placement.h"
+#include "threads/placement.h"
 
 #include <algorithm>
 #include <atomic>

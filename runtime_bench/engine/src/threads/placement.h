@@ -4,8 +4,8 @@
 #include <array>
 #include <climits>
 
-#include "threads.h"
-#include "topology.h"
+#include "threads/threads.h"
+#include "threads/topology.h"
 
 namespace ml {
 

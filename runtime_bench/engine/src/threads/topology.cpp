@@ -1,4 +1,4 @@
-#include "topology.h"
+#include "threads/topology.h"
 
 #include <algorithm>
 #include <array>
