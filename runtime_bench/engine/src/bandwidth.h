@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "context.h"
+#include "loop/context.h"
 
 namespace ml {
 

@@ -5,7 +5,7 @@
 #include <new>
 
 #include "bandwidth.h"
-#include "context.h"
+#include "loop/context.h"
 #include "error.h"
 #include "kernels/kernels.h"
 #include "format/model.h"

@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "context.h"
+#include "loop/context.h"
 #include "format/model.h"
 
 namespace ml {

@@ -23,7 +23,7 @@
 
 #include "bandwidth.h"
 #include "checks.h"
-#include "context.h"
+#include "loop/context.h"
 #include "error.h"
 #include "format/json.h"
 #include "kernels/kernels.h"

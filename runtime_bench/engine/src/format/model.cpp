@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "error.h"
-#include "halting.h"
+#include "loop/halting.h"
 #include "format/json.h"
 #include "format/record.h"
 

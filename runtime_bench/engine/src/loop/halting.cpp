@@ -1,4 +1,4 @@
-#include "halting.h"
+#include "loop/halting.h"
 
 #include <cmath>
 

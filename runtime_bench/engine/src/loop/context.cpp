@@ -1,11 +1,11 @@
-#include "context.h"
+#include "loop/context.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "error.h"
-#include "halting.h"
+#include "loop/halting.h"
 
 namespace ml {
 
