@@ -16,7 +16,7 @@
 #include "error.h"
 #include "kernels/kernels.h"
 #include "marks.h"
-#include "session.h"
+#include "session/session.h"
 
 using namespace ml;
 

@@ -9,7 +9,7 @@
 #include "error.h"
 #include "kernels/kernels.h"
 #include "format/model.h"
-#include "session.h"
+#include "session/session.h"
 
 namespace {
 
