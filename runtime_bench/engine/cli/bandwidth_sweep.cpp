@@ -5,7 +5,7 @@
 #include "engine.h"
 #include "format/json_writer.h"
 #include "kernels/kernels.h"
-#include "machine.h"
+#include "measure/machine.h"
 
 namespace ml {
 

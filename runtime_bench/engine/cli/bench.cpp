@@ -10,7 +10,7 @@
 #include "commands.h"
 #include "engine.h"
 #include "format/json_writer.h"
-#include "machine.h"
+#include "measure/machine.h"
 #include "threads/placement.h"
 #include "sampler.h"
 

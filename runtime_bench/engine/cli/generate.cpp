@@ -6,7 +6,7 @@
 #include "commands.h"
 #include "engine.h"
 #include "format/json_writer.h"
-#include "machine.h"
+#include "measure/machine.h"
 #include "sampler.h"
 #include "tokenizer.h"
 

@@ -4,7 +4,7 @@
 #include <exception>
 #include <new>
 
-#include "bandwidth.h"
+#include "measure/bandwidth.h"
 #include "loop/context.h"
 #include "error.h"
 #include "kernels/kernels.h"

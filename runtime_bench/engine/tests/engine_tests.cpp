@@ -21,7 +21,7 @@
 #include <unistd.h>
 #include <vector>
 
-#include "bandwidth.h"
+#include "measure/bandwidth.h"
 #include "checks.h"
 #include "loop/context.h"
 #include "error.h"

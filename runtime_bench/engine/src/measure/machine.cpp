@@ -1,4 +1,4 @@
-#include "machine.h"
+#include "measure/machine.h"
 
 #include <algorithm>
 #include <cstdio>

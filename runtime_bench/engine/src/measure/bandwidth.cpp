@@ -1,4 +1,4 @@
-#include "bandwidth.h"
+#include "measure/bandwidth.h"
 
 #include <sys/mman.h>
 
