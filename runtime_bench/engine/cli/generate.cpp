@@ -8,7 +8,7 @@
 #include "format/json_writer.h"
 #include "measure/machine.h"
 #include "sampler.h"
-#include "tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 namespace ml {
 

@@ -6,7 +6,7 @@
 #include "format/json.h"
 #include "format/json_writer.h"
 #include "targets.h"
-#include "tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 using fuzz::must;
 

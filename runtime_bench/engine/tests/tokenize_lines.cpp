@@ -7,7 +7,7 @@
 #include "error.h"
 #include "format/json.h"
 #include "format/json_writer.h"
-#include "tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 namespace {
 

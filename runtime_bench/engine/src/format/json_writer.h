@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "unicode.h"
+#include "tokenizer/unicode.h"
 
 namespace ml {
 

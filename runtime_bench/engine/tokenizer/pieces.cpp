@@ -1,11 +1,11 @@
-#include "pieces.h"
+#include "tokenizer/pieces.h"
 
 #include <array>
 #include <iterator>
 
 #include "error.h"
 #include "format/json.h"
-#include "unicode.h"
+#include "tokenizer/unicode.h"
 
 namespace ml {
 namespace {

@@ -1,8 +1,8 @@
-#include "unicode.h"
+#include "tokenizer/unicode.h"
 
 #include <algorithm>
 
-#include "unicode_tables.h"
+#include "tokenizer/unicode_tables.h"
 
 namespace ml {
 namespace {

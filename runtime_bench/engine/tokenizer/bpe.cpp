@@ -1,11 +1,11 @@
-#include "bpe.h"
+#include "tokenizer/bpe.h"
 
 #include <cstdio>
 #include <queue>
 
 #include "error.h"
 #include "format/json.h"
-#include "unicode.h"
+#include "tokenizer/unicode.h"
 
 namespace ml {
 namespace {

@@ -1,4 +1,4 @@
-#include "tokenizer.h"
+#include "tokenizer/tokenizer.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -7,7 +7,7 @@
 
 #include "error.h"
 #include "format/json.h"
-#include "unicode.h"
+#include "tokenizer/unicode.h"
 
 namespace ml {
 namespace {

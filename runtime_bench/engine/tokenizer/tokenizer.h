@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "bpe.h"
-#include "pieces.h"
+#include "tokenizer/bpe.h"
+#include "tokenizer/pieces.h"
 
 namespace ml {
 
