@@ -7,12 +7,13 @@
 #include <unistd.h>
 
 #include "artifact.h"
+#include "bounds.h"
 #include "commands.h"
 #include "engine.h"
 #include "format/json_writer.h"
 #include "measure/machine.h"
-#include "threads/placement.h"
 #include "sampler.h"
+#include "threads/placement.h"
 
 namespace ml {
 

@@ -10,8 +10,9 @@
 namespace ml::onnx {
 namespace {
 
-constexpr uint32_t kMagic = 0x4B4C424D, kVersion = 1, kBlock = 1, kMatrix = 2, kMatrixRole = 16;
-constexpr size_t kHeaderBytes = 64, kEntryBytes = 32, kTensorAlignment = 64, kPage = 16384, kHugePage = 1 << 21;
+constexpr uint32_t kVersion = 1; // groups of 32
+constexpr size_t kHeaderBytes = sizeof(RecordHeader), kEntryBytes = sizeof(RecordEntry), kTensorAlignment = 64,
+                 kPage = 16384, kHugePage = 1 << 21;
 constexpr size_t kCodeBytes4 = 16, kCodeBytes8 = 32; // of a group of 32
 
 size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -108,7 +109,7 @@ Record::Record(uint32_t kind, const BlockShape &shape, const std::vector<Part> &
     for (const Part &part : parts) total = round_up(total + part.size(shape), kTensorAlignment);
     size_ = round_up(total, kPage);
     bytes_ = map_aligned(size_);
-    const uint32_t header[] = {kMagic, kVersion, kind, static_cast<uint32_t>(parts.size())};
+    const uint32_t header[] = {kRecordMagic, kVersion, kind, static_cast<uint32_t>(parts.size())};
     const uint32_t dims[] = {shape.hidden, shape.intermediate, shape.heads, shape.kv_heads, shape.head_dim, 0};
     std::memcpy(bytes_, header, sizeof header);
     put(bytes_ + 16, static_cast<uint64_t>(size_));
@@ -139,7 +140,7 @@ Record::Record(uint32_t kind, const BlockShape &shape, const std::vector<Part> &
 }
 
 Record Record::block(const BlockShape &shape, const BlockTensors &t) {
-    return {kBlock,
+    return {kBlockRecord,
             shape,
             {{0, nullptr, t.input_norm},
              {1, &t.query, nullptr},
@@ -155,7 +156,7 @@ Record Record::block(const BlockShape &shape, const BlockTensors &t) {
 Record Record::matrix(const Stored &stored) {
     BlockShape shape;
     shape.hidden = stored.cols;
-    return {kMatrix, shape, {{kMatrixRole, &stored, nullptr}}};
+    return {kMatrixRecord, shape, {{kMatrixRole, &stored, nullptr}}};
 }
 
 Record::~Record() {

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "mobileloop.h"
 #include "format/record.h"
+#include "mobileloop.h"
 
 namespace ml::onnx {
 

@@ -4,11 +4,12 @@
 #include <exception>
 #include <new>
 
-#include "measure/bandwidth.h"
-#include "loop/context.h"
+#include "bounds.h"
 #include "error.h"
-#include "kernels/kernels.h"
 #include "format/model.h"
+#include "kernels/kernels.h"
+#include "loop/context.h"
+#include "measure/bandwidth.h"
 #include "session/session.h"
 
 namespace {
@@ -118,7 +119,8 @@ const char *ml_available_kernels(void) {
 }
 
 uint64_t ml_kv_vector_bytes(uint32_t type, uint32_t head_dim) {
-    return ml::known_kv_type(type) && head_dim >= 1 && head_dim <= 4096 ? ml::kv_vector_bytes(type, head_dim) : 0;
+    return ml::known_kv_type(type) && head_dim >= 1 && head_dim <= ml::kMaxHeads ? ml::kv_vector_bytes(type, head_dim)
+                                                                                 : 0;
 }
 
 ml_status ml_topology_json(const char *root, char *out, uint64_t capacity, uint64_t *needed) {

@@ -21,14 +21,16 @@
 #include <unistd.h>
 #include <vector>
 
-#include "measure/bandwidth.h"
+#include "bounds.h"
 #include "checks.h"
-#include "loop/context.h"
 #include "error.h"
+#include "format/half.h"
 #include "format/json.h"
-#include "kernels/kernels.h"
-#include "mobileloop.h"
 #include "format/record.h"
+#include "kernels/kernels.h"
+#include "loop/context.h"
+#include "measure/bandwidth.h"
+#include "mobileloop.h"
 #include "threads/threads.h"
 
 using namespace ml;

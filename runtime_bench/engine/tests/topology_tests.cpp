@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "bounds.h"
 #include "checks.h"
 #include "error.h"
 #include "format/json.h"

@@ -4,7 +4,7 @@ The library is asked, not a Unicode version of our own: its regular expressions 
 versions of Unicode. What the normal form C may change comes from this interpreter's Unicode data; there it is only
 used to refuse a text, never to change one.
 
-    python runtime_bench/engine/cli/make_unicode_tables.py
+    python runtime_bench/engine/tokenizer/make_unicode_tables.py
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "tokenizer/unicode.h"
+#include "format/utf8.h"
 
 namespace ml {
 

@@ -8,8 +8,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "bounds.h"
 #include "error.h"
-#include "loop/halting.h"
+#include "format/check.h"
 #include "format/json.h"
 #include "format/record.h"
 
@@ -17,8 +18,6 @@ namespace ml {
 namespace {
 
 constexpr uint64_t kFormatVersion = 2;
-constexpr uint64_t kMaxHeader = 100u << 20; // the safetensors limit
-constexpr uint64_t kMaxContext = 1u << 20, kMaxLoops = 1024, kMaxSlots = 1u << 20;
 constexpr uint64_t kMaxOffset = uint64_t{1} << 48;
 
 ml_halting_rule halting_rule(const std::string &name, const std::string &where) {
@@ -76,11 +75,11 @@ void Model::read_metadata(const Json &info) {
     require(version <= kFormatVersion, "format version ", version, " is newer than the ", kFormatVersion,
             " this engine reads; upgrade mobileloop");
     const Json &config = info.at("config");
-    hidden_size = static_cast<uint32_t>(config.at("hidden_size").whole("hidden_size", 1, 1u << 20));
-    vocab_size = static_cast<uint32_t>(config.at("vocab_size").whole("vocab_size", 1, 1u << 24));
-    num_blocks = static_cast<uint32_t>(config.at("num_blocks").whole("num_blocks", 1, 4096));
-    kv_heads = static_cast<uint32_t>(config.at("num_kv_heads").whole("num_kv_heads", 1, 4096));
-    head_dim = static_cast<uint32_t>(config.at("head_dim").whole("head_dim", 1, 4096));
+    hidden_size = static_cast<uint32_t>(config.at("hidden_size").whole("hidden_size", 1, kMaxHidden));
+    vocab_size = static_cast<uint32_t>(config.at("vocab_size").whole("vocab_size", 1, kMaxExtent));
+    num_blocks = static_cast<uint32_t>(config.at("num_blocks").whole("num_blocks", 1, kMaxHeads));
+    kv_heads = static_cast<uint32_t>(config.at("num_kv_heads").whole("num_kv_heads", 1, kMaxHeads));
+    head_dim = static_cast<uint32_t>(config.at("head_dim").whole("head_dim", 1, kMaxHeads));
     eps = static_cast<float>(config.at("rms_norm_eps").number("rms_norm_eps"));
     require(eps > 0, "rms_norm_eps is not above 0");
     tie_embeddings = config.at("tie_embeddings").boolean("tie_embeddings");

@@ -4,58 +4,38 @@
 #include <cmath>
 #include <cstring>
 
+#include "bounds.h"
 #include "error.h"
-#include "kernels/kernels.h"
+#include "format/half.h"
 
 namespace ml {
 namespace {
 
-constexpr uint32_t kMagic = 0x4B4C424D; // "MBLK"
-constexpr uint32_t kVersion = 2;        // 1 knows groups of 32 only
-constexpr uint32_t kKindBlock = 1, kKindMatrix = 2;
-constexpr uint32_t kMaxExtent = 1u << 24; // rows and columns; keeps every product below in 64 bits
 constexpr uint32_t kBlockTensors = 9;
 
-struct Header {
-    uint32_t magic, version, kind, num_tensors;
-    uint64_t total_bytes;
-    uint32_t hidden, intermediate, heads, kv_heads, head_dim, reserved0;
-    float eps, theta;
-    uint32_t flags, reserved1;
-};
-static_assert(sizeof(Header) == 64, "the record header is 64 bytes");
-
-struct Entry {
-    uint32_t role;
-    uint16_t scheme, group; // group 0 is 32
-    uint32_t rows, cols;
-    uint64_t offset, size_bytes;
-};
-static_assert(sizeof(Entry) == 32, "a tensor entry is 32 bytes");
-
-Header read_header(ml_record record, uint32_t kind) {
+RecordHeader read_header(ml_record record, uint32_t kind) {
     require(record.data != nullptr, "a record has no data");
     require(reinterpret_cast<uintptr_t>(record.data) % 4 == 0, "a record is not aligned to 4 bytes");
-    require(record.size_bytes >= sizeof(Header), "a record of ", record.size_bytes,
-            " bytes is shorter than its header of ", sizeof(Header));
-    Header header;
+    require(record.size_bytes >= sizeof(RecordHeader), "a record of ", record.size_bytes,
+            " bytes is shorter than its header of ", sizeof(RecordHeader));
+    RecordHeader header;
     std::memcpy(&header, record.data, sizeof header);
-    require(header.magic == kMagic, "a record starts with ", header.magic, " where the magic number ", kMagic,
-            " was expected");
-    require(header.version >= 1 && header.version <= kVersion, "a record has version ", header.version,
-            ", and this engine reads versions 1 to ", kVersion);
+    require(header.magic == kRecordMagic, "a record starts with ", header.magic, " where the magic number ",
+            kRecordMagic, " was expected");
+    require(header.version >= 1 && header.version <= kRecordVersion, "a record has version ", header.version,
+            ", and this engine reads versions 1 to ", kRecordVersion);
     require(header.kind == kind, "a record has kind ", header.kind, " where ", kind, " was expected");
     require(header.total_bytes <= record.size_bytes, "a record claims ", header.total_bytes, " bytes but holds ",
             record.size_bytes);
-    const uint64_t table = sizeof(Header) + uint64_t{header.num_tensors} * sizeof(Entry);
+    const uint64_t table = sizeof(RecordHeader) + uint64_t{header.num_tensors} * sizeof(RecordEntry);
     require(header.num_tensors <= 64 && table <= header.total_bytes, "a record's table of ", header.num_tensors,
             " tensors does not fit its ", header.total_bytes, " bytes");
     return header;
 }
 
-Entry read_entry(ml_record record, const Header &header, uint32_t index, uint32_t role) {
-    Entry entry;
-    std::memcpy(&entry, static_cast<const uint8_t *>(record.data) + sizeof(Header) + index * sizeof(Entry),
+RecordEntry read_entry(ml_record record, const RecordHeader &header, uint32_t index, uint32_t role) {
+    RecordEntry entry;
+    std::memcpy(&entry, static_cast<const uint8_t *>(record.data) + sizeof(RecordHeader) + index * sizeof(RecordEntry),
                 sizeof entry);
     require(entry.role == role, "tensor ", index, " of a record has role ", entry.role, " where ", role,
             " was expected");
@@ -66,8 +46,8 @@ Entry read_entry(ml_record record, const Header &header, uint32_t index, uint32_
     return entry;
 }
 
-const float *read_norm(ml_record record, const Header &header, uint32_t index, uint32_t role) {
-    const Entry entry = read_entry(record, header, index, role);
+const float *read_norm(ml_record record, const RecordHeader &header, uint32_t index, uint32_t role) {
+    const RecordEntry entry = read_entry(record, header, index, role);
     require(entry.scheme == 0 && entry.group == 0 && entry.rows == 1 && entry.cols == header.hidden &&
                 entry.size_bytes == uint64_t{header.hidden} * sizeof(float),
             "the norm in tensor ", index, " of a record holds ", entry.cols, " values in ", entry.size_bytes,
@@ -75,8 +55,8 @@ const float *read_norm(ml_record record, const Header &header, uint32_t index, u
     return reinterpret_cast<const float *>(static_cast<const uint8_t *>(record.data) + entry.offset);
 }
 
-Matrix read_matrix(ml_record record, const Header &header, uint32_t index, uint32_t role) {
-    const Entry entry = read_entry(record, header, index, role);
+Matrix read_matrix(ml_record record, const RecordHeader &header, uint32_t index, uint32_t role) {
+    const RecordEntry entry = read_entry(record, header, index, role);
     require(entry.scheme >= 1 && entry.scheme <= 4, "tensor ", index, " of a record has the unknown scheme ",
             entry.scheme);
     const bool quantized = entry.scheme != static_cast<uint32_t>(Scheme::float32);
@@ -109,7 +89,7 @@ void expect_shape(const Matrix &matrix, uint64_t rows, uint64_t cols, const char
 } // namespace
 
 Block parse_block(ml_record record) {
-    const Header header = read_header(record, kKindBlock);
+    const RecordHeader header = read_header(record, kBlockRecord);
     require(header.num_tensors == kBlockTensors, "a block has ", header.num_tensors, " tensors where ", kBlockTensors,
             " were expected");
     Block block;
@@ -125,7 +105,8 @@ Block parse_block(ml_record record) {
     for (const uint32_t extent : {block.hidden, block.intermediate})
         require(extent >= 1 && extent <= kMaxExtent, "a block's dimension ", extent, " is outside 1 to ", kMaxExtent);
     for (const uint32_t extent : {block.heads, block.kv_heads, block.head_dim})
-        require(extent >= 1 && extent <= 4096, "a block's head dimension ", extent, " is outside 1 to 4096");
+        require(extent >= 1 && extent <= kMaxHeads, "a block's head dimension ", extent, " is outside 1 to ",
+                kMaxHeads);
     require(block.heads % block.kv_heads == 0, "a block's ", block.heads, " heads are not a multiple of its ",
             block.kv_heads, " KV heads");
     require(block.head_dim % 2 == 0, "a block's head dimension ", block.head_dim, " is odd");
@@ -153,9 +134,9 @@ Block parse_block(ml_record record) {
 }
 
 Matrix parse_matrix(ml_record record) {
-    const Header header = read_header(record, kKindMatrix);
+    const RecordHeader header = read_header(record, kMatrixRecord);
     require(header.num_tensors == 1, "a matrix record has ", header.num_tensors, " tensors where 1 was expected");
-    return read_matrix(record, header, 0, 16);
+    return read_matrix(record, header, 0, kMatrixRole);
 }
 
 void dequantize_row(const Matrix &matrix, uint32_t row, float *out) {
@@ -187,9 +168,9 @@ void dequantize_row(const Matrix &matrix, uint32_t row, float *out) {
 
 void add_matrices(ml_record record, std::vector<Matrix> &to) {
     uint32_t kind = 0;
-    if (record.data && record.size_bytes >= sizeof(Header))
-        std::memcpy(&kind, static_cast<const uint8_t *>(record.data) + offsetof(Header, kind), sizeof kind);
-    if (kind == kKindMatrix) {
+    if (record.data && record.size_bytes >= sizeof(RecordHeader))
+        std::memcpy(&kind, static_cast<const uint8_t *>(record.data) + offsetof(RecordHeader, kind), sizeof kind);
+    if (kind == kMatrixRecord) {
         to.push_back(parse_matrix(record));
         return;
     }

@@ -27,6 +27,28 @@ constexpr size_t tile_bytes(Scheme scheme, uint32_t group = kGroup) {
     return code_bytes(scheme) * (group / kGroup) + scales;
 }
 
+constexpr uint32_t kRecordMagic = 0x4B4C424D; // "MBLK"
+constexpr uint32_t kRecordVersion = 2;        // 1 knows groups of 32 only
+constexpr uint32_t kBlockRecord = 1, kMatrixRecord = 2;
+constexpr uint32_t kMatrixRole = 16; // of the tensor in a matrix record; those of a block have their place as role
+
+struct RecordHeader {
+    uint32_t magic, version, kind, num_tensors;
+    uint64_t total_bytes;
+    uint32_t hidden, intermediate, heads, kv_heads, head_dim, reserved0;
+    float eps, theta;
+    uint32_t flags, reserved1;
+};
+static_assert(sizeof(RecordHeader) == 64, "the record header is 64 bytes");
+
+struct RecordEntry {
+    uint32_t role;
+    uint16_t scheme, group; // group 0 is 32
+    uint32_t rows, cols;
+    uint64_t offset, size_bytes;
+};
+static_assert(sizeof(RecordEntry) == 32, "a tensor entry is 32 bytes");
+
 struct Matrix {
     Scheme scheme{};
     uint32_t rows = 0, cols = 0;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string>
 
+#include "format/check.h"
 #include "format/record.h"
 #include "kernels/stream.h"
 
@@ -38,15 +39,6 @@ struct Planes {
     const int8_t *high, *low;
     int32_t eights;
 };
-
-// Of the numbers that callers give for an ml_kv_type.
-constexpr bool known_kv_type(uint32_t type) { return type == ML_KV_F32 || type == ML_KV_F16 || type == ML_KV_I8; }
-
-// Bytes that a cached key or value of one head takes: float32, float16, or int8 codes and behind them one float16 scale
-// per group of 32 dimensions (docs/format.md).
-constexpr size_t kv_vector_bytes(uint32_t type, size_t head_dim) {
-    return type == ML_KV_F32 ? 4 * head_dim : type == ML_KV_F16 ? 2 * head_dim : head_dim + (head_dim + 31) / 32 * 2;
-}
 
 // One token's query heads that share a KV head.
 struct AttentionArgs {
@@ -104,9 +96,5 @@ const Kernels &i8mm_kernels();
 const Kernels &current_kernels();
 void use_kernels(const std::string &name);
 const std::string &available_kernels();
-
-// float32 <-> float16, round to nearest even.
-float half_to_float(uint16_t half);
-uint16_t float_to_half(float value);
 
 } // namespace ml

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "format/half.h"
 #include "kernels/kernels.h"
 
 namespace ml {

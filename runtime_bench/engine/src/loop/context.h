@@ -1,27 +1,21 @@
 // Threads and scratch memory of one caller, and the operators that run on them.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <initializer_list>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "format/record.h"
 #include "kernels/kernels.h"
 #include "mobileloop.h"
 #include "threads/placement.h"
-#include "format/record.h"
 #include "threads/threads.h"
 
 namespace ml {
-
-constexpr uint32_t kMaxSequences = 1024; // of one call, and of one session
-constexpr uint32_t kChunk = 128;         // rows per pass over the weights: bounds scratch memory
-
-// Of sizes; throws where it overflows.
-uint64_t product(std::initializer_list<uint64_t> factors);
 
 // Scratch that grows and is reused; contents are lost when it grows.
 template <typename T> class Scratch {
@@ -51,6 +45,10 @@ struct ActivationScratch {
     Scratch<int8_t> high, low;
     Activations rows(size_t tokens, size_t size);
 };
+
+inline void zero_padding(const Activations &a, size_t row, size_t size) {
+    std::fill(a.floats + row * a.stride + size, a.floats + (row + 1) * a.stride, 0.0f);
+}
 
 // Thread 0's clock at the loop ends of one call of the loop operator, which is the thread that calls; the head is one
 // loop of its own.

@@ -2,8 +2,6 @@
 
 #include <cmath>
 
-#include "error.h"
-
 namespace ml {
 namespace {
 
@@ -21,19 +19,6 @@ double squared_distance(const float *a, const float *b, size_t size) {
 }
 
 } // namespace
-
-void check_halting(const ml_halting &halting) {
-    const bool gate = halting.rule == ML_HALT_EXIT_GATE;
-    require(halting.rule == ML_HALT_NONE || halting.rule == ML_HALT_LATENT_DIFFERENCE ||
-                halting.rule == ML_HALT_COSINE || gate,
-            "the halting rule ", halting.rule, " is unknown");
-    if (halting.rule == ML_HALT_NONE) return;
-    require(halting.min_loops >= 1, "a halting rule's least loops are 0, and a stage runs at least once");
-    require(std::isfinite(halting.threshold) && halting.threshold >= 0, "the halting threshold ", halting.threshold,
-            " is not a number of at least 0");
-    require(!gate || (halting.threshold > 0 && halting.threshold <= 1), "the exit gate's threshold ", halting.threshold,
-            " is outside (0, 1]");
-}
 
 // A comparison with what is not a number is false: a zero state has no direction, and infinities have no distance.
 bool halts(const ml_halting &halting, const float *before, const float *after, size_t size, double &survival) {

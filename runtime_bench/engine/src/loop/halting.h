@@ -7,9 +7,6 @@
 
 namespace ml {
 
-// Throws where the numbers of a rule lie out of bounds; the gate's weights are checked where they come from.
-void check_halting(const ml_halting &halting);
-
 // Whether a row halts behind a loop that took its state [size] from `before` to `after`. `survival` belongs to the row:
 // 1 before its first loop, then the probability of not having left by the exit gate.
 bool halts(const ml_halting &halting, const float *before, const float *after, size_t size, double &survival);

@@ -4,9 +4,9 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <sys/mman.h>
 #include <thread>
 
+#include "bounds.h"
 #include "error.h"
 
 using namespace ml;
@@ -18,31 +18,6 @@ constexpr auto kSleepsLonger = std::chrono::microseconds(100); // than asked for
 
 // Every schedule that is used has far fewer; one that was made to do harm could ask for gigabytes.
 constexpr uint64_t kMaxTimes = 1u << 20;
-
-} // namespace
-
-KvMemory::KvMemory(const Model &model, uint32_t num_sequences) : kv_heads_(model.kv_heads), context_(model.context) {
-    slot_bytes_ = product({model.kv_heads, model.context, kv_vector_bytes(model.kv_type, model.head_dim)});
-    cache_bytes_ = product({slot_bytes_, model.num_slots});
-    total_bytes_ = product({cache_bytes_, 2, num_sequences});
-    void *mapped =
-        mmap(nullptr, total_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    require(mapped != MAP_FAILED, "KV caches of ", total_bytes_, " bytes for ", num_sequences,
-            " sequences cannot be allocated; export with a smaller --context, or run fewer sequences");
-    data_ = static_cast<uint8_t *>(mapped);
-}
-
-KvMemory::~KvMemory() { munmap(data_, total_bytes_); }
-
-void KvMemory::copy(uint32_t from, uint32_t from_slot, uint32_t to, uint32_t to_slot, uint32_t tokens) const {
-    const uint64_t part = slot_bytes_ / kv_heads_, used = part / context_ * tokens; // of one KV head
-    for (uint64_t at = 0; at < slot_bytes_; at += part) {
-        std::memcpy(keys(to, to_slot) + at, keys(from, from_slot) + at, used);
-        std::memcpy(values(to, to_slot) + at, values(from, from_slot) + at, used);
-    }
-}
-
-namespace {
 
 uint32_t checked_sequences(uint32_t count) {
     require(count >= 1 && count <= kMaxSequences, count, " sequences are outside 1-", kMaxSequences);
@@ -89,55 +64,6 @@ void ml_session::set_halting(const ml_halting *halting) {
         halting_ = given;
     }
     own_halting_ = halting == nullptr;
-}
-
-void ml_session::calibrate(double seconds) {
-    require(std::isfinite(seconds) && seconds > 0 && seconds <= 60, "the time is outside (0, 60] seconds");
-    require(std::all_of(positions_.begin(), positions_.end(), [](uint32_t position) { return position == 0; }),
-            "a session that holds tokens cannot be calibrated; reset it first");
-    struct Trial {
-        uint32_t mode, stream_threads;
-        std::vector<double> times;
-    };
-    std::vector<Trial> trials{{ML_STREAM_OFF, 1, {}}, {ML_STREAM_PREFETCH, 1, {}}};
-    if (context_.pool.size() > 1) trials.push_back({ML_STREAM_CORE, 1, {}});
-    std::vector<float> logits(model_->vocab_size);
-    const int64_t token = 0;
-    const uint32_t sequence = 0;
-    ml_run_args args{};
-    args.tokens = &token;
-    args.count = 1;
-    args.sequences = &sequence;
-    args.num_sequences = 1;
-    args.logits = logits.data();
-    args.logits_floats = logits.size();
-    const uint32_t mode_before = context_.stream_mode(), threads_before = context_.stream_threads();
-    const Clock::time_point start = Clock::now();
-    const auto passed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
-    do { // a token under each in turn, so that whatever else the machine does meets all of them
-        for (Trial &trial : trials) {
-            context_.stream(trial.mode, trial.stream_threads);
-            positions_[sequence] = 0;
-            const double before = passed();
-            try {
-                run(args);
-            } catch (...) {
-                context_.stream(mode_before, threads_before);
-                throw;
-            }
-            trial.times.push_back(passed() - before);
-        }
-    } while (passed() < seconds || trials[0].times.size() < 3);
-    positions_[sequence] = 0;
-    timed_ = false; // these were not the caller's runs
-    for (Trial &trial : trials)
-        std::nth_element(trial.times.begin(), trial.times.begin() + static_cast<ptrdiff_t>(trial.times.size() / 2),
-                         trial.times.end());
-    const auto median = [](const Trial &trial) { return trial.times[trial.times.size() / 2]; };
-    const Trial &best = *std::min_element(trials.begin(), trials.end(),
-                                          [&](const Trial &a, const Trial &b) { return median(a) < median(b); });
-    const Trial &kept = median(best) < 0.98 * median(trials[0]) ? best : trials[0];
-    context_.stream(kept.mode, kept.stream_threads);
 }
 
 void ml_session::reset(uint32_t loops) {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 #endif
 
+#include "bounds.h"
 #include "error.h"
 
 namespace ml {

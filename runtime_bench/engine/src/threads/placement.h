@@ -9,8 +9,6 @@
 
 namespace ml {
 
-constexpr uint32_t kMaxThreads = 256;
-
 // The cpus a thread may run on, as the kernel keeps them: all of them, those behind kMaxCpus too.
 struct CpuMask {
     static constexpr size_t kBits = sizeof(unsigned long) * CHAR_BIT;

@@ -9,6 +9,7 @@
 #include <tuple>
 #include <unistd.h>
 
+#include "bounds.h"
 #include "error.h"
 
 namespace ml {

@@ -7,8 +7,6 @@
 
 namespace ml {
 
-constexpr uint32_t kMaxCpus = 1024; // cpus behind it are not looked at
-
 // Numbers of cpus, rising. A cpu is what the system schedules on; a core with SMT is several.
 using Cpus = std::vector<uint32_t>;
 
