@@ -3,7 +3,7 @@
 #include <mutex>
 #include <vector>
 
-#if defined(ML_HAVE_AVXVNNI)
+#if defined(ML_HAVE_AVX2)
 #include <cpuid.h>
 #endif
 #if defined(ML_HAVE_NEON)
@@ -16,22 +16,39 @@
 namespace ml {
 namespace {
 
-#if defined(ML_HAVE_AVXVNNI)
-bool has_avxvnni() { // CPUID leaf 7, sub-leaf 1, EAX bit 4; compilers learnt its name late
+#if defined(ML_HAVE_AVX2)
+struct Processor {
+    bool avx2 = false; // with FMA and float16 conversion
+    bool avxvnni = false;
+};
+
+// By CPUID itself, since compilers know its names in part and from different versions on. A system that does not save
+// the 256-bit registers of its threads (XCR0, bits 1 and 2) has no AVX, whatever the processor says.
+Processor processor() {
+    constexpr unsigned kFma = 1u << 12, kOsXsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29; // leaf 1, ECX
+    constexpr unsigned kAvx2 = 1u << 5;                                                         // leaf 7, EBX
+    constexpr unsigned kAvxVnni = 1u << 4;                                                      // leaf 7.1, EAX
+    constexpr unsigned kFirst = kFma | kOsXsave | kAvx | kF16c;
+    Processor found;
     unsigned a = 0, b = 0, c = 0, d = 0;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)) != 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & kFirst) != kFirst) return found;
+    unsigned saved = 0, upper = 0;
+    asm volatile("xgetbv" : "=a"(saved), "=d"(upper) : "c"(0));
+    if ((saved & 6u) != 6u || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
+    found.avx2 = (b & kAvx2) != 0;
+    found.avxvnni = found.avx2 && a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvxVnni) != 0;
+    return found;
 }
 #endif
 
 std::vector<const Kernels *> runnable() { // best first
     std::vector<const Kernels *> sets;
 #if defined(ML_HAVE_AVX2)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    const Processor has = processor();
 #if defined(ML_HAVE_AVXVNNI)
-        if (has_avxvnni()) sets.push_back(&avxvnni_kernels());
+    if (has.avxvnni) sets.push_back(&avxvnni_kernels());
 #endif
-        sets.push_back(&avx2_kernels());
-    }
+    if (has.avx2) sets.push_back(&avx2_kernels());
 #endif
 #if defined(ML_HAVE_NEON)
     constexpr unsigned long kDotprod = 1ul << 20; // HWCAP_ASIMDDP of the arm64 Linux interface
