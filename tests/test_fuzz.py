@@ -10,7 +10,7 @@ from test_engine_native import KINDS, links, run, tool
 ROOT = Path(__file__).resolve().parents[1]
 FUZZ = ROOT / "runtime_bench" / "engine" / "fuzz"
 # Inputs that take a few seconds each.
-INPUTS = {"artifact": 1500, "json": 20000, "loop": 8000, "record": 12000, "tokenizer": 1500}
+INPUTS = {"artifact": 1500, "json": 20000, "loop": 8000, "record": 12000, "session": 8000, "tokenizer": 1500}
 
 
 def build(folder, *targets, options):

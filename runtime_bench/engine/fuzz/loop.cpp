@@ -11,7 +11,8 @@ using fuzz::must;
 
 namespace {
 
-constexpr size_t kMaxFloats = 1u << 16, kMaxCacheBytes = 1u << 20;
+// Small, so that many calls fit a second.
+constexpr size_t kMaxFloats = 1u << 12, kMaxCacheBytes = 1u << 16, kMaxApplications = 12;
 
 // Mostly a small number, now and then any.
 uint32_t number(fuzz::Input &input) {
@@ -22,6 +23,16 @@ uint32_t number(fuzz::Input &input) {
 float fraction(fuzz::Input &input) {
     const uint8_t first = input.byte();
     return first < 0xF0 ? static_cast<float>(first) / 239.0f : input.value<float>();
+}
+
+// One thread mostly: threads that meet cost more than all the rest of a call. Kept, since starting them costs even
+// more.
+ml_context *context_of(uint8_t choice) {
+    static ml_context *contexts[3] = {};
+    const uint32_t threads = choice % 16 < 14 ? 1 : choice % 16 - 12u; // 1, 2 or 3
+    ml_context *&context = contexts[threads - 1];
+    if (!context) must(ml_context_create(threads, &context) == ML_OK, "no context");
+    return context;
 }
 
 } // namespace
@@ -40,7 +51,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const uint32_t position = number(input);
     args.num_slots = number(input);
     args.capacity = number(input);
-    args.kv_type = input.byte() % 4 == 3 ? input.byte() : input.byte() % 2 ? 16u : 32u;
+    const uint8_t kv = input.byte();
+    args.kv_type = kv % 4 == 3 ? input.byte() : kv % 4 == 2 ? ML_KV_I8 : kv % 4 == 1 ? ML_KV_F16 : ML_KV_F32;
     const uint64_t cache_bytes = input.value<uint32_t>() % kMaxCacheBytes;
     args.halting.rule = number(input);
     args.halting.min_loops = number(input);
@@ -49,12 +61,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     args.filled_loops = number(input);
     const bool gate = input.byte() % 2 != 0;
     const bool other_size = input.byte() == 0;
+    const uint8_t attention = input.byte(), mode = input.byte(), stream_threads = input.byte(), threads = input.byte();
+    args.full_attention = attention % 4 == 3 ? attention : attention % 2;
     const fuzz::Record copy(input.data(), input.left());
     const std::vector<ml_record> blocks(copies, copy.get());
     args.hidden_size = other_size ? 7 : fuzz::header_field(input.data(), input.left(), 24);
     const uint64_t rows = uint64_t{args.tokens} * args.num_sequences;
     const uint64_t floats = rows * args.hidden_size;
-    if (rows > kMaxFloats || floats > kMaxFloats || uint64_t{args.loops} * copies > 64 || args.hidden_size > kMaxFloats)
+    if (rows > kMaxFloats || floats > kMaxFloats || uint64_t{args.loops} * copies > kMaxApplications ||
+        args.hidden_size > kMaxFloats)
         return 0;
     const std::vector<float> scale(args.hidden_size, 1.0f);
     std::vector<float> in(floats, 0.5f), out(floats);
@@ -73,11 +88,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     args.hidden_out = in_place ? in.data() : out.data();
     std::vector<uint32_t> applied(rows);
     args.applied_loops = applied.data();
-    static ml_context *context = [] {
-        ml_context *made = nullptr;
-        must(ml_context_create(2, &made) == ML_OK, "no context");
-        return made;
-    }();
+    ml_context *context = context_of(threads);
+    // Refused where the mode is none, or no thread would be left to compute: the last one stays then.
+    ml_context_stream(context, mode % 8 == 7 ? mode : mode % 3, stream_threads % 4);
     if (ml_loop(context, &args) == ML_OK) {
         for (const uint32_t loops : applied)
             must(loops >= 1 && loops <= args.loops && (args.halting.rule || loops == args.loops), "other loops ran");

@@ -19,7 +19,7 @@ from mobileloop.checkpoints import vocabulary
 from mobileloop.checkpoints.random import random_model
 from mobileloop.config import ModelConfig
 from mobileloop.quant.packed import PackedModel
-from mobileloop.schedule import Schedule, Stage
+from mobileloop.schedule import Halting, Schedule, Stage
 from mobileloop_export import exporter
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -44,7 +44,30 @@ SCHEDULES = {
             Stage(blocks=(1, 0), loops=1, max_loops=2, loop_end_norm=True),
         ),
     ),
+    "halting": Schedule(
+        name="halting",
+        stages=(
+            Stage(
+                blocks=(0, 1),
+                loops=2,
+                max_loops=3,
+                loop_end_norm=True,
+                halting=Halting(rule="exit_gate", threshold=0.6),
+            ),
+        ),
+    ),
+    "wide": Schedule(
+        name="wide",
+        stages=(
+            Stage(
+                blocks=(0,), loops=2, max_loops=2, causal=False, halting=Halting(rule="cosine", threshold=0.1)
+            ),
+            Stage(blocks=(1,)),
+        ),
+    ),
 }
+KV_BITS = {"wide": 8}
+
 TEXT = "The 3 cafés aren't open, 日本 x = 'y'\n  it's 1234 😀\r\n"
 
 
@@ -67,9 +90,10 @@ def repacked(path: Path) -> bytes:
             continue
         begin, end = tensor["data_offsets"]
         part = data[8 + size + begin : 8 + size + end]
-        part = part if name == "final_norm" else trimmed(part)
+        floats = tensor["dtype"] == "F32"
+        part = part if floats else trimmed(part)
         tensor["data_offsets"] = [offset, offset + len(part)]
-        tensor["shape"] = [len(part) // 4 if name == "final_norm" else len(part)]
+        tensor["shape"] = [len(part) // 4 if floats else len(part)]
         offset += len(part)
         parts.append(part)
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -95,22 +119,42 @@ def models_and_records() -> None:
             put("record", f"block-{scheme}", block)
         put("record", f"matrix-{scheme}", matrix)
         # blocks, loops, damping, eps, norm, in place, tokens, sequences, position, slots, capacity, KV type, cache
-        # bytes, halting rule, least loops, threshold, bias, filled loops, gate, hidden size
+        # bytes, halting rule, least loops, threshold, bias, filled loops, gate, hidden size, full attention, streaming
+        # mode and threads, threads
         for name, tokens, damping, rule in (("decode", 1, 0xEF, 0), ("prefill", 3, 0x80, 1), ("batch", 2, 0xEF, 3)):
-            call = bytes([2, 2, damping, 1, 1, 0, tokens, 2, 2, 6, 8, 1, 1]) + struct.pack("<I", 1 << 15)
-            call += bytes([rule, rule > 0, 0x40, 0x10, 3, rule == 3, 1])
-            if scheme in ("int4", "int8"):
-                put("loop", f"{name}-{scheme}", call + block)
+            for kv, attention, mode, threads in ((1, 0, 0, 0), (2, 1, 1, 14), (0, 0, 2, 15)):
+                call = bytes([2, 2, damping, 1, 1, 0, tokens, 2, 2, 6, 8, kv]) + struct.pack("<I", 1 << 15)
+                call += bytes([rule, rule > 0, 0x40, 0x10, 3, rule == 3, 1, attention, mode, 1, threads])
+                if (scheme == "int4" and kv != 0) or (scheme == "int8" and kv == 1 and name == "decode"):
+                    put("loop", f"{name}-{scheme}-{kv}", call + block)
     for name, schedule in SCHEDULES.items():
-        checkpoint = random_model(CONFIG, schedule, 0)
+        gate = schedule.name == "halting"
+        checkpoint = random_model(CONFIG.model_copy(update={"exit_gate": gate}), schedule, 0)
         packed = PackedModel.from_checkpoint(checkpoint, "int4")
+        bits = KV_BITS.get(name, 16)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "seed.safetensors"
             exporter("engine")(
-                packed, ArtifactInfo.describe(checkpoint, packed, 16, 16), path, lambda step, share: None
+                packed, ArtifactInfo.describe(checkpoint, packed, 16, bits), path, lambda step, share: None
             )
             put("artifact", name, repacked(path))
     put("json", "metadata", ArtifactInfo.describe(checkpoint, packed, 16, 16).model_dump_json().encode())
+
+
+def sessions() -> None:
+    """Calls on a session over every artifact: the model, then operations with their numbers (session.cpp)."""
+    run = bytes([6, 8, 3, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9])  # 3 sequences, 3 tokens each, all logits
+    twins = bytes([5, 0, 1, 7, 9, 2])
+    halt = bytes([1, 1, 1, 40, 1])
+    calls = {
+        "forks": run + bytes([0, 0, 2]) + twins + run,
+        "halts": halt + run + bytes([1, 3, 1, 90, 1]) + twins + bytes([1, 0, 0, 0, 0]) + run,
+        "streams": bytes([3, 1, 1, 4, 1]) + run + bytes([3, 2, 1]) + twins,
+        "resets": run + bytes([2, 1, 0, 2, 0, 2]) + twins,
+    }
+    for number, (name, content) in enumerate(calls.items()):
+        put("session", name, bytes([number]) + content)
+        put("session", f"{name}-2-threads", bytes([0xF0 + number]) + content)
 
 
 def tokenizers() -> None:
@@ -153,6 +197,7 @@ def texts() -> None:
 
 if __name__ == "__main__":
     models_and_records()
+    sessions()
     tokenizers()
     texts()
     total = sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file())
