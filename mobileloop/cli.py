@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
 from mobileloop.commands.bandwidth import bandwidth
-from mobileloop.commands.bench import INTERRUPTED, bench
+from mobileloop.commands.bench import bench
 from mobileloop.commands.compare import compare
 from mobileloop.commands.demo import demo
 from mobileloop.commands.device import device
@@ -27,6 +27,7 @@ from mobileloop.commands.results import results
 from mobileloop.commands.run import run
 from mobileloop.commands.simulate import simulate
 from mobileloop.commands.verify import verify
+from mobileloop.console import INTERRUPTED
 from mobileloop.errors import MobileloopError
 
 

@@ -12,10 +12,10 @@ import pytest
 from mobileloop import runtimes
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
-from mobileloop.config import ModelConfig
-from mobileloop.quant.packed import PackedModel
+from mobileloop.packed import PackedModel
 from mobileloop.runtimes.base import F32, Session
-from mobileloop.schedule import Schedule
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.bandwidth import Bandwidth
 from mobileloop_bench.machine import Machine
 from mobileloop_bench.measure import Measurement

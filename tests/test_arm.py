@@ -12,7 +12,7 @@ import pytest
 
 from mobileloop.artifact import ArtifactInfo, Costs
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.arm import emulator as emulation
 from mobileloop_bench.arm import misses, products
 from mobileloop_bench.arm.__main__ import main

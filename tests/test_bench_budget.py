@@ -11,8 +11,8 @@ from builders import TINY, packed_model, write_engine
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
-from mobileloop.quant.packed import shape_costs
-from mobileloop.schedule import Schedule
+from mobileloop.packed import shape_costs
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.budget import (
     artifact_options,
     make_budget_plan,

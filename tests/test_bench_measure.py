@@ -8,7 +8,7 @@ from bench_fakes import FakeSession, open_fakes, plan_of, small_settings, tiny_i
 from builders import packed_model, write_engine
 
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench import bandwidth as bandwidth_module
 from mobileloop_bench import memory as memory_module
 from mobileloop_bench.bandwidth import MIB, ceiling_gbps, measure_bandwidth, working_set_bytes

@@ -16,13 +16,13 @@ import pytest
 from builders import TINY
 from typer.testing import CliRunner
 
-from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.schemes import SCHEMES
-from mobileloop.reference import ReferenceModel
+from mobileloop.reference.model import ReferenceModel
 from mobileloop.runtimes import open_session
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.interference import Interference, Watch
 from mobileloop_bench.machine import Machine
 from mobileloop_bench.peers import __main__ as command

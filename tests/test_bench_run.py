@@ -14,7 +14,7 @@ from builders import packed_model, write_engine
 from rich.console import Console
 
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench import bench as bench_module
 from mobileloop_bench.bandwidth import bandwidth_of
 from mobileloop_bench.bench import Recorder, check_same_machine, run_bench

@@ -20,7 +20,7 @@ from test_engine_binary import arm_binary, build
 from typer.testing import CliRunner
 
 from mobileloop.cli import app
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.devices import adb as adb_module
 from mobileloop_bench.devices import bench as bench_module
 from mobileloop_bench.devices import session

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from mobileloop.cli import app
 from mobileloop.commands import fetch
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench import validity
 from mobileloop_bench.card import peer_notes
 from mobileloop_bench.compare import Rule, compare_runs

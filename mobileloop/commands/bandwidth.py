@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.bench import INTERRUPTED
-from mobileloop.commands.options import Cpus, check_range, progress_bar
+from mobileloop.commands.options import Cpus, check_range
+from mobileloop.console import INTERRUPTED, progress_bar
 
 if TYPE_CHECKING:  # pydantic and rich stay out of `mobileloop --help`
     from rich.console import Console
@@ -71,7 +71,7 @@ def bandwidth(
     """
     from rich.console import Console
 
-    from mobileloop.artifact import check_output
+    from mobileloop.files import check_output
     from mobileloop.runtimes.topology import check_cpus, parse_cpus, read_topology
     from mobileloop_bench.card import machine_sentence
     from mobileloop_bench.climb import measure_ladder, parse_sizes, plan_climb

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mobileloop.commands.options import Cpus, OnnxKernel, session_options
+from mobileloop.console import INTERRUPTED
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from mobileloop.runtimes.base import SessionOptions
     from mobileloop_bench.plan import Settings
     from mobileloop_bench.results import Document
-
-INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
 def bench(
@@ -141,7 +140,7 @@ def measure_and_show(
     """The command but for what it says of its JSON: card, measurement, table and the file."""
     from rich.console import Console
 
-    from mobileloop.artifact import check_output
+    from mobileloop.files import check_output
     from mobileloop_bench.bench import run_bench
     from mobileloop_bench.machinefile import MachineFile
     from mobileloop_bench.peers.bench import with_peers

@@ -33,10 +33,11 @@ def demo(
     Example:
       mobileloop demo --folder demo
     """
-    from mobileloop.commands.bench import INTERRUPTED, measure_and_show
+    from mobileloop.commands.bench import measure_and_show
     from mobileloop.commands.fetch import MODEL
+    from mobileloop.console import INTERRUPTED
     from mobileloop_bench.plan import Settings
-    from mobileloop_export import FORMATS
+    from mobileloop_export.formats import FORMATS
 
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / MODEL
@@ -68,7 +69,7 @@ def demo(
 def _is_current(path: Path, source: Path) -> bool:
     """Whether an artifact was made from this source, by this version, as the demo wants it."""
     from mobileloop import __version__
-    from mobileloop.checkpoints.folder import file_sha256
+    from mobileloop.files import file_sha256
     from mobileloop.runtimes import open_session
 
     if not path.is_file():

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.bench import INTERRUPTED, say_document
+from mobileloop.commands.bench import say_document
 from mobileloop.commands.options import check_range
+from mobileloop.console import INTERRUPTED
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
@@ -152,7 +153,7 @@ def bench(
     """
     from rich.console import Console
 
-    from mobileloop.artifact import check_output
+    from mobileloop.files import check_output
     from mobileloop.runtimes.topology import parse_cpus
     from mobileloop_bench.devices.adb import choose
     from mobileloop_bench.devices.bench import Order, measure_devices

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import check_range, progress_bar
+from mobileloop.commands.options import check_range
+from mobileloop.console import progress_bar
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
     from mobileloop.artifact import ArtifactInfo
-    from mobileloop.model import Checkpoint
-    from mobileloop.schedule import Schedule
+    from mobileloop.checkpoints.checkpoint import Checkpoint
+    from mobileloop.spec.schedule import Schedule
 
 DEFAULT_CONTEXT = 2048
 
@@ -94,10 +95,11 @@ def export(
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --quantize int8 --group 64 --kv int8 -o small-cache.safetensors
       mobileloop export mobilellm-350m-ls --loops 4 --to engine -o random-350m.safetensors
     """
-    from mobileloop.artifact import ArtifactInfo, check_output, written_whole
-    from mobileloop.checkpoints import load_checkpoint
-    from mobileloop.quant.packed import PackedModel
-    from mobileloop_export import FORMATS, exporter
+    from mobileloop.artifact import ArtifactInfo
+    from mobileloop.checkpoints.load import load_checkpoint
+    from mobileloop.files import check_output, written_whole
+    from mobileloop.packed import PackedModel
+    from mobileloop_export.formats import FORMATS, exporter
 
     suffix = FORMATS[to.value]
     if output is not None and output.suffix != suffix:
@@ -132,7 +134,7 @@ def export(
 
 
 def _schedule(checkpoint: Checkpoint, loops: int | None, schedule: str | None) -> Schedule:
-    from mobileloop.schedule import Schedule
+    from mobileloop.spec.schedule import Schedule
 
     if loops is not None and schedule is not None:
         raise MobileloopError("--loops and --schedule both set the loop count; give one of them.")

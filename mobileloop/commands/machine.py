@@ -43,7 +43,7 @@ def machine(
     """
     from rich.console import Console
 
-    from mobileloop.artifact import check_output
+    from mobileloop.files import check_output
     from mobileloop_bench.machinecard import print_machine, this_machine
     from mobileloop_bench.machinefile import load, shipped
 

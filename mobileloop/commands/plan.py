@@ -20,7 +20,7 @@ QUANTIZATIONS = "int4,int8"
 
 
 def _complete_presets(incomplete: str) -> list[str]:
-    from mobileloop.presets import preset_names
+    from mobileloop.families.registry import preset_names
 
     return [name for name in preset_names() if name.startswith(incomplete)]
 
@@ -98,7 +98,7 @@ def plan(
 
 def _options(source: str, loops: str | None, quantize: str | None) -> tuple[list[Option], str, int]:
     """What is to be predicted, the model's name, and the tokens it can hold."""
-    from mobileloop.presets import preset, preset_names
+    from mobileloop.families.registry import preset, preset_names
     from mobileloop.quant.schemes import QUANTIZATIONS as KNOWN
     from mobileloop.runtimes import open_session
     from mobileloop_bench.budget import artifact_options, preset_options

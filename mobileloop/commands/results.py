@@ -171,7 +171,7 @@ def export(
     """
     wanted = _filter(model, artifact, machine, runtime, loops, threads, phase, since, valid)
     with _opened(store) as opened:
-        from mobileloop.artifact import check_output
+        from mobileloop.files import check_output
         from mobileloop_bench import exports
 
         check_output(out, (opened.path,))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import check_range, complete_machines, progress_bar
+from mobileloop.commands.options import check_range, complete_machines
+from mobileloop.console import progress_bar
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def simulate(
       mobileloop simulate model.safetensors --machine raspberry-pi-5 --loops 1,2,4
       mobileloop simulate model.safetensors --machine my-phone.json --threads 1,4 --json traffic.json
     """
-    from mobileloop.artifact import check_output, runtime_of
+    from mobileloop.artifact import runtime_of
+    from mobileloop.files import check_output
     from mobileloop.runtimes.engine import read_info
     from mobileloop_bench.machinefile import load
     from mobileloop_bench.plan import numbers

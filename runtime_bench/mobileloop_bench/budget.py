@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from mobileloop.artifact import ArtifactInfo, Costs
-from mobileloop.costs import TokenBytes
 from mobileloop.errors import MobileloopError
-from mobileloop.presets import preset
-from mobileloop.quant.packed import shape_costs
-from mobileloop.schedule import Schedule
+from mobileloop.families.registry import preset
+from mobileloop.packed import shape_costs
+from mobileloop.spec.costs import TokenBytes
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.machinefile import MachineFile
 from mobileloop_bench.predict import Unknown, UnknownError, Workload, predict
 from mobileloop_bench.prediction import Prediction

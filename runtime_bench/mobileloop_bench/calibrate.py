@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 
 from mobileloop.artifact import ArtifactInfo, Costs
 from mobileloop.checkpoints.random import random_model
-from mobileloop.config import ModelConfig
-from mobileloop.costs import kv_vector_bytes
-from mobileloop.quant.packed import PackedModel, shape_costs
-from mobileloop.runtimes import native
+from mobileloop.packed import PackedModel, shape_costs
+from mobileloop.runtimes import abi, native
 from mobileloop.runtimes.engine import EngineSession
 from mobileloop.runtimes.topology import read_topology
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.costs import kv_vector_bytes
 from mobileloop_bench.machinefile import EngineCosts
 from mobileloop_bench.predict import kv_pages
-from mobileloop_export import exporter
+from mobileloop_export.formats import exporter
 
 Progress = Callable[[str, float], None]
 
@@ -109,9 +109,9 @@ class Applied:
         self._sequences, self._calls = [], []
         for number, record in enumerate(records):
             keys, values = (cache.ctypes.data + number * size for cache in caches)
-            sequence = native.SequenceArgs(keys, values, size, 0)
-            args = native.LoopArgs(num_blocks=1, damping=1.0, hidden_size=config.hidden_size, tokens=1, num_sequences=1)
-            args.blocks = ctypes.pointer(native.Record(record.ctypes.data, record.nbytes))
+            sequence = abi.SequenceArgs(keys, values, size, 0)
+            args = abi.LoopArgs(num_blocks=1, damping=1.0, hidden_size=config.hidden_size, tokens=1, num_sequences=1)
+            args.blocks = ctypes.pointer(abi.Record(record.ctypes.data, record.nbytes))
             args.sequences = ctypes.pointer(sequence)
             args.hidden_in = args.hidden_out = hidden.ctypes.data
             args.kv_type, args.num_slots, args.capacity = 16, slots, capacity

@@ -20,12 +20,13 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from mobileloop.artifact import ArtifactInfo, written_whole
+from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
-from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError
-from mobileloop.quant.packed import PackedModel
-from mobileloop.schedule import Schedule
+from mobileloop.files import written_whole
+from mobileloop.packed import PackedModel
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.compare import Rule, compare_runs, percentage
 from mobileloop_bench.machine import probe
 from mobileloop_bench.measure import measure
@@ -39,7 +40,7 @@ SETTINGS = Settings(threads=[1], loops=[1], prompt_tokens=16, decode_tokens=64, 
 
 def small_artifact(path: Path) -> None:
     """12 blocks of random weights whose tokens take well under a time slice of the scheduler."""
-    from mobileloop_export import exporter
+    from mobileloop_export.formats import exporter
 
     config = ModelConfig(
         name="small",

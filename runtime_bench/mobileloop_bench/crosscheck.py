@@ -21,8 +21,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, FiniteFloat
 
-from mobileloop.artifact import check_output, written_whole
 from mobileloop.errors import MobileloopError
+from mobileloop.files import check_output, written_whole
 from mobileloop.runtimes import native
 from mobileloop.runtimes.topology import read_topology
 from mobileloop_bench.bandwidth import working_set_bytes

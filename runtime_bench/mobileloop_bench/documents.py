@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Self
 
 from mobileloop import __version__
-from mobileloop.artifact import written_whole
 from mobileloop.errors import MobileloopError, validated
+from mobileloop.files import written_whole
 
 MAX_BYTES = 256 << 20
 MAX_DEPTH = 32

@@ -8,8 +8,8 @@ from typing import Any
 
 import duckdb
 
-from mobileloop.artifact import written_whole
 from mobileloop.errors import MobileloopError
+from mobileloop.files import written_whole
 
 SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".md": "markdown"}
 COPY_OPTIONS = {"csv": "FORMAT csv, HEADER", "parquet": "FORMAT parquet"}

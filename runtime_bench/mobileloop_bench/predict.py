@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mobileloop.artifact import ArtifactInfo
-from mobileloop.config import ModelConfig
-from mobileloop.costs import TokenBytes, kv_vector_bytes
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.schemes import QUANTIZATIONS, SCHEMES
-from mobileloop.schedule import Application
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.costs import TokenBytes, kv_vector_bytes
+from mobileloop.spec.schedule import Application
 from mobileloop_bench.ladder import Ladder
 from mobileloop_bench.machine import Machine, cache_bytes
 from mobileloop_bench.machinefile import EngineCosts, MachineFile

@@ -17,20 +17,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mobileloop.artifact import ArtifactInfo, written_whole
+from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
-from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError
-from mobileloop.presets import preset
-from mobileloop.quant.packed import PackedModel
+from mobileloop.families.registry import preset
+from mobileloop.files import written_whole
+from mobileloop.packed import PackedModel
 from mobileloop.runtimes.engine import read_info
-from mobileloop.schedule import Schedule
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.calibrate import measure_costs
 from mobileloop_bench.machinefile import MachineFile, load
 from mobileloop_bench.measure import measure
 from mobileloop_bench.plan import Settings, make_plan, numbers, open_artifacts
 from mobileloop_bench.predict import Workload, predict
-from mobileloop_export import exporter
+from mobileloop_export.formats import exporter
 
 MAX_LOOPS = 8
 CONTEXT = 256

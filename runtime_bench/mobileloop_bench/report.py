@@ -13,8 +13,8 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import mobileloop
-from mobileloop.artifact import check_output, written_whole
 from mobileloop.errors import MobileloopError
+from mobileloop.files import check_output, written_whole
 from mobileloop.runtimes.topology import write_cpus
 from mobileloop_bench.card import machine_sentence
 from mobileloop_bench.everything import tables

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mobileloop.artifact import written_whole
 from mobileloop.errors import MobileloopError
+from mobileloop.files import written_whole
 from mobileloop_bench.documents import VersionedDocument
 from mobileloop_bench.machinefile import MachineFile
 from mobileloop_bench.results import Document

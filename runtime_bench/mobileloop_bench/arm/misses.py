@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobileloop.artifact import ArtifactInfo, written_whole
+from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
-from mobileloop.presets import preset
-from mobileloop.quant.packed import PackedModel
-from mobileloop.schedule import Schedule
+from mobileloop.families.registry import preset
+from mobileloop.files import written_whole
+from mobileloop.packed import PackedModel
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.arm.emulator import LINE_BYTES, Cache, Emulator, markdown_table
 from mobileloop_bench.cachegrind import Cachegrind
-from mobileloop_export import exporter
+from mobileloop_export.formats import exporter
 
 KIB, MIB = 1 << 10, 1 << 20
 MAX_LOOPS = 4

@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from typer.core import TyperCommand
 
-from mobileloop.artifact import check_output
-from mobileloop.checkpoints.folder import file_sha256
 from mobileloop.errors import MobileloopError
+from mobileloop.files import check_output, file_sha256
 from mobileloop_bench.machine import probe
 from mobileloop_bench.peers import agreement, llama
 from mobileloop_bench.peers.contestant import Cell, Contestant, Settings

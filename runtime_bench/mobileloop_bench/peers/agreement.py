@@ -85,9 +85,10 @@ def work(request: dict[str, Any]) -> dict[str, list[float]]:
     """A greedy continuation by the reference."""
     import torch
 
-    from mobileloop.checkpoints import load_checkpoint
-    from mobileloop.reference import KvCache, ReferenceModel
-    from mobileloop.schedule import Schedule
+    from mobileloop.checkpoints.load import load_checkpoint
+    from mobileloop.reference.cache import KvCache
+    from mobileloop.reference.model import ReferenceModel
+    from mobileloop.spec.schedule import Schedule
 
     checkpoint = load_checkpoint(request["gguf"])
     schedule = Schedule.parse(f"immediate:{request['loops']}", checkpoint.config.num_blocks)

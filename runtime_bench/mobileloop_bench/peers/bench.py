@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mobileloop.checkpoints.folder import file_sha256
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule, Stage
+from mobileloop.files import file_sha256
+from mobileloop.spec.schedule import Schedule, Stage
 from mobileloop_bench.peers.contestant import Contestant, Entry, Source
 from mobileloop_bench.peers.contestants import peers
 from mobileloop_bench.peers.store import Store, default_folder

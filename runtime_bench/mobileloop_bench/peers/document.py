@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from mobileloop.artifact import written_whole
 from mobileloop.errors import MobileloopError, validated
+from mobileloop.files import written_whole
 from mobileloop_bench.machine import Machine
 from mobileloop_bench.peers.contestant import Settings
 

@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mobileloop.checkpoints.folder import file_sha256
 from mobileloop.errors import MobileloopError
+from mobileloop.files import file_sha256
 from mobileloop_bench.machine import probe
 from mobileloop_bench.peers import store as stores
 from mobileloop_bench.peers import weights

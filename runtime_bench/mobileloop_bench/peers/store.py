@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobileloop.checkpoints.folder import file_sha256
 from mobileloop.errors import MobileloopError
+from mobileloop.files import file_sha256
 
 CACHE_VARIABLE = "MOBILELOOP_PEERS_CACHE"
 Say = Callable[[str], None]

@@ -7,7 +7,6 @@ and values, and a cached decode must read back the set of its own application.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,45 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobileloop.config import ModelConfig
-from mobileloop.costs import TokenBytes
-from mobileloop.model import Checkpoint
+from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.quant.schemes import QuantTensor
-from mobileloop.schedule import Halting, Schedule, Stage
-
-
-@dataclass
-class KvCache:
-    """Keys and values by slot, each [batch, kv_heads, tokens, head_dim] float32; grows by concatenation."""
-
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    values: dict[int, Tensor] = field(default_factory=dict)
-    position: int = 0
-
-    def append(self, slot: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add new tokens to a slot and return all of its keys and values."""
-        if slot in self.keys:
-            key = torch.cat([self.keys[slot], key], dim=2)
-            value = torch.cat([self.values[slot], value], dim=2)
-        self.keys[slot], self.values[slot] = key, value
-        return key, value
-
-
-def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32."""
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * scale
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
-    """Rotary embedding of x [batch, heads, tokens, head_dim] by cos and sin [tokens, head_dim / 2].
-
-    `half` pairs dimension i with i + head_dim / 2 (Hugging Face Llama); `interleaved` pairs 2i with 2i + 1.
-    """
-    if pairing == "half":
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    first, second = x[..., 0::2], x[..., 1::2]
-    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2)
+from mobileloop.reference.cache import KvCache
+from mobileloop.reference.layers import rms_norm, rotate
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.costs import TokenBytes
+from mobileloop.spec.halting import Halting
+from mobileloop.spec.schedule import Schedule, Stage
 
 
 class ReferenceModel:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mobileloop.checkpoints.families import Family, llama_tensor_name
-from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule
+from mobileloop.families.family import Family, llama_tensor_name
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule
 
 
 def read_config(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,4 +64,23 @@ def read_schedule(raw: Mapping[str, Any], config: ModelConfig) -> Schedule:
     return Schedule.plain(config.num_blocks)
 
 
-FAMILY = Family("llama", read_config, read_schedule, llama_tensor_name)
+def smollm2_135m() -> tuple[ModelConfig, Schedule]:
+    """SmolLM2-135M (arXiv 2502.02737, and its published config.json)."""
+    config = ModelConfig(
+        family="llama",
+        name="smollm2-135m",
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_blocks=30,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        rope_theta=100000.0,
+        max_position=8192,
+        random_weights=True,
+    )
+    return config, Schedule.plain(config.num_blocks)
+
+
+FAMILY = Family("llama", read_config, read_schedule, llama_tensor_name, {"smollm2-135m": smollm2_135m})

@@ -1,14 +1,13 @@
-"""The registry of families: which file reads which `model_type`."""
+"""What a family is: how its checkpoints say a config, a schedule and the names of tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from mobileloop.config import ModelConfig
-from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule
 
 # Our short names of a block's tensors -> the Hugging Face Llama names.
 LLAMA_BLOCK_NAMES = {
@@ -33,12 +32,14 @@ class Family:
         config: config.json -> ModelConfig fields.
         schedule: config.json and ModelConfig -> the family's own schedule.
         tensor_name: our tensor name -> the checkpoint's.
+        presets: its named shapes, in the order that `--help` lists them; weights are random.
     """
 
     model_type: str
     config: Callable[[Mapping[str, Any]], dict[str, Any]]
     schedule: Callable[[Mapping[str, Any], ModelConfig], Schedule]
     tensor_name: Callable[[str], str]
+    presets: Mapping[str, Callable[[], tuple[ModelConfig, Schedule]]] = field(default_factory=dict)
 
 
 def llama_tensor_name(name: str) -> str:
@@ -48,19 +49,3 @@ def llama_tensor_name(name: str) -> str:
         return outer[name]
     _, block, short = name.split(".")
     return f"model.layers.{block}.{LLAMA_BLOCK_NAMES[short]}"
-
-
-def family_of(model_type: object, where: str) -> Family:
-    """The family that reads `model_type`.
-
-    Raises:
-        MobileloopError: for a family this version does not read.
-    """
-    from mobileloop.checkpoints import llama, mobilellm
-
-    known = {family.model_type: family for family in (llama.FAMILY, mobilellm.FAMILY)}
-    if not isinstance(model_type, str) or model_type not in known:
-        raise MobileloopError(
-            f"{where} has model_type '{model_type}', which is not supported; supported are {', '.join(sorted(known))}."
-        )
-    return known[model_type]

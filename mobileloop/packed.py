@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileloop.config import ModelConfig
+from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError
-from mobileloop.model import Checkpoint
 from mobileloop.quant import records
 from mobileloop.quant.schemes import GROUP, GROUPS, QUANTIZATIONS, SCHEMES, QuantTensor, fitting_group
-from mobileloop.schedule import Schedule
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule
 
 Tensor = QuantTensor | NDArray[np.float32]
 Progress = Callable[[int, int], None]

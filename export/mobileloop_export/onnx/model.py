@@ -13,16 +13,16 @@ import numpy as np
 from onnx import FunctionProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from mobileloop.artifact import ArtifactInfo
-from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError
-from mobileloop.quant.packed import PackedModel
-from mobileloop.schedule import Stage
-from mobileloop_export import Progress, check_carried
-from mobileloop_export.onnx_nodes import Matrix, Nodes, look_up, stored, tensor
-from mobileloop_export.onnx_stage import (
+from mobileloop.packed import PackedModel
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Stage
+from mobileloop_export.formats import Progress, check_carried
+from mobileloop_export.onnx.block import NORMS
+from mobileloop_export.onnx.nodes import Matrix, Nodes, look_up, stored, tensor
+from mobileloop_export.onnx.stage import (
     DOMAIN,
     HEAD,
-    NORMS,
     OP,
     OPSETS,
     Shape,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mobileloop.config import ModelConfig
-from mobileloop.schedule import Schedule
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule
 
 
 def kv_vector_bytes(head_dim: int, kv_bits: int) -> int:
