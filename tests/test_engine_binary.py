@@ -32,8 +32,8 @@ from mobileloop.spec.halting import Halting
 from mobileloop.spec.schedule import Schedule
 from mobileloop.tokenizer import TextStream
 from mobileloop.tokenizer import Tokenizer as OurTokenizer
-from mobileloop_bench.report import page
-from mobileloop_bench.results import read_document
+from mobileloop_bench.report.page import page
+from mobileloop_bench.results.document import read_document
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "runtime_bench" / "engine"

@@ -14,13 +14,13 @@ from typer.core import TyperCommand
 
 from mobileloop.errors import MobileloopError
 from mobileloop.files import check_output, file_sha256
-from mobileloop_bench.machine import probe
+from mobileloop_bench.machine.probe import probe
 from mobileloop_bench.peers import agreement, llama
+from mobileloop_bench.peers.builds import Store, default_folder
 from mobileloop_bench.peers.contestant import Cell, Contestant, Settings
 from mobileloop_bench.peers.contestants import contestants
 from mobileloop_bench.peers.document import PeersDocument, resumed
 from mobileloop_bench.peers.rounds import run_rounds
-from mobileloop_bench.peers.store import Store, default_folder
 from mobileloop_bench.peers.table import markdown, print_table
 
 INTERRUPTED = 130
