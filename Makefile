@@ -144,8 +144,8 @@ fuzz: tools $(VENV)/.cmake
 ARM_BLOCKS ?= 30
 
 arm-evidence: setup
-	@$(BIN)/python -m mobileloop_bench.arm misses --blocks $(ARM_BLOCKS) --output build/arm-misses.json
-	@$(BIN)/python -m mobileloop_bench.arm products $(ARM_PEERS) --output build/arm-products.json
+	@$(BIN)/python -m mobileloop_bench.simulate.arm misses --blocks $(ARM_BLOCKS) --output build/arm-misses.json
+	@$(BIN)/python -m mobileloop_bench.simulate.arm products $(ARM_PEERS) --output build/arm-products.json
 
 clean:
 	rm -rf $(VENV) build demo .pytest_cache .mypy_cache .ruff_cache

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mobileloop import __version__
-from mobileloop.config import ModelConfig
-from mobileloop.costs import TokenBytes
+from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError, validated
-from mobileloop.model import Checkpoint, TokenizerSpec
-from mobileloop.quant.packed import PackedModel
+from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import GROUP, GROUPS
-from mobileloop.schedule import Schedule
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.costs import TokenBytes
+from mobileloop.spec.schedule import Schedule
+from mobileloop.spec.tokenizer import TokenizerSpec
 
 FORMAT_VERSION = 2
 RUNTIME_OF_SUFFIX = {".safetensors": "engine", ".pte": "executorch", ".onnx": "onnx"}
@@ -113,7 +109,7 @@ class ArtifactInfo(BaseModel):
         info.schedule.check_halting(None, info.config.exit_gate)
         return info
 
-    # -- bytes per decoded token (mobileloop.costs has the formulas) -------------------------------
+    # -- bytes per decoded token (mobileloop.spec.costs has the formulas) -------------------------------
 
     @property
     def token_bytes(self) -> TokenBytes:
@@ -170,64 +166,3 @@ def check_tokens(info: ArtifactInfo, position: int, count: int) -> None:
             f"{position + count} tokens do not fit the context of {info.context} this artifact was exported with; "
             "shorten the prompt or export again with a larger --context."
         )
-
-
-def check_output(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Raise MobileloopError, before any work, where `path` cannot become a file, or would replace an input.
-
-    Args:
-        path: the file to be written.
-        inputs: what the command reads. Of a folder every file in it counts; None and names of what is no file do not.
-    """
-    if not path.parent.is_dir():
-        raise MobileloopError(f"the folder {path.parent} does not exist; create it or choose another output.")
-    if path.exists() and not path.is_file():
-        raise MobileloopError(f"{path} is a folder or a device, not a file; choose another output.")
-    if not path.exists():
-        return
-    for read in (Path(one) for one in inputs if one is not None):
-        if read.exists() and (path.samefile(read) or path.parent.samefile(read)):
-            belongs = f"belongs to the input {read}" if read.is_dir() else "is an input of this command"
-            raise MobileloopError(f"{path} {belongs} and would be overwritten; choose another output.")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
-
-    Raises:
-        MobileloopError: where the folder is missing or the disk refuses (full, read-only).
-    """
-    path = Path(path)
-    check_output(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-    except OSError as error:
-        raise MobileloopError(f"nothing can be written in {path.parent}: {error.strerror}.") from None
-    temporary = Path(name)
-    try:
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-            # What was written lies in the page cache in small pages. Dropped from there, it is read back in large ones
-            # by a reader that asks for them, as the engine does.
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        temporary.replace(path)
-    except OSError as error:
-        raise MobileloopError(
-            f"{path} could not be written ({error.strerror or error}); nothing was left behind. Free some space "
-            "or choose another output."
-        ) from None
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def text_sha256(text: str) -> str:
-    """SHA-256 of a text, in hexadecimal."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()

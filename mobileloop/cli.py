@@ -11,23 +11,24 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
-from mobileloop.commands.bandwidth import bandwidth
-from mobileloop.commands.bench import INTERRUPTED, bench
-from mobileloop.commands.compare import compare
-from mobileloop.commands.demo import demo
-from mobileloop.commands.device import device
-from mobileloop.commands.export import export
 from mobileloop.commands.fetch import fetch
 from mobileloop.commands.info import info
-from mobileloop.commands.machine import machine
 from mobileloop.commands.options import STDOUT
-from mobileloop.commands.plan import plan
-from mobileloop.commands.report import report
-from mobileloop.commands.results import results
 from mobileloop.commands.run import run
-from mobileloop.commands.simulate import simulate
 from mobileloop.commands.verify import verify
+from mobileloop.console import INTERRUPTED
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.commands.bandwidth import bandwidth
+from mobileloop_bench.commands.bench import bench
+from mobileloop_bench.commands.compare import compare
+from mobileloop_bench.commands.demo import demo
+from mobileloop_bench.commands.device import device
+from mobileloop_bench.commands.machine import machine
+from mobileloop_bench.commands.plan import plan
+from mobileloop_bench.commands.report import report
+from mobileloop_bench.commands.results import results
+from mobileloop_bench.commands.simulate import simulate
+from mobileloop_export.commands.export import export
 
 
 class _Commands(TyperGroup):

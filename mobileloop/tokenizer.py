@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.decoders import DecodeStream
 
 from mobileloop.errors import MobileloopError
-from mobileloop.model import TokenizerSpec
+from mobileloop.spec.tokenizer import TokenizerSpec
 
 # What makes long texts out of short ones: padding, formatting and repeating. Chat templates need none of it.
 _WIDENING_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"}

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError
-from mobileloop.model import Checkpoint
-from mobileloop.quant.packed import PackedModel
-from mobileloop.reference import ReferenceModel
+from mobileloop.packed import PackedModel
+from mobileloop.reference.model import ReferenceModel
 from mobileloop.runtimes.base import Session
 from mobileloop.tokenizer import Tokenizer
 

@@ -12,18 +12,18 @@ import pytest
 from mobileloop import runtimes
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
-from mobileloop.config import ModelConfig
-from mobileloop.quant.packed import PackedModel
+from mobileloop.packed import PackedModel
 from mobileloop.runtimes.base import F32, Session
-from mobileloop.schedule import Schedule
-from mobileloop_bench.bandwidth import Bandwidth
-from mobileloop_bench.machine import Machine
-from mobileloop_bench.measure import Measurement
-from mobileloop_bench.memory import Memory, memory_key
-from mobileloop_bench.plan import Plan, Settings, make_plan, open_artifacts
-from mobileloop_bench.results import Document
-from mobileloop_bench.rows import make_document
-from mobileloop_bench.runner import Samples
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule
+from mobileloop_bench.bandwidth.ceiling import Bandwidth
+from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.measure.memory import Memory, memory_key
+from mobileloop_bench.measure.plan import Plan, Settings, make_plan, open_artifacts
+from mobileloop_bench.measure.rounds import Measurement
+from mobileloop_bench.measure.session_runner import Samples
+from mobileloop_bench.measure.summary import make_document
+from mobileloop_bench.results.document import Document
 
 VOCAB = 64
 

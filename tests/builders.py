@@ -9,14 +9,15 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from tokenizers import pre_tokenizers
 
-from mobileloop.artifact import ArtifactInfo, written_whole
-from mobileloop.checkpoints.families import llama_tensor_name
+from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
 from mobileloop.checkpoints.vocabulary import CONTROL, byte_level_tokenizer
-from mobileloop.config import ModelConfig
-from mobileloop.quant.packed import PackedModel
-from mobileloop.schedule import Schedule, Stage
-from mobileloop_export import exporter
+from mobileloop.families.family import llama_tensor_name
+from mobileloop.files import written_whole
+from mobileloop.packed import PackedModel
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule, Stage
+from mobileloop_export.formats import exporter
 
 DATA = Path(__file__).parent / "data"
 

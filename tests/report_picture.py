@@ -8,7 +8,7 @@ from pathlib import Path
 
 from browser import browser, opened, why_not
 
-from mobileloop_bench.report import report
+from mobileloop_bench.report.page import report
 
 WIDTH, HEIGHT, SCALE = 1120, 1560, 1.25
 

@@ -12,11 +12,11 @@ import pytest
 
 from mobileloop.artifact import ArtifactInfo, Costs
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule
-from mobileloop_bench.arm import emulator as emulation
-from mobileloop_bench.arm import misses, products
-from mobileloop_bench.arm.__main__ import main
-from mobileloop_bench.arm.emulator import Cache, Emulator, build
+from mobileloop.spec.schedule import Schedule
+from mobileloop_bench.simulate import qemu as emulation
+from mobileloop_bench.simulate.arm import misses, products
+from mobileloop_bench.simulate.arm.__main__ import main
+from mobileloop_bench.simulate.qemu import Cache, Emulator, build
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "arm-tests"

@@ -6,17 +6,10 @@ from pathlib import Path
 import pytest
 from builders import TINY, packed_model, write_engine
 
-from mobileloop.artifact import (
-    FORMAT_VERSION,
-    ArtifactInfo,
-    check_output,
-    check_tokens,
-    runtime_of,
-    text_sha256,
-    written_whole,
-)
+from mobileloop.artifact import FORMAT_VERSION, ArtifactInfo, check_tokens, runtime_of
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule
+from mobileloop.files import check_output, text_sha256, written_whole
+from mobileloop.spec.schedule import Schedule
 
 
 @pytest.fixture

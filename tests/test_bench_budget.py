@@ -11,9 +11,12 @@ from builders import TINY, packed_model, write_engine
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
-from mobileloop.quant.packed import shape_costs
-from mobileloop.schedule import Schedule
-from mobileloop_bench.budget import (
+from mobileloop.packed import shape_costs
+from mobileloop.spec.schedule import Schedule
+from mobileloop_bench.machine.file import EngineCosts, MachineFile
+from mobileloop_bench.machine.ladder import Ladder, Step
+from mobileloop_bench.machine.probe import Cache, Cluster, Machine
+from mobileloop_bench.timemodel.budget import (
     artifact_options,
     make_budget_plan,
     parse_budget,
@@ -21,9 +24,6 @@ from mobileloop_bench.budget import (
     sentences,
     thread_counts,
 )
-from mobileloop_bench.ladder import Ladder, Step
-from mobileloop_bench.machine import Cache, Cluster, Machine
-from mobileloop_bench.machinefile import EngineCosts, MachineFile
 
 MB = 1_000_000
 
@@ -275,8 +275,8 @@ def test_what_no_machine_or_artifact_can_do_is_refused(machine_file, tmp_path):
 
 def test_names_are_completed():
     from mobileloop.commands.options import complete_machines
-    from mobileloop.commands.plan import _complete_presets
-    from mobileloop_bench.machinefile import shipped
+    from mobileloop_bench.commands.plan import _complete_presets
+    from mobileloop_bench.machine.file import shipped
 
     assert complete_machines("") == shipped()
     assert complete_machines("rasp") == ["raspberry-pi-5"]

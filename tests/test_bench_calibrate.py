@@ -12,8 +12,11 @@ from mobileloop.cli import app
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes import topology as topology_module
 from mobileloop.runtimes.topology import Cache, read_topology
-from mobileloop_bench import calibrate, machine
-from mobileloop_bench.calibrate import (
+from mobileloop_bench.machine import probe as machine
+from mobileloop_bench.machine.card import this_machine
+from mobileloop_bench.machine.file import EngineCosts, MachineFile
+from mobileloop_bench.timemodel import calibrate
+from mobileloop_bench.timemodel.calibrate import (
     Applied,
     block_config,
     copies,
@@ -22,8 +25,6 @@ from mobileloop_bench.calibrate import (
     reread_share,
     unhidden,
 )
-from mobileloop_bench.machinecard import this_machine
-from mobileloop_bench.machinefile import EngineCosts, MachineFile
 
 
 def test_what_was_not_hidden():

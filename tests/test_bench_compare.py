@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from mobileloop.cli import app
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.compare import Rule, compare_artifacts, compare_runs, percentage
-from mobileloop_bench.plan import Settings
-from mobileloop_bench.resampling import ratio_interval
-from mobileloop_bench.results import Document, Result
+from mobileloop_bench.measure.plan import Settings
+from mobileloop_bench.results.bootstrap import ratio_interval
+from mobileloop_bench.results.compare import Rule, compare_artifacts, compare_runs, percentage
+from mobileloop_bench.results.document import Document, Result
 
 ROUNDS, EACH = 8, 32
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mobileloop_bench import counters
-from mobileloop_bench.counters import Counters, between
+from mobileloop_bench.measure import counters
+from mobileloop_bench.measure.counters import Counters, between
 
 
 def test_events_between_two_readings_are_scaled_to_the_whole_time() -> None:

@@ -7,13 +7,13 @@ import re
 import pytest
 from report_fakes import bare_document, full_document
 
-from mobileloop_bench.figures import figures
-from mobileloop_bench.figures.drawing import NARROW, apart, elided, label_boxes, text_width
-from mobileloop_bench.figures.naming import Names
-from mobileloop_bench.figures.palette import DARK, LIGHT
-from mobileloop_bench.ladder import Ladder
-from mobileloop_bench.report import page
-from mobileloop_bench.results import decode_rows
+from mobileloop_bench.machine.ladder import Ladder
+from mobileloop_bench.report.figures import figures
+from mobileloop_bench.report.figures.drawing import NARROW, apart, elided, label_boxes, text_width
+from mobileloop_bench.report.figures.naming import Names
+from mobileloop_bench.report.figures.palette import DARK, LIGHT
+from mobileloop_bench.report.page import page
+from mobileloop_bench.results.document import decode_rows
 
 
 def by_slug(document):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mobileloop_bench.android import android_build, read_properties
-from mobileloop_bench.cores import core_names, soc_name
-from mobileloop_bench.machine import Machine, probe
+from mobileloop_bench.machine.android import android_build, read_properties
+from mobileloop_bench.machine.cores import core_names, soc_name
+from mobileloop_bench.machine.probe import Machine, probe
 
 ARM = """processor\t: 0
 Features\t: fp asimd asimdhp asimddp i8mm sve

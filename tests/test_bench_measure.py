@@ -8,16 +8,16 @@ from bench_fakes import FakeSession, open_fakes, plan_of, small_settings, tiny_i
 from builders import packed_model, write_engine
 
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule
-from mobileloop_bench import bandwidth as bandwidth_module
-from mobileloop_bench import memory as memory_module
-from mobileloop_bench.bandwidth import MIB, ceiling_gbps, measure_bandwidth, working_set_bytes
-from mobileloop_bench.machine import Cache, Machine
-from mobileloop_bench.measure import measure, rotated
-from mobileloop_bench.plan import Settings, make_plan, numbers, open_artifacts
-from mobileloop_bench.probes import Probes
-from mobileloop_bench.rows import make_document
-from mobileloop_bench.runner import prompt_of
+from mobileloop.spec.schedule import Schedule
+from mobileloop_bench.bandwidth import ceiling as bandwidth_module
+from mobileloop_bench.bandwidth.ceiling import MIB, ceiling_gbps, measure_bandwidth, working_set_bytes
+from mobileloop_bench.machine.probe import Cache, Machine
+from mobileloop_bench.measure import memory as memory_module
+from mobileloop_bench.measure.plan import Settings, make_plan, numbers, open_artifacts
+from mobileloop_bench.measure.probes import Probes
+from mobileloop_bench.measure.rounds import measure, rotated
+from mobileloop_bench.measure.session_runner import prompt_of
+from mobileloop_bench.measure.summary import make_document
 
 
 def test_every_configuration_runs_once_per_round_in_a_rotating_order(fake_artifact: Path) -> None:
@@ -59,7 +59,7 @@ def test_sessions_are_closed(fake_artifact: Path) -> None:
 
 
 def test_sessions_are_opened_anew_where_memory_is_short(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mobileloop_bench.measure._fits_memory", lambda plan: False)
+    monkeypatch.setattr("mobileloop_bench.measure.rounds._fits_memory", lambda plan: False)
     measurement = measure(plan_of(fake_artifact))
     assert not measurement.sessions_kept
     assert all(len(samples.decode_ms) == 20 for samples in measurement.samples)
@@ -254,17 +254,17 @@ def test_a_time_budget_runs_as_many_rounds_as_fit(fake_artifact: Path) -> None:
 def test_until_stable_goes_on_and_says_how_it_ended(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(fake_artifact, threads=[1], loops=[1], repetitions=2, until_stable=True)
     looks = iter([False, False, True])
-    monkeypatch.setattr("mobileloop_bench.measure.stable", lambda samples, per_round: next(looks))
+    monkeypatch.setattr("mobileloop_bench.measure.rounds.stable", lambda samples, per_round: next(looks))
     measurement = measure(plan)
     assert measurement.ended == "stable after 4 rounds"
     assert len(measurement.samples[0].decode_ms) == 4 * 4
-    monkeypatch.setattr("mobileloop_bench.measure.stable", lambda samples, per_round: False)
+    monkeypatch.setattr("mobileloop_bench.measure.rounds.stable", lambda samples, per_round: False)
     assert measure(plan).ended == "100 rounds, not stable yet"
 
 
 def test_a_cooldown_lies_between_rounds(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("mobileloop_bench.measure.time.sleep", slept.append)
+    monkeypatch.setattr("mobileloop_bench.measure.rounds.time.sleep", slept.append)
     measure(plan_of(fake_artifact, threads=[1], loops=[1], repetitions=3, cooldown_s=4), probes=Ticking())
     assert sum(slept) > 0
     slept.clear()

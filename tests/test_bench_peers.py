@@ -16,22 +16,23 @@ import pytest
 from builders import TINY
 from typer.testing import CliRunner
 
-from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
 from mobileloop.quant.schemes import SCHEMES
-from mobileloop.reference import ReferenceModel
+from mobileloop.reference.model import ReferenceModel
 from mobileloop.runtimes import open_session
-from mobileloop.schedule import Schedule
-from mobileloop_bench.interference import Interference, Watch
-from mobileloop_bench.machine import Machine
+from mobileloop.spec.schedule import Schedule
+from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.measure.interference import Interference, Watch
 from mobileloop_bench.peers import __main__ as command
-from mobileloop_bench.peers import agreement, executorch, genai, llama, ours, store, weights
+from mobileloop_bench.peers import agreement, executorch, genai, llama, ours, weights
+from mobileloop_bench.peers import builds as store
 from mobileloop_bench.peers.contestant import Cell, Command, Settings, series_of
 from mobileloop_bench.peers.contestants import contestants
 from mobileloop_bench.peers.document import Agreement, PeersDocument, Round, Sample, read_peers, resumed
 from mobileloop_bench.peers.rounds import CommandFailed, run_cell, run_command, run_rounds, shuffled
-from mobileloop_bench.peers.rows import rows
+from mobileloop_bench.peers.scoreboard import rows
 from mobileloop_bench.peers.table import markdown, print_table
 
 LABELS = {

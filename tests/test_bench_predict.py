@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobileloop.config import ModelConfig
-from mobileloop.costs import TokenBytes
-from mobileloop.schedule import Schedule, Stage
-from mobileloop_bench.ladder import Ladder, Rung, Step
-from mobileloop_bench.machine import Cache, Cluster, Machine, cache_bytes
-from mobileloop_bench.machinefile import EngineCosts, MachineFile
-from mobileloop_bench.predict import Levels, UnknownError, Workload, busiest, kv_pages, predict
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.costs import TokenBytes
+from mobileloop.spec.schedule import Schedule, Stage
+from mobileloop_bench.machine.file import EngineCosts, MachineFile
+from mobileloop_bench.machine.ladder import Ladder, Rung, Step
+from mobileloop_bench.machine.probe import Cache, Cluster, Machine, cache_bytes
+from mobileloop_bench.timemodel.predict import Levels, UnknownError, Workload, busiest, kv_pages, predict
 
 MB = 1_000_000
 CONFIG = ModelConfig(

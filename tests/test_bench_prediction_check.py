@@ -7,11 +7,11 @@ import json
 import pytest
 from builders import TINY
 
-from mobileloop_bench import prediction_check
-from mobileloop_bench.ladder import Ladder, Step
-from mobileloop_bench.machine import Machine
-from mobileloop_bench.machinefile import EngineCosts, MachineFile
-from mobileloop_bench.prediction_check import Compared, check_configs, exported, main, median_error
+from mobileloop_bench.checks import prediction as prediction_check
+from mobileloop_bench.checks.prediction import Compared, check_configs, exported, main, median_error
+from mobileloop_bench.machine.file import EngineCosts, MachineFile
+from mobileloop_bench.machine.ladder import Ladder, Step
+from mobileloop_bench.machine.probe import Machine
 
 
 def test_errors_are_relative_to_what_was_measured():

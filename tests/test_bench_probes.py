@@ -4,10 +4,10 @@ from typing import cast
 
 import pytest
 
-from mobileloop_bench import probes
-from mobileloop_bench.plan import Configuration
-from mobileloop_bench.probes import Consumption, Probes
-from mobileloop_bench.runner import Samples
+from mobileloop_bench.measure import probes
+from mobileloop_bench.measure.plan import Configuration
+from mobileloop_bench.measure.probes import Consumption, Probes
+from mobileloop_bench.measure.session_runner import Samples
 
 
 class Meter:

@@ -3,8 +3,8 @@
 import pytest
 from report_fakes import full_document
 
-from mobileloop_bench.machine import Cache, Machine
-from mobileloop_bench.residency import ladder_level, nominal_level, residency
+from mobileloop_bench.machine.probe import Cache, Machine
+from mobileloop_bench.report.residency import ladder_level, nominal_level, residency
 
 
 def looped(document, threads=2, loops=2):

@@ -6,13 +6,13 @@ import typer
 from bench_fakes import FakeSession, made_up_document, made_up_measurement, open_fakes, plan_of  # noqa: F401
 from typer.testing import CliRunner
 
-from mobileloop.commands.bench import bench
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.interference import Interference
-from mobileloop_bench.machine import Machine
-from mobileloop_bench.measure import measure
-from mobileloop_bench.results import Document, read_document
-from mobileloop_bench.rows import make_document
+from mobileloop_bench.commands.bench import bench
+from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.measure.interference import Interference
+from mobileloop_bench.measure.rounds import measure
+from mobileloop_bench.measure.summary import make_document
+from mobileloop_bench.results.document import Document, read_document
 
 KEYS = [
     "artifact",
@@ -176,8 +176,8 @@ def test_infinity_is_never_written() -> None:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> typer.Typer:
-    monkeypatch.setattr("mobileloop_bench.bench.measure_memory", lambda plan, seconds: {})
-    monkeypatch.setattr("mobileloop_bench.bench.measure_bandwidth", lambda machine, threads, cpus: [])
+    monkeypatch.setattr("mobileloop_bench.measure.run.measure_memory", lambda plan, seconds: {})
+    monkeypatch.setattr("mobileloop_bench.measure.run.measure_bandwidth", lambda machine, threads, cpus: [])
     app = typer.Typer()
     app.command()(bench)
     return app

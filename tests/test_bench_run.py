@@ -14,17 +14,17 @@ from builders import packed_model, write_engine
 from rich.console import Console
 
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule
-from mobileloop_bench import bench as bench_module
-from mobileloop_bench.bandwidth import bandwidth_of
-from mobileloop_bench.bench import Recorder, check_same_machine, run_bench
-from mobileloop_bench.ladder import Ladder, Step
-from mobileloop_bench.machine import Cluster, Machine, probe
-from mobileloop_bench.machinefile import EngineCosts, MachineFile
-from mobileloop_bench.probes import Probes
-from mobileloop_bench.report import notes
-from mobileloop_bench.results import read_document
-from mobileloop_bench.words import bandwidth_sentence
+from mobileloop.spec.schedule import Schedule
+from mobileloop_bench.bandwidth.ceiling import bandwidth_of
+from mobileloop_bench.machine.file import EngineCosts, MachineFile
+from mobileloop_bench.machine.ladder import Ladder, Step
+from mobileloop_bench.machine.probe import Cluster, Machine, probe
+from mobileloop_bench.measure import run as bench_module
+from mobileloop_bench.measure.probes import Probes
+from mobileloop_bench.measure.run import Recorder, check_same_machine, run_bench
+from mobileloop_bench.report.page import notes
+from mobileloop_bench.results.document import read_document
+from mobileloop_bench.writing.units import bandwidth_sentence
 
 LADDER = Ladder(
     steps=[

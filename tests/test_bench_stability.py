@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mobileloop_bench.stability import half_width, stable
+from mobileloop_bench.results.stability import half_width, stable
 
 
 def test_equal_rounds_are_stable_and_few_are_not() -> None:

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from mobileloop.cli import app
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.results import Document
+from mobileloop_bench.results.document import Document
 
 duckdb = pytest.importorskip("duckdb")
-from mobileloop_bench import store  # noqa: E402
+from mobileloop_bench.results import store  # noqa: E402
 
 
 def state(run: str | None, samples: list[float], interrupted: bool = False, cpu: str = "a processor") -> Document:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from bench_fakes import made_up_measurement, open_fakes, plan_of  # noqa: F401
 
-from mobileloop_bench.interference import Interference
-from mobileloop_bench.machine import Machine
-from mobileloop_bench.rows import make_document
+from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.measure.interference import Interference
+from mobileloop_bench.measure.summary import make_document
 
 STEADY = [10.0] * 20
 SLOWING = [10.0] * 12 + [12.5] * 8

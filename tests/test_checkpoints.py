@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from tokenizers import pre_tokenizers
 
-from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.checkpoints.gguf import load_gguf
+from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_checkpoint, random_model
 from mobileloop.errors import MobileloopError
-from mobileloop.model import Checkpoint
 from mobileloop.quant.schemes import QuantTensor
-from mobileloop.reference import ReferenceModel
-from mobileloop.schedule import Schedule
+from mobileloop.reference.model import ReferenceModel
+from mobileloop.spec.schedule import Schedule
 from mobileloop.tokenizer import Tokenizer
 
 UNTIED = TINY.model_copy(update={"tie_embeddings": False})

@@ -24,7 +24,7 @@ from builders import TINY, add_tokenizer, write_folder
 from mobileloop import __version__
 from mobileloop.checkpoints.random import random_model
 from mobileloop.runtimes import open_session
-from mobileloop_export import FORMATS
+from mobileloop_export.formats import FORMATS
 
 COMMANDS = (
     "export", "run", "verify", "bench", "bandwidth", "machine", "plan", "simulate", "device", "compare", "results",

@@ -6,9 +6,9 @@ from mobileloop.errors import MobileloopError
 from mobileloop.runtimes import native
 from mobileloop.runtimes.topology import Cache as TopologyCache
 from mobileloop.runtimes.topology import Cluster, Cpu, Topology, read_topology
-from mobileloop_bench.climb import cache_sizes, find_steps, measure_ladder, parse_sizes, plan_climb
-from mobileloop_bench.ladder import Ladder, Latency, Rung
-from mobileloop_bench.machine import Cache, Machine
+from mobileloop_bench.bandwidth.climb import cache_sizes, find_steps, measure_ladder, parse_sizes, plan_climb
+from mobileloop_bench.machine.ladder import Ladder, Latency, Rung
+from mobileloop_bench.machine.probe import Cache, Machine
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -133,7 +133,7 @@ def test_wide_samples_are_disturbed():
 def test_the_time_ends_a_ladder_between_samples(monkeypatch):
     climb, topology = small_climb(seconds=1.0)
     clock = iter(range(10**6))
-    monkeypatch.setattr("mobileloop_bench.climb.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("mobileloop_bench.bandwidth.climb.time.monotonic", lambda: next(clock))
     ladder = measure_ladder(climb, topology)
     assert [(rung.threads, rung.size_bytes, rung.state) for rung in ladder.rungs] == [(1, MIB, "warm")]
     assert ladder.latencies == ladder.steps == []

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError, validated
+from mobileloop.spec.config import ModelConfig
 
 
 def test_round_trips_through_json():

@@ -1,14 +1,14 @@
-"""mobileloop.costs: the byte formulas by hand, and the same for the reference and an artifact."""
+"""mobileloop.spec.costs: the byte formulas by hand, and the same for the reference and an artifact."""
 
 import numpy as np
 from builders import TINY
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
-from mobileloop.costs import TokenBytes, kv_vector_bytes
-from mobileloop.quant.packed import PackedModel
-from mobileloop.reference import ReferenceModel
-from mobileloop.schedule import Schedule
+from mobileloop.packed import PackedModel
+from mobileloop.reference.model import ReferenceModel
+from mobileloop.spec.costs import TokenBytes, kv_vector_bytes
+from mobileloop.spec.schedule import Schedule
 
 CONFIG = TINY.model_copy(update={"vocab_size": 101})
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.crosscheck import LIKWID, SYSBENCH, Case, parse_likwid, parse_sysbench
+from mobileloop_bench.checks.bandwidth import LIKWID, SYSBENCH, Case, parse_likwid, parse_sysbench
 
 
 def test_what_likwid_bench_prints():
@@ -40,7 +40,7 @@ def test_it_runs(tmp_path):
     out = tmp_path / "pairs.jsonl"
     words = ["--threads", "1", "--seconds", "0.002", "--alternations", "1", "--json", str(out)]
     done = subprocess.run(
-        [sys.executable, "-m", "mobileloop_bench.crosscheck", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "mobileloop_bench.checks.bandwidth", *words], capture_output=True, text=True, check=False
     )
     if "is hidden" in done.stderr:
         pytest.skip("this machine hides the size of its L2")
@@ -53,7 +53,7 @@ def test_it_runs(tmp_path):
 
 def test_bad_options_are_one_sentence():
     done = subprocess.run(
-        [sys.executable, "-m", "mobileloop_bench.crosscheck", "--seconds", "0"],
+        [sys.executable, "-m", "mobileloop_bench.checks.bandwidth", "--seconds", "0"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")

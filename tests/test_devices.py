@@ -20,13 +20,13 @@ from test_engine_binary import arm_binary, build
 from typer.testing import CliRunner
 
 from mobileloop.cli import app
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.devices import adb as adb_module
-from mobileloop_bench.devices import bench as bench_module
-from mobileloop_bench.devices import session
+from mobileloop_bench.devices import install as session
+from mobileloop_bench.devices import run as bench_module
 from mobileloop_bench.devices.adb import Adb, AdbError, Listed, choose, list_devices
 from mobileloop_bench.devices.describe import FOLDER, Sensors, by_cluster, describe, parse_sensors
-from mobileloop_bench.results import read_document
+from mobileloop_bench.results.document import read_document
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN_ABI = {"x86_64": "x86_64", "aarch64": "arm64-v8a"}.get(platform.machine())

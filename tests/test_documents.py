@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mobileloop.errors import MobileloopError
-from mobileloop_bench import documents
-from mobileloop_bench.documents import VersionedDocument
-from mobileloop_bench.ladder import Ladder, Rung, Step
-from mobileloop_bench.machine import Cache, Cluster, Machine
-from mobileloop_bench.machinefile import EngineCosts, MachineFile
-from mobileloop_bench.plan import Settings
-from mobileloop_bench.results import Document, Result, Sample, StageTime
+from mobileloop_bench.machine.file import EngineCosts, MachineFile
+from mobileloop_bench.machine.ladder import Ladder, Rung, Step
+from mobileloop_bench.machine.probe import Cache, Cluster, Machine
+from mobileloop_bench.measure.plan import Settings
+from mobileloop_bench.results.document import Document, Result, Sample, StageTime
+from mobileloop_bench.writing import documents
+from mobileloop_bench.writing.documents import VersionedDocument
 
 MACHINE = Machine(
     cpu="a processor",

@@ -20,17 +20,20 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import DecodeStream
 
 from mobileloop import __version__
-from mobileloop.checkpoints import load_checkpoint, vocabulary
+from mobileloop.checkpoints import vocabulary
+from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
-from mobileloop.generate import Sampler, generate
-from mobileloop.quant.packed import PackedModel
+from mobileloop.decode.generate import generate
+from mobileloop.decode.sampling import Sampler
+from mobileloop.packed import PackedModel
 from mobileloop.runtimes import open_session
 from mobileloop.runtimes.engine import read_info
-from mobileloop.schedule import Halting, Schedule
+from mobileloop.spec.halting import Halting
+from mobileloop.spec.schedule import Schedule
 from mobileloop.tokenizer import TextStream
 from mobileloop.tokenizer import Tokenizer as OurTokenizer
-from mobileloop_bench.report import page
-from mobileloop_bench.results import read_document
+from mobileloop_bench.report.page import page
+from mobileloop_bench.results.document import read_document
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "runtime_bench" / "engine"

@@ -24,15 +24,15 @@ from builders import (
 )
 
 from mobileloop.artifact import ArtifactInfo
-from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
-from mobileloop.quant.packed import PackedModel
-from mobileloop.reference import ReferenceModel
+from mobileloop.packed import PackedModel
+from mobileloop.reference.model import ReferenceModel
 from mobileloop.runtimes import open_session
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 from mobileloop_export import executorch as executorch_export
-from mobileloop_export import exporter
+from mobileloop_export.formats import exporter
 
 QUANTIZATIONS = ("none", "int4", "int4-symmetric", "int8")
 TOKENS = [3, 66, 0, 17, 17, 42, 5, 61, 8, 30, 12]

@@ -17,18 +17,18 @@ from onnx import ModelProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
 from mobileloop.artifact import ArtifactInfo
-from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.checkpoint import Checkpoint
+from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
-from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError
-from mobileloop.model import Checkpoint
-from mobileloop.quant.packed import PackedModel
+from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import SCHEMES, QuantTensor
-from mobileloop.reference import ReferenceModel
+from mobileloop.reference.model import ReferenceModel
 from mobileloop.runtimes.onnx import OnnxSession
-from mobileloop.schedule import Schedule, Stage
-from mobileloop_export import onnx as exporter
-from mobileloop_export.onnx_stage import GROUPS
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule, Stage
+from mobileloop_export.onnx import model as exporter
+from mobileloop_export.onnx.block import GROUPS
 
 DATA = Path(__file__).parent / "data"
 CONFIG = ModelConfig(

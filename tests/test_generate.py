@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from mobileloop.generate import Generation, Sampler, generate, generate_samples
+from mobileloop.decode.batch import generate_samples
+from mobileloop.decode.generate import Generation, generate
+from mobileloop.decode.sampling import Sampler
 
 
 class Counting:

@@ -11,11 +11,13 @@ from builders import TINY, packed_model, same_bits, write_engine
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
-from mobileloop.quant.packed import PackedModel
-from mobileloop.reference import KvCache, ReferenceModel
+from mobileloop.packed import PackedModel
+from mobileloop.reference.cache import KvCache
+from mobileloop.reference.model import ReferenceModel
 from mobileloop.runtimes.engine import EngineSession
-from mobileloop.schedule import Halting, Schedule, Stage
-from mobileloop_export import exporter
+from mobileloop.spec.halting import Halting
+from mobileloop.spec.schedule import Schedule, Stage
+from mobileloop_export.formats import exporter
 
 TOKENS = [3, 66, 0, 17, 17, 42, 5, 61, 8, 30, 12]
 GATED = TINY.model_copy(update={"exit_gate": True})

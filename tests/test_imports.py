@@ -16,16 +16,16 @@ SOURCES = {
 # Lowest first. A module belongs to the longest entry that is its name or a package above it.
 LAYERS = (
     ("mobileloop.errors",),
-    ("mobileloop.config",),
+    ("mobileloop.spec.config",),
     ("mobileloop.quiet", "mobileloop.process"),
-    ("mobileloop.schedule",),
-    ("mobileloop.costs",),
+    ("mobileloop.spec.schedule",),
+    ("mobileloop.spec.costs",),
     ("mobileloop.quant.schemes",),
-    ("mobileloop.model",),
-    ("mobileloop.presets",),
+    ("mobileloop.checkpoints.checkpoint",),
+    ("mobileloop.families.registry",),
     ("mobileloop.checkpoints",),
-    ("mobileloop.quant.records", "mobileloop.quant.packed"),
-    ("mobileloop.reference", "mobileloop.tokenizer"),
+    ("mobileloop.quant.records", "mobileloop.packed"),
+    ("mobileloop.reference.model", "mobileloop.tokenizer"),
     ("mobileloop.artifact",),
     ("mobileloop_export",),
     ("mobileloop.runtimes",),
@@ -37,7 +37,7 @@ MARKERS = {"mobileloop", "mobileloop.quant"}
 
 # The command line, the exporter of ExecuTorch programs and what checks against the reference may load PyTorch.
 TORCH = (
-    "mobileloop.reference",
+    "mobileloop.reference.model",
     "mobileloop.verify",
     "mobileloop.commands.verify",
     "mobileloop_bench.peers.agreement",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from mobileloop_bench.knees import find_levels
+from mobileloop_bench.bandwidth.levels import find_levels
 
 KIB, MIB = 1 << 10, 1 << 20
 CACHES = [("L1", 48 * KIB), ("L2", 2 * MIB), ("L3", 480 * MIB)]

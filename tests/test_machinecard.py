@@ -2,12 +2,12 @@ import io
 
 from rich.console import Console
 
-from mobileloop_bench.android import Android
-from mobileloop_bench.ladder import Ladder, Step
-from mobileloop_bench.machine import Cache, Cluster, Machine
-from mobileloop_bench.machinecard import print_machine, this_machine
-from mobileloop_bench.machinefile import EngineCosts, MachineFile
-from mobileloop_bench.sensors import Battery
+from mobileloop_bench.machine.android import Android
+from mobileloop_bench.machine.card import print_machine, this_machine
+from mobileloop_bench.machine.file import EngineCosts, MachineFile
+from mobileloop_bench.machine.ladder import Ladder, Step
+from mobileloop_bench.machine.probe import Cache, Cluster, Machine
+from mobileloop_bench.machine.sensors import Battery
 
 
 def shown(file: MachineFile) -> str:

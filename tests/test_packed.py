@@ -3,12 +3,12 @@ import pytest
 from builders import TINY, packed_model
 
 from mobileloop.artifact import ArtifactInfo
+from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
-from mobileloop.model import Checkpoint
-from mobileloop.quant.packed import PackedModel
+from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import SCHEMES, QuantTensor
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 
 WEIGHTS = 2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 96  # matrix weights of one tiny block
 NORMS = 2 * 64 * 4  # its norms, in bytes

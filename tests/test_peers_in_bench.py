@@ -19,25 +19,26 @@ from typer.testing import CliRunner
 from mobileloop.cli import app
 from mobileloop.commands import fetch
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Schedule
-from mobileloop_bench import validity
-from mobileloop_bench.card import peer_notes
-from mobileloop_bench.compare import Rule, compare_runs
-from mobileloop_bench.machine import Machine
-from mobileloop_bench.measure import Measurement, measure
-from mobileloop_bench.memory import measure_memory
-from mobileloop_bench.peers import bench, contestants, executorch, genai, llama, weights
-from mobileloop_bench.peers.bench import times_in_a_row, with_peers
+from mobileloop.spec.schedule import Schedule
+from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.measure import validity
+from mobileloop_bench.measure.card import peer_notes
+from mobileloop_bench.measure.memory import measure_memory
+from mobileloop_bench.measure.plan import Plan, make_plan, open_artifacts
+from mobileloop_bench.measure.rounds import Measurement, measure
+from mobileloop_bench.measure.summary import make_document
+from mobileloop_bench.peers import contestants, executorch, genai, llama, weights
+from mobileloop_bench.peers import plan as bench
+from mobileloop_bench.peers.builds import Store, default_folder
 from mobileloop_bench.peers.contestant import Command, Contestant, Entry, Source, Turn
+from mobileloop_bench.peers.plan import times_in_a_row, with_peers
 from mobileloop_bench.peers.rounds import run_command
-from mobileloop_bench.peers.store import Store, default_folder
-from mobileloop_bench.peers.turns import on_cpus
-from mobileloop_bench.plan import Plan, make_plan, open_artifacts
-from mobileloop_bench.report import page
-from mobileloop_bench.results import Document
-from mobileloop_bench.rows import make_document
-from mobileloop_bench.tables import print_results
-from mobileloop_bench.verdict import verdict
+from mobileloop_bench.peers.runner import on_cpus
+from mobileloop_bench.report.page import page
+from mobileloop_bench.report.verdict import verdict
+from mobileloop_bench.results.compare import Rule, compare_runs
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.table import print_results
 
 BUILT = Store(default_folder())  # before the tests move the cache
 SHA = "5" * 64
@@ -256,7 +257,7 @@ def test_a_peer_has_no_memory_pass(fake_artifact: Path, fake_peer, monkeypatch) 
     fake_peer()
     plan = with_peers(plan_with(fake_artifact), ["fake"])
     asked = []
-    monkeypatch.setattr("mobileloop_bench.memory._in_child", lambda one, settings: asked.append(one.peer))
+    monkeypatch.setattr("mobileloop_bench.measure.memory._in_child", lambda one, settings: asked.append(one.peer))
     measure_memory(plan)
     assert asked == [None]
 

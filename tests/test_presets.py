@@ -1,7 +1,7 @@
 import pytest
 
 from mobileloop.errors import MobileloopError
-from mobileloop.presets import preset, preset_names
+from mobileloop.families.registry import preset, preset_names
 
 # MobileLLM (arXiv 2402.14905): millions of parameters with a tied embedding, and of one block.
 COUNTS = {

@@ -13,16 +13,17 @@ import pytest
 import torch
 
 from mobileloop.artifact import ArtifactInfo
-from mobileloop.checkpoints import load_checkpoint
-from mobileloop.generate import Sampler, generate
-from mobileloop.quant.packed import PackedModel
+from mobileloop.checkpoints.load import load_checkpoint
+from mobileloop.decode.generate import generate
+from mobileloop.decode.sampling import Sampler
+from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import QuantTensor
-from mobileloop.reference import ReferenceModel
+from mobileloop.reference.model import ReferenceModel
 from mobileloop.runtimes import open_session
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 from mobileloop.tokenizer import Tokenizer
 from mobileloop.verify import EXACT_LIMITS, QUANTIZED_LIMITS, compare, verification_tokens
-from mobileloop_export import FORMATS, exporter
+from mobileloop_export.formats import FORMATS, exporter
 
 pytestmark = pytest.mark.real
 CONTEXT = 256
@@ -112,7 +113,7 @@ def test_the_blocks_survive_packing(checkpoint):
 def test_logits_are_those_of_transformers(checkpoint, tokens):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from mobileloop.checkpoints.families import llama_tensor_name
+    from mobileloop.families.family import llama_tensor_name
 
     config = checkpoint.config
     model = LlamaForCausalLM(

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobileloop.checkpoints.random import random_model
+from mobileloop.packed import PackedModel
 from mobileloop.quant import records
-from mobileloop.quant.packed import PackedModel
 from mobileloop.quant.schemes import SCHEMES
 
 CODE_BYTES = {1: 1024, 2: 128, 3: 128, 4: 256}  # of 8 rows by 32 inputs

@@ -6,14 +6,16 @@ import torch
 from builders import DATA, TINY, full_attention_schedule, golden, hf_config, schedules
 from safetensors.numpy import load_file
 
-from mobileloop.checkpoints import load_checkpoint
-from mobileloop.checkpoints.families import llama_tensor_name
-from mobileloop.checkpoints.llama import read_config
+from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
-from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError
-from mobileloop.reference import KvCache, ReferenceModel, rms_norm
-from mobileloop.schedule import Schedule, Stage
+from mobileloop.families.family import llama_tensor_name
+from mobileloop.families.llama import read_config
+from mobileloop.reference.cache import KvCache
+from mobileloop.reference.layers import rms_norm
+from mobileloop.reference.model import ReferenceModel
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule, Stage
 
 TOLERANCE = 1e-4
 

@@ -10,8 +10,8 @@ import pytest
 from browser import browser, opened, why_not
 from report_fakes import bare_document, full_document
 
-from mobileloop_bench.figures import figures
-from mobileloop_bench.report import page
+from mobileloop_bench.report.figures import figures
+from mobileloop_bench.report.page import page
 
 REASON = why_not()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")

@@ -19,15 +19,16 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from mobileloop.artifact import ArtifactInfo
-from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
-from mobileloop.quant.packed import PackedModel
+from mobileloop.packed import PackedModel
 from mobileloop.quant.records import PAGE
-from mobileloop.reference import KvCache, ReferenceModel
+from mobileloop.reference.cache import KvCache
+from mobileloop.reference.model import ReferenceModel
 from mobileloop.runtimes import native, open_session
 from mobileloop.runtimes.engine import EngineSession, read_info
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 from mobileloop.tokenizer import Tokenizer
 
 TOKENS = [3, 66, 0, 17, 17, 42, 5, 61, 8, 30, 12]

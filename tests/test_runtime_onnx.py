@@ -15,13 +15,13 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
-from mobileloop.quant.packed import PackedModel
+from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import SCHEMES
 from mobileloop.runtimes import native, open_session
 from mobileloop.runtimes import onnx as runtime
 from mobileloop.runtimes.onnx import ENGINE_PATH, STOCK_PATH, OnnxSession
-from mobileloop.schedule import Schedule
-from mobileloop_export import onnx as exporter
+from mobileloop.spec.schedule import Schedule
+from mobileloop_export.onnx import model as exporter
 
 TOKENS = [3, 17, 66, 0, 42, 8, 8, 61, 60, 5]
 # Between the two paths, over logits of a few units: float32 order for `none`, rounded activations and keys else.

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mobileloop.errors import MobileloopError, validated
-from mobileloop.schedule import Halting, KvPolicy, Schedule, Stage
+from mobileloop.spec.halting import Halting
+from mobileloop.spec.schedule import KvPolicy, Schedule, Stage
 
 
 def layout(schedule, loops=None):

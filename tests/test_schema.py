@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from test_documents import BENCH, BOARD, EVERY
 
-from mobileloop_bench.documents import VersionedDocument
-from mobileloop_bench.schema import DOCUMENTS, file_name, json_schema, schema_text, write_schemas
+from mobileloop_bench.results.schema import DOCUMENTS, file_name, json_schema, schema_text, write_schemas
+from mobileloop_bench.writing.documents import VersionedDocument
 
 jsonschema = pytest.importorskip("jsonschema")
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schema"
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs" / "schema"
 def test_the_published_schemas_are_current(name: str) -> None:
     published = FOLDER / file_name(DOCUMENTS[name])
     assert published.read_text(encoding="utf-8") == schema_text(DOCUMENTS[name]), (
-        "the classes have changed: run python -m mobileloop_bench.schema docs/schema"
+        "the classes have changed: run python -m mobileloop_bench.results.schema docs/schema"
     )
 
 
@@ -58,11 +58,14 @@ def test_unknown_keys_are_allowed_and_null_is_unknown() -> None:
 
 def test_the_command_writes_them_all(tmp_path: Path) -> None:
     said = subprocess.run(
-        [sys.executable, "-m", "mobileloop_bench.schema", str(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "mobileloop_bench.results.schema", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert len(said.stdout.splitlines()) == len(DOCUMENTS)
     assert {path.name for path in tmp_path.iterdir()} == {file_name(document) for document in DOCUMENTS.values()}
-    missing = [sys.executable, "-m", "mobileloop_bench.schema", str(tmp_path / "none")]
+    missing = [sys.executable, "-m", "mobileloop_bench.results.schema", str(tmp_path / "none")]
     refused = subprocess.run(missing, capture_output=True, text=True)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     assert write_schemas(tmp_path)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileloop_bench.sensors import EnergyMeter, read_battery, read_frequencies, read_temperatures
+from mobileloop_bench.machine.sensors import EnergyMeter, read_battery, read_frequencies, read_temperatures
 
 
 def put(root: Path, path: str, text: object) -> None:

@@ -8,13 +8,21 @@ from typer.testing import CliRunner
 
 from mobileloop.cli import app
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.arm.emulator import Cache
-from mobileloop_bench.arm.misses import write_artifact
-from mobileloop_bench.cachegrind import _geometry
-from mobileloop_bench.machine import Cache as MachineCache
-from mobileloop_bench.machine import Machine
-from mobileloop_bench.machinefile import MachineFile
-from mobileloop_bench.simulate import SIMULATORS, Hierarchy, Simulation, hierarchy_of, open_simulator, simulate, verdict
+from mobileloop_bench.machine.file import MachineFile
+from mobileloop_bench.machine.probe import Cache as MachineCache
+from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.simulate.arm.misses import write_artifact
+from mobileloop_bench.simulate.cachegrind import _geometry
+from mobileloop_bench.simulate.qemu import Cache
+from mobileloop_bench.simulate.traffic import (
+    SIMULATORS,
+    Hierarchy,
+    Simulation,
+    hierarchy_of,
+    open_simulator,
+    simulate,
+    verdict,
+)
 
 FOLDER = Path(__file__).resolve().parents[1] / "build" / "simulate-tests"
 KIB, MIB = 1 << 10, 1 << 20

@@ -8,7 +8,7 @@ from builders import packed_model, same_bits, write_engine
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes import open_session, streaming
 from mobileloop.runtimes.streaming import Streaming
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 
 TOKENS = [3, 66, 0, 17, 17, 42]
 

@@ -5,7 +5,7 @@ from tokenizers import pre_tokenizers
 
 from mobileloop.checkpoints.vocabulary import byte_level_tokenizer, scored_tokenizer
 from mobileloop.errors import MobileloopError
-from mobileloop.model import TokenizerSpec
+from mobileloop.spec.tokenizer import TokenizerSpec
 from mobileloop.tokenizer import TextStream, Tokenizer
 
 CHATML = (

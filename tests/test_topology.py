@@ -8,7 +8,7 @@ from builders import TINY, write_engine
 
 from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
-from mobileloop.quant.packed import PackedModel
+from mobileloop.packed import PackedModel
 from mobileloop.runtimes import native, open_session
 from mobileloop.runtimes.base import available_threads, default_threads
 from mobileloop.runtimes.engine import EngineSession
@@ -20,7 +20,7 @@ from mobileloop.runtimes.topology import (
     read_topology,
     write_cpus,
 )
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 several = pytest.mark.skipif(len(ALLOWED) < 2, reason="one cpu leaves nothing to choose")

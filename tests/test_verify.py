@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from builders import TINY, add_tokenizer, kl_divergence, mixed_schedule, write_engine, write_folder
 
-from mobileloop.checkpoints import load_checkpoint
+from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
-from mobileloop.quant.packed import PackedModel
+from mobileloop.packed import PackedModel
 from mobileloop.runtimes import open_session
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 from mobileloop.verify import (
     EXACT_LIMITS,
     QUANTIZED_LIMITS,

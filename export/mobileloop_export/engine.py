@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileloop.artifact import ArtifactInfo
-from mobileloop.quant.packed import PackedModel
+from mobileloop.packed import PackedModel
 from mobileloop.quant.records import PAGE
-from mobileloop_export import Progress
+from mobileloop_export.formats import Progress
 
 
 def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progress) -> None:

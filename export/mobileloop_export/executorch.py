@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from mobileloop.artifact import ArtifactInfo
-from mobileloop.costs import kv_vector_bytes
-from mobileloop.quant.packed import PackedModel
+from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import GROUPS
 from mobileloop.quiet import quiet_imports
-from mobileloop_export import Progress, check_carried
+from mobileloop.spec.costs import kv_vector_bytes
+from mobileloop_export.formats import Progress, check_carried
 
 with quiet_imports():
     import executorch.exir as exir

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,53 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from mobileloop.checkpoints.families import family_of
+from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.checkpoints.vocabulary import sentencepiece_tokenizer
-from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError, validated
-from mobileloop.model import Checkpoint, TokenizerSpec
+from mobileloop.families.registry import family_of
+from mobileloop.files import file_sha256, read_json, read_text
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.tokenizer import TokenizerSpec
 
 _FLOATS = {"float32", "float16", "bfloat16", "float64"}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        MobileloopError: where the file cannot be read or holds something else.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise MobileloopError(f"{path} is not JSON: {error}.") from None
-    if not isinstance(data, dict):
-        raise MobileloopError(f"{path} holds a JSON {type(data).__name__}, but an object was expected.")
-    return data
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 text file.
-
-    Raises:
-        MobileloopError: where the file cannot be read or is not text.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise MobileloopError(f"{path} is not UTF-8 text; download it again.") from None
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def refuse_unused(where: Path, names: set[str]) -> None:

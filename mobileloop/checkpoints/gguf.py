@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileloop.checkpoints.folder import file_sha256, refuse_unused
+from mobileloop.checkpoints.checkpoint import Checkpoint
+from mobileloop.checkpoints.folder import refuse_unused
 from mobileloop.checkpoints.vocabulary import byte_level_tokenizer, scored_tokenizer
-from mobileloop.config import ModelConfig
 from mobileloop.errors import MobileloopError, validated
-from mobileloop.model import Checkpoint, TokenizerSpec
+from mobileloop.files import file_sha256
 from mobileloop.quant.schemes import GROUP, QuantTensor
-from mobileloop.schedule import Schedule
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule
+from mobileloop.spec.tokenizer import TokenizerSpec
 
 _BLOCK_NAMES = {
     "input_layernorm": "attn_norm",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileloop.config import ModelConfig
-from mobileloop.model import Checkpoint
-from mobileloop.presets import preset
-from mobileloop.schedule import Schedule
+from mobileloop.checkpoints.checkpoint import Checkpoint
+from mobileloop.families.registry import preset
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule
 
 
 def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, NDArray[np.float32]]:

@@ -32,8 +32,7 @@ def fetch(
     import tempfile
     import zipfile
 
-    from mobileloop.artifact import check_output, written_whole
-    from mobileloop.checkpoints.folder import file_sha256
+    from mobileloop.files import check_output, file_sha256, written_whole
 
     check_output(output)  # said before the download, not after it
     if output.is_file() and file_sha256(output) == _SHA256:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,31 +90,6 @@ def session_options(files: Sequence[Path], onnx_kernel: str, cpus: str | None, s
             f"--onnx-kernel {onnx_kernel} is for .onnx artifacts, and {files[0]} is none; leave it out."
         )
     return {"onnx_kernel": onnx_kernel, "stream": stream, "cpus": None if cpus is None else parse_cpus(cpus)}
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar on stderr; yields update(step, share done). It vanishes when the block ends, however it ends.
-
-    Where stderr is no terminal there is no bar, so that a log holds nothing but sentences.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(title, total=1.0)
-
-        def update(step: str, done: float) -> None:
-            bars.update(task, description=f"{title}: {step}", completed=done)
-
-        yield update
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

@@ -15,7 +15,8 @@ from mobileloop.errors import MobileloopError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mobileloop.generate import Generation, Samples
+    from mobileloop.decode.batch import Samples
+    from mobileloop.decode.generate import Generation
     from mobileloop.runtimes.base import Session
     from mobileloop.tokenizer import Tokenizer
 
@@ -67,11 +68,13 @@ def run(
       mobileloop run smollm2.safetensors --prompt "Name a colour." --cpus 4-7
       mobileloop run looped.safetensors --prompt "Name a bird." --threads 4 --stream core:1
     """
-    from mobileloop.generate import Sampler, generate, generate_samples
+    from mobileloop.decode.batch import generate_samples
+    from mobileloop.decode.generate import generate
+    from mobileloop.decode.sampling import Sampler
     from mobileloop.runtimes import open_session
     from mobileloop.runtimes.base import MAX_SEQUENCES
     from mobileloop.runtimes.engine import EngineSession
-    from mobileloop.schedule import Halting
+    from mobileloop.spec.halting import Halting
     from mobileloop.tokenizer import TextStream, Tokenizer
 
     check_range("max-tokens", max_tokens, 1, 1 << 20)

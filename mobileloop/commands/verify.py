@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Threads, check_range, progress_bar, session_options
+from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Threads, check_range, session_options
+from mobileloop.console import progress_bar
 from mobileloop.errors import MobileloopError
 
 
@@ -46,7 +47,7 @@ def verify(
         import torch  # noqa: F401
     except ImportError:
         raise MobileloopError("verify needs PyTorch; install it with: pip install '.[torch]'.") from None
-    from mobileloop.checkpoints import load_checkpoint
+    from mobileloop.checkpoints.load import load_checkpoint
     from mobileloop.runtimes import open_session
     from mobileloop.verify import (
         EXACT_LIMITS,

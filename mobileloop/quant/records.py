@@ -12,8 +12,8 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileloop.config import ModelConfig
 from mobileloop.quant.schemes import GROUP, SCHEMES, QuantTensor
+from mobileloop.spec.config import ModelConfig
 
 MAGIC = 0x4B4C424D  # "MBLK"
 RECORD_VERSION = 2  # 1 knows groups of 32 only, and is written where there are no others

@@ -9,7 +9,7 @@ from mobileloop.artifact import runtime_of
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import Session
 from mobileloop.runtimes.streaming import Streaming
-from mobileloop.schedule import Halting
+from mobileloop.spec.halting import Halting
 
 
 def open_session(

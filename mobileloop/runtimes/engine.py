@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
-from mobileloop.runtimes import native
+from mobileloop.runtimes import abi, native
 from mobileloop.runtimes.base import F32, Session, check_sequences
 from mobileloop.runtimes.streaming import (
     CALIBRATION_SECONDS,
@@ -24,7 +24,7 @@ from mobileloop.runtimes.streaming import (
     streams_anything,
 )
 from mobileloop.runtimes.topology import MAX_CPUS, write_cpus
-from mobileloop.schedule import Halting
+from mobileloop.spec.halting import Halting
 
 
 def read_info(path: Path) -> ArtifactInfo:
@@ -155,8 +155,8 @@ class EngineSession(Session):
         self.info.schedule.check_halting(halting, self.info.config.exit_gate)
         args = None
         if halting is not None:
-            numbers = (native.HALTING_RULES[halting.rule], halting.min_loops, halting.threshold)
-            args = ctypes.pointer(native.HaltingArgs(*numbers))
+            numbers = (abi.HALTING_RULES[halting.rule], halting.min_loops, halting.threshold)
+            args = ctypes.pointer(abi.HaltingArgs(*numbers))
         native.check(native.library().ml_session_set_halting(self._open(), args))
 
     def time_stages(self, on: bool = True) -> None:
@@ -239,7 +239,7 @@ class EngineSession(Session):
         shape = (*ids.shape, self.info.config.vocab_size) if all_logits else (len(ids), self.info.config.vocab_size)
         logits = np.empty(shape, dtype=np.float32)
         applied = np.empty((len(self._looped), *ids.shape), dtype=np.uint32)
-        args = native.RunArgs(
+        args = abi.RunArgs(
             which.ctypes.data,
             which.size,
             ids.ctypes.data,

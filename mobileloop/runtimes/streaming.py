@@ -15,9 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobileloop.artifact import ArtifactInfo, written_whole
+from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
-from mobileloop.schedule import Halting
+from mobileloop.files import written_whole
+from mobileloop.spec.halting import Halting
 
 MODES = ("off", "prefetch", "core")  # numbered as ml_stream
 CALIBRATION_SECONDS = 1.0

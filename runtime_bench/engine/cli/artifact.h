@@ -1,4 +1,4 @@
-// What an artifact says about itself, and what one of its tokens moves (mobileloop/costs.py has the formulas).
+// What an artifact says about itself, and what one of its tokens moves (mobileloop/spec/costs.py has the formulas).
 #pragma once
 
 #include <cstdint>

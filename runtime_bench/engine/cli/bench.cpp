@@ -1,6 +1,6 @@
 // `bench`: load, first token, prefill and decode by threads and loops. Every configuration runs once per round, in an
 // order that is shuffled anew, every raw sample is kept, and the JSON is the document that `mobileloop report` reads
-// (runtime_bench/mobileloop_bench/results.py has the meaning of every field).
+// (runtime_bench/mobileloop_bench/results/document.py has the meaning of every field).
 #include <algorithm>
 #include <memory>
 #include <numeric>
@@ -42,7 +42,7 @@ namespace {
 
 constexpr uint32_t kFirstTokens = 8; // of the first_token phase
 constexpr uint64_t kMib = 1u << 20;
-// When a figure counts (runtime_bench/mobileloop_bench/rows.py).
+// When a figure counts (runtime_bench/mobileloop_bench/measure/summary.py).
 constexpr size_t kMinRepetitions = 5;
 constexpr double kMaxSpread = 1.5, kMaxDrift = 1.2, kMaxOtherCores = 0.25, kMaxStolenCores = 0.05;
 

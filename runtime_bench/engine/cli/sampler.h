@@ -1,4 +1,4 @@
-// Picking the next token, with the semantics and the random numbers of `mobileloop run` (mobileloop/generate.py).
+// Picking the next token, with the semantics and the random numbers of `mobileloop run` (mobileloop/decode/generate.py).
 #pragma once
 
 #include <cstdint>

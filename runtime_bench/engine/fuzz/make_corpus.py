@@ -17,10 +17,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints import vocabulary
 from mobileloop.checkpoints.random import random_model
-from mobileloop.config import ModelConfig
-from mobileloop.quant.packed import PackedModel
-from mobileloop.schedule import Halting, Schedule, Stage
-from mobileloop_export import exporter
+from mobileloop.packed import PackedModel
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Halting, Schedule, Stage
+from mobileloop_export.formats import exporter
 
 CORPUS = Path(__file__).with_name("corpus")
 CONFIG = ModelConfig(

@@ -97,7 +97,7 @@ public:
     }
 
 private:
-    // The order of a block's inputs is that of mobileloop_export.onnx_stage.block_inputs.
+    // The order of a block's inputs is that of mobileloop_export.onnx.stage.block_inputs.
     Record block_record(Constants &constants) const {
         const uint32_t query_size = shape_.heads * shape_.head_dim, kv_size = shape_.kv_heads * shape_.head_dim;
         BlockTensors tensors;

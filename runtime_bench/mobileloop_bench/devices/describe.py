@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from mobileloop_bench.android import Android, android_build
-from mobileloop_bench.cores import soc_of_android
 from mobileloop_bench.devices.adb import Adb, Listed, printable, quoted
-from mobileloop_bench.sensors import AMBIGUOUS_CELSIUS, COLDEST_CELSIUS, HOTTEST_CELSIUS
+from mobileloop_bench.machine.android import Android, android_build
+from mobileloop_bench.machine.cores import soc_of_android
+from mobileloop_bench.machine.sensors import AMBIGUOUS_CELSIUS, COLDEST_CELSIUS, HOTTEST_CELSIUS
 
 FOLDER = "/data/local/tmp/mobileloop"  # the one place that every Android lets its shell write and run programs
 HOME = "/data/local/tmp"

@@ -12,16 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from typer.core import TyperCommand
 
-from mobileloop.artifact import check_output
-from mobileloop.checkpoints.folder import file_sha256
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.machine import probe
+from mobileloop.files import check_output, file_sha256
+from mobileloop_bench.machine.probe import probe
 from mobileloop_bench.peers import agreement, llama
+from mobileloop_bench.peers.builds import Store, default_folder
 from mobileloop_bench.peers.contestant import Cell, Contestant, Settings
 from mobileloop_bench.peers.contestants import contestants
 from mobileloop_bench.peers.document import PeersDocument, resumed
 from mobileloop_bench.peers.rounds import run_rounds
-from mobileloop_bench.peers.store import Store, default_folder
 from mobileloop_bench.peers.table import markdown, print_table
 
 INTERRUPTED = 130

@@ -13,10 +13,10 @@ from typing import Any
 from mobileloop.runtimes.engine import read_info
 from mobileloop.tokenizer import Tokenizer
 from mobileloop_bench.peers import llama, ours
+from mobileloop_bench.peers.builds import Store
 from mobileloop_bench.peers.contestant import Contestant, Settings, worker
 from mobileloop_bench.peers.document import Agreement
 from mobileloop_bench.peers.rounds import CommandFailed, run_command
-from mobileloop_bench.peers.store import Store
 
 LOOPS = (1, 2)
 
@@ -85,9 +85,10 @@ def work(request: dict[str, Any]) -> dict[str, list[float]]:
     """A greedy continuation by the reference."""
     import torch
 
-    from mobileloop.checkpoints import load_checkpoint
-    from mobileloop.reference import KvCache, ReferenceModel
-    from mobileloop.schedule import Schedule
+    from mobileloop.checkpoints.load import load_checkpoint
+    from mobileloop.reference.cache import KvCache
+    from mobileloop.reference.model import ReferenceModel
+    from mobileloop.spec.schedule import Schedule
 
     checkpoint = load_checkpoint(request["gguf"])
     schedule = Schedule.parse(f"immediate:{request['loops']}", checkpoint.config.num_blocks)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.peers.store import Say, Store
+from mobileloop_bench.peers.builds import Say, Store
 
 Series = dict[str, list[float]]
 BUILD = "python -m mobileloop_bench.peers --build-only"

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from mobileloop.artifact import written_whole
 from mobileloop.errors import MobileloopError, validated
-from mobileloop_bench.machine import Machine
+from mobileloop.files import written_whole
+from mobileloop_bench.machine.probe import Machine
 from mobileloop_bench.peers.contestant import Settings
 
 SCHEMA = "mobileloop.peers/1"

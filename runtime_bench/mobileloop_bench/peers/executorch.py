@@ -18,11 +18,11 @@ from typing import Any
 
 from mobileloop.errors import MobileloopError
 from mobileloop.quiet import muted_stderr, quiet_imports
+from mobileloop_bench.measure.session_runner import quiet
 from mobileloop_bench.peers import llama, weights
+from mobileloop_bench.peers.builds import Say, Store, run_logged
 from mobileloop_bench.peers.contestant import BUILD, Cell, Command, Contestant, Entry, Settings, Source, Turn, worker
-from mobileloop_bench.peers.store import Say, Store, run_logged
 from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, timed, tokens_of
-from mobileloop_bench.runner import quiet
 
 OPTION = "--build-executorch"
 # What its own documentation exports for the CPU; the embedding is 8-bit, and only one row of it is read per token.

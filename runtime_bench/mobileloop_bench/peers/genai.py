@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.measure.session_runner import quiet
+from mobileloop_bench.peers import builds as stores
 from mobileloop_bench.peers import llama, weights
-from mobileloop_bench.peers import store as stores
+from mobileloop_bench.peers.builds import PINS, Say, Store, run_logged
 from mobileloop_bench.peers.contestant import Cell, Command, Contestant, Entry, Settings, Source, Turn, worker
-from mobileloop_bench.peers.store import PINS, Say, Store, run_logged
 from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, timed, tokens_of
-from mobileloop_bench.runner import quiet
 
 PACKAGE, HELPER = "onnxruntime-genai", "onnx-ir"
 

@@ -21,11 +21,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mobileloop.checkpoints.folder import file_sha256
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.machine import probe
-from mobileloop_bench.peers import store as stores
+from mobileloop.files import file_sha256
+from mobileloop_bench.machine.probe import probe
+from mobileloop_bench.peers import builds as stores
 from mobileloop_bench.peers import weights
+from mobileloop_bench.peers.builds import PINS, Say, Store, run_logged
 from mobileloop_bench.peers.contestant import (
     BUILD,
     Cell,
@@ -38,7 +39,6 @@ from mobileloop_bench.peers.contestant import (
     Turn,
     worker,
 )
-from mobileloop_bench.peers.store import PINS, Say, Store, run_logged
 
 PACKAGE = "llama-cpp-python"
 SOURCE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of what `mobileloop fetch` fetches

@@ -15,11 +15,11 @@ from mobileloop import runtimes
 from mobileloop.process import memory_status
 from mobileloop.runtimes import native
 from mobileloop.runtimes.base import Session, available_threads
-from mobileloop_bench.bandwidth import working_set_bytes
-from mobileloop_bench.machine import probe
+from mobileloop_bench.bandwidth.ceiling import working_set_bytes
+from mobileloop_bench.machine.probe import probe
 from mobileloop_bench.peers import llama, weights
+from mobileloop_bench.peers.builds import Say, Store
 from mobileloop_bench.peers.contestant import Cell, Command, Contestant, Settings, worker
-from mobileloop_bench.peers.store import Say, Store
 from mobileloop_bench.peers.worker import timed, tokens_of
 
 LOOPS = (1, 2, 4)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 
-from mobileloop_bench.interference import Interference, Watch
+from mobileloop_bench.measure.interference import Interference, Watch
 from mobileloop_bench.peers.contestant import Cell, Command, Series
 from mobileloop_bench.peers.document import PeersDocument, Round, Sample
 

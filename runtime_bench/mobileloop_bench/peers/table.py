@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mobileloop_bench.card import machine_sentence
+from mobileloop_bench.measure.card import machine_sentence
 from mobileloop_bench.peers.document import Agreement, PeersDocument
-from mobileloop_bench.peers.rows import MAX_OTHER_CORES, MAX_STOLEN_CORES, Row, rows
-from mobileloop_bench.words import counted, figure
+from mobileloop_bench.peers.scoreboard import MAX_OTHER_CORES, MAX_STOLEN_CORES, Row, rows
+from mobileloop_bench.writing.units import counted, figure
 
 COLUMNS = ("figure", "over", "ours", "peer", "ratio", "p10-p90", "rounds", "target", "met")
 

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobileloop.artifact import ArtifactInfo, written_whole
-from mobileloop.checkpoints import load_checkpoint
+from mobileloop.artifact import ArtifactInfo
+from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.checkpoints.gguf import damage_named
+from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.errors import MobileloopError
-from mobileloop.model import Checkpoint
-from mobileloop.quant.packed import PackedModel
+from mobileloop.files import written_whole
+from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import QuantTensor
-from mobileloop.schedule import Schedule
+from mobileloop.spec.schedule import Schedule
 
 MAX_LOOPS = 4
 CONTEXT = 512

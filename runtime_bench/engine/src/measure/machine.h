@@ -1,5 +1,5 @@
 // The machine a figure was measured on; what cannot be read is unknown, never guessed. The fields are those of the
-// Python probe (runtime_bench/mobileloop_bench/machine.py).
+// Python probe (runtime_bench/mobileloop_bench/machine/probe.py).
 #pragma once
 
 #include <cstdint>

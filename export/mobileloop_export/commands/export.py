@@ -1,0 +1,184 @@
+"""`mobileloop export`: a source becomes an artifact."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mobileloop.commands.options import check_range
+from mobileloop.console import progress_bar
+from mobileloop.errors import MobileloopError
+
+if TYPE_CHECKING:
+    from mobileloop.artifact import ArtifactInfo
+    from mobileloop.checkpoints.checkpoint import Checkpoint
+    from mobileloop.spec.schedule import Schedule
+
+DEFAULT_CONTEXT = 2048
+
+
+class Target(str, Enum):
+    """Artifact formats."""
+
+    engine = "engine"
+    executorch = "executorch"
+    onnx = "onnx"
+
+
+class Quantization(str, Enum):
+    """Names of `--quantize`."""
+
+    int4 = "int4"
+    int4_symmetric = "int4-symmetric"
+    int8 = "int8"
+    none = "none"
+
+
+class KvType(str, Enum):
+    """Names of `--kv`."""
+
+    int8 = "int8"
+    float16 = "float16"
+    float32 = "float32"
+
+
+_KV_BITS = {KvType.int8: 8, KvType.float16: 16, KvType.float32: 32}
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint folder, a .gguf file, or a preset such as mobilellm-125m-ls (random weights)."
+        ),
+    ],
+    to: Annotated[Target, typer.Option("--to", help="The artifact's format.")] = Target.engine,
+    loops: Annotated[
+        int | None, typer.Option("--loops", help="Apply every block this often in a row; also the run-time bound.")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option("--schedule", help="plain, immediate:N, all:N, range:A-B:N:DAMPING, or a JSON file."),
+    ] = None,
+    quantize: Annotated[
+        Quantization, typer.Option("--quantize", help="Weights of the blocks; embedding and head are int8 with int4.")
+    ] = Quantization.int4,
+    kv: Annotated[
+        KvType | None,
+        typer.Option("--kv", help="The KV cache; float16 unless the weights are unquantized, then float32."),
+    ] = None,
+    group: Annotated[
+        int, typer.Option("--group", help="Inputs that share a scale: 32, 64 or 128, smaller where it does not divide.")
+    ] = 32,
+    context: Annotated[
+        int | None,
+        typer.Option("--context", help=f"Tokens the KV cache holds; {DEFAULT_CONTEXT} when the model has them."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Export SOURCE to an artifact that mobileloop, ExecuTorch or ONNX Runtime runs.
+
+    A loop count costs no file size: each block is stored once. GGUF blocks are kept bit for bit where their number of
+    bits is the one asked for.
+
+    \b
+    Examples:
+      mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --to engine -o smollm2.safetensors
+      mobileloop export ./MobileLLM-125M-layer-share --to onnx --quantize int8 -o ls.onnx
+      mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --to executorch --schedule range:12-17:2:0.5 -o damped.pte
+      mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --quantize int8 --group 64 --kv int8 -o small-cache.safetensors
+      mobileloop export mobilellm-350m-ls --loops 4 --to engine -o random-350m.safetensors
+    """
+    from mobileloop.artifact import ArtifactInfo
+    from mobileloop.checkpoints.load import load_checkpoint
+    from mobileloop.files import check_output, written_whole
+    from mobileloop.packed import PackedModel
+    from mobileloop_export.formats import FORMATS, exporter
+
+    suffix = FORMATS[to.value]
+    if output is not None and output.suffix != suffix:
+        raise MobileloopError(
+            f"{output} does not end in {suffix}, the suffix of {to.value} artifacts; rename the output."
+        )
+    if output is not None:
+        check_output(output, (source,))
+    check_range("seed", seed, 0, 2**63 - 1)
+    write = exporter(to.value)
+    with progress_bar("export") as progress:
+        progress("reading the source", 0.0)
+        checkpoint = load_checkpoint(source, seed)
+        chosen = _schedule(checkpoint, loops, schedule)
+        chosen.check_runnable()
+        progress("quantizing", 0.1)
+        packed = PackedModel.from_checkpoint(
+            checkpoint,
+            quantize.value,
+            chosen,
+            lambda done, total: progress("quantizing", 0.1 + 0.4 * done / total),
+            group,
+        )
+        wanted = context if context is not None else min(DEFAULT_CONTEXT, checkpoint.config.max_position)
+        kv = kv or (KvType.float32 if quantize is Quantization.none else KvType.float16)
+        info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv])
+        path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
+        check_output(path, (source,))
+        with written_whole(path) as temporary:
+            write(packed, info, temporary, lambda step, done: progress(step, 0.5 + 0.5 * done))
+    _say(path, info, (*checkpoint.notes, *packed.notes, *_untrained(checkpoint, chosen)), as_json)
+
+
+def _schedule(checkpoint: Checkpoint, loops: int | None, schedule: str | None) -> Schedule:
+    from mobileloop.spec.schedule import Schedule
+
+    if loops is not None and schedule is not None:
+        raise MobileloopError("--loops and --schedule both set the loop count; give one of them.")
+    blocks = checkpoint.config.num_blocks
+    if schedule is not None:
+        return Schedule.parse(schedule, blocks)
+    if loops is not None:
+        return Schedule.parse(f"immediate:{loops}", blocks)  # also for 1: the same stages, so the same file size
+    return checkpoint.schedule
+
+
+def _untrained(checkpoint: Checkpoint, chosen: Schedule) -> list[str]:
+    """A doubt about the text of a model that is applied more often than its checkpoint says."""
+    own = checkpoint.schedule.default_loops
+    damped = any(stage.damping < 1 for stage in chosen.stages)  # made to keep the text without training
+    if checkpoint.config.random_weights or chosen.default_loops <= own or damped:
+        return []
+    times = "once" if own == 1 else f"{own} times"
+    return [
+        f"the checkpoint applies its blocks {times}; with {chosen.default_loops} loops the speed is real, but its text "
+        f"is likely to mean nothing: run it with --loops {own} for text."
+    ]
+
+
+def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) -> None:
+    size = path.stat().st_size
+    if as_json:
+        facts = {
+            "artifact": str(path),
+            "size_bytes": size,
+            "weight_bytes": info.costs.weight_bytes,
+            "unique_bytes": info.unique_bytes(),
+            "executed_bytes": info.executed_bytes(),
+            "schedule": info.schedule.name,
+            "quantization": info.quantization,
+            "context": info.context,
+            "random_weights": info.config.random_weights,
+            "notes": list(notes),
+        }
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo(
+        f"{path}: {size / 1e6:.1f} MB, {info.quantization}, schedule {info.schedule.name}, context {info.context}; "
+        f"a token reads {info.unique_bytes() / 1e6:.1f} MB unique and executes {info.executed_bytes() / 1e6:.1f} MB"
+    )
+    for note in notes:
+        typer.echo(f"note: {note}")

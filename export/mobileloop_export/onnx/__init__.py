@@ -1,0 +1,1 @@
+"""ONNX: one portable file whose loops are functions with an executable body."""

@@ -1,0 +1,50 @@
+"""A model as its source holds it: config, schedule, tensors, and the tokenizer that travels with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobileloop.errors import MobileloopError
+from mobileloop.quant.schemes import QuantTensor
+from mobileloop.spec.config import ModelConfig
+from mobileloop.spec.schedule import Schedule
+from mobileloop.spec.tokenizer import TokenizerSpec
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as a source holds it.
+
+    Attributes:
+        config, schedule: the model's shape and its own sharing.
+        tensors: the names of `ModelConfig.tensor_shapes`; float32 arrays, or QuantTensor where the source is quantized.
+        tokenizer: None where the source has none.
+        source: file or preset name, for messages and the artifact's metadata.
+        sha256: of the weights file (of the sorted shards' hashes where there are several), or "random".
+        notes: what the loader decided and the user should know.
+    """
+
+    config: ModelConfig
+    schedule: Schedule
+    tensors: Mapping[str, QuantTensor | NDArray[np.float32]]
+    tokenizer: TokenizerSpec | None
+    source: str
+    sha256: str
+    notes: tuple[str, ...] = field(default=())
+
+    def check_shapes(self) -> Checkpoint:
+        """Return self, or raise MobileloopError naming the first tensor that is missing or has a wrong shape."""
+        for name, shape in self.config.tensor_shapes().items():
+            if name not in self.tensors:
+                raise MobileloopError(f"{self.source} lacks the tensor {name}; the download may be incomplete.")
+            tensor = self.tensors[name]
+            if tuple(tensor.shape) != shape:
+                raise MobileloopError(
+                    f"{self.source}: the tensor {name} has shape {list(tensor.shape)}, but the config asks "
+                    f"for {list(shape)}."
+                )
+        return self

@@ -1,0 +1,1 @@
+"""Generation over any session: sampling, one answer, several in a batch."""

@@ -1,0 +1,1 @@
+"""Families of models: how the checkpoints of each are read."""

@@ -1,0 +1,115 @@
+"""Files: read with a sentence for what fails, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mobileloop.errors import MobileloopError
+
+
+def check_output(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Raise MobileloopError, before any work, where `path` cannot become a file, or would replace an input.
+
+    Args:
+        path: the file to be written.
+        inputs: what the command reads. Of a folder every file in it counts; None and names of what is no file do not.
+    """
+    if not path.parent.is_dir():
+        raise MobileloopError(f"the folder {path.parent} does not exist; create it or choose another output.")
+    if path.exists() and not path.is_file():
+        raise MobileloopError(f"{path} is a folder or a device, not a file; choose another output.")
+    if not path.exists():
+        return
+    for read in (Path(one) for one in inputs if one is not None):
+        if read.exists() and (path.samefile(read) or path.parent.samefile(read)):
+            belongs = f"belongs to the input {read}" if read.is_dir() else "is an input of this command"
+            raise MobileloopError(f"{path} {belongs} and would be overwritten; choose another output.")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        MobileloopError: where the folder is missing or the disk refuses (full, read-only).
+    """
+    path = Path(path)
+    check_output(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+    except OSError as error:
+        raise MobileloopError(f"nothing can be written in {path.parent}: {error.strerror}.") from None
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+            # What was written lies in the page cache in small pages. Dropped from there, it is read back in large ones
+            # by a reader that asks for them, as the engine does.
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        temporary.replace(path)
+    except OSError as error:
+        raise MobileloopError(
+            f"{path} could not be written ({error.strerror or error}); nothing was left behind. Free some space "
+            "or choose another output."
+        ) from None
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def text_sha256(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        MobileloopError: where the file cannot be read or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise MobileloopError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(data, dict):
+        raise MobileloopError(f"{path} holds a JSON {type(data).__name__}, but an object was expected.")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file.
+
+    Raises:
+        MobileloopError: where the file cannot be read or is not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise MobileloopError(f"{path} is not UTF-8 text; download it again.") from None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The PyTorch reference, the truth for every runtime."""

@@ -1,0 +1,1 @@
+"""A model as data: config, schedule, costs. Nothing here needs PyTorch."""

@@ -1,0 +1,164 @@
+"""`mobileloop bench`: the card, the measurement, a table, and every sample as JSON for a pipe or a file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mobileloop.commands.options import Cpus, OnnxKernel, session_options
+from mobileloop.console import INTERRUPTED
+from mobileloop.errors import MobileloopError
+
+if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
+    from mobileloop.runtimes.base import SessionOptions
+    from mobileloop_bench.measure.plan import Settings
+    from mobileloop_bench.results.document import Document
+
+
+def bench(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Artifacts: .safetensors, .pte or .onnx.")],
+    threads: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST", help="Thread counts, such as 1,2 (default: 1 and all big cores, or all of --cpus)."
+        ),
+    ] = None,
+    loops: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4 (default: each artifact's own).")
+    ] = None,
+    stream: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="How engine artifacts bring the next blocks towards the cache: auto, off, prefetch, core:N.",
+        ),
+    ] = "auto",
+    depth: Annotated[
+        str, typer.Option(metavar="LIST", help="Tokens in the KV cache before the prompt, such as 0,512.")
+    ] = "0",
+    batch: Annotated[
+        str, typer.Option(metavar="LIST", help="Sequences over the same weights, such as 1,4 (engine artifacts).")
+    ] = "1",
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")] = 128,
+    decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded behind it, one by one.")] = 64,
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")] = 5,
+    until_stable: Annotated[
+        bool,
+        typer.Option("--until-stable", help="Go on until every decode median is known to 2%, or 20 times as long."),
+    ] = False,
+    time_budget: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=1, help="Of the whole run: as many rounds as fit."),
+    ] = None,
+    cooldown: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Pause between two rounds.")] = 0,
+    machine: Annotated[
+        Path | None,
+        typer.Option(metavar="M.json", help="This machine's file: its ladder is taken and no bandwidth measured."),
+    ] = None,
+    json_out: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="OUT", help="Also write the JSON here, from the start of the run on."),
+    ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also measure llama.cpp, onnxruntime-genai or executorch; may be repeated."),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(metavar="GGUF", help="What FILE was exported from, for --peer; not needed beside FILE."),
+    ] = None,
+    onnx_kernel: OnnxKernel = "auto",
+    cpus: Cpus = None,
+) -> None:
+    """Measure load, prefill, decode and memory of artifacts.
+
+    A card with the bytes per token and the ceiling they set on this machine
+    comes first. Then every combination of FILE, --threads, --loops, --stream,
+    --depth and --batch runs once per round, in an order that rotates, and
+    every raw sample is kept. A table follows; --json OUT keeps all of it, and
+    in a pipe the last line is the same JSON document. Ctrl-C keeps what was
+    measured and marks it as not valid; a run killed at any moment leaves what
+    --json has so far.
+
+    \b
+    Examples:
+      mobileloop bench model.safetensors
+      mobileloop bench model.safetensors --threads 1,2 --loops 1,2,4 --json bench.json
+      mobileloop bench model.safetensors --stream off,prefetch,core:1 --depth 0,512
+      mobileloop bench model.safetensors --threads 2 --until-stable --time-budget 60
+      mobileloop bench model.safetensors --threads 2,5 --cpus 3-7 --cooldown 30
+      mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
+      mobileloop bench model.safetensors --peer llama.cpp --peer executorch --source model.gguf
+    """
+    from mobileloop_bench.measure.plan import Settings
+
+    options = session_options(files, onnx_kernel, cpus)
+    settings = Settings.parse(
+        threads,
+        loops,
+        stream,
+        depth,
+        batch,
+        options.get("cpus"),
+        prompt_tokens=prompt_tokens,
+        decode_tokens=decode_tokens,
+        repetitions=repetitions,
+        until_stable=until_stable,
+        time_budget_s=time_budget,
+        cooldown_s=cooldown,
+    )
+    document = measure_and_show(files, settings, json_out, options, machine, peer or (), source)
+    say_document(document, json_out)
+    if document.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def say_document(document: Document, out: Path | None) -> None:
+    """The document in one line where another program reads it; on a terminal only where it is."""
+    if not sys.stdout.isatty():
+        typer.echo(document.to_json())
+    elif out is not None:
+        typer.echo(f"Wrote {out}")
+    else:
+        typer.echo("Nothing was written; --json OUT keeps every sample.")
+
+
+def measure_and_show(
+    files: list[Path],
+    settings: Settings,
+    json_out: Path | None,
+    options: SessionOptions | None = None,
+    machine: Path | None = None,
+    peers: Sequence[str] = (),
+    source: Path | None = None,
+) -> Document:
+    """The command but for what it says of its JSON: card, measurement, table and the file."""
+    from rich.console import Console
+
+    from mobileloop.files import check_output
+    from mobileloop_bench.machine.file import MachineFile
+    from mobileloop_bench.measure.plan import make_plan, open_artifacts
+    from mobileloop_bench.measure.probes import Probes
+    from mobileloop_bench.measure.run import run_bench
+    from mobileloop_bench.peers.plan import with_peers
+    from mobileloop_bench.results.table import print_results
+
+    if json_out is not None:
+        check_output(json_out, (*files, machine, source))  # before the measurement, not after it
+    if source is not None and not peers:
+        raise MobileloopError("--source is the checkpoint for --peer; name a peer too.")
+    machine_file = None if machine is None else MachineFile.read(machine)
+    probes = Probes()  # before any thread of a session
+    plan = make_plan(open_artifacts(files, options), settings)
+    if peers:
+        plan = with_peers(plan, peers, source)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    command = shlex.join(["mobileloop", *sys.argv[1:]])
+    document = run_bench(console, plan, probes, json_out, command, machine_file)
+    print_results(console, document)
+    return document

@@ -1,0 +1,263 @@
+"""`mobileloop device list|setup|bench`: phones and boards over adb."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mobileloop.commands.options import check_range
+from mobileloop.console import INTERRUPTED
+from mobileloop.errors import MobileloopError
+from mobileloop_bench.commands.bench import say_document
+
+if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
+    from rich.console import Console
+
+    from mobileloop_bench.devices.describe import Device
+    from mobileloop_bench.devices.run import Progress
+
+SCHEMA = "mobileloop.devices/1"
+
+device = typer.Typer(
+    name="device",
+    no_args_is_help=True,
+    help="List, set up and measure phones and boards over adb (docs/devices.md).\n\n\b\nExamples:\n"
+    "  mobileloop device list\n"
+    "  mobileloop device setup model.safetensors\n"
+    "  mobileloop device bench model.safetensors --loops 1,2 --json phone.json",
+    rich_markup_mode=None,
+)
+
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Engine artifacts (.safetensors).")]
+Serials = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device", metavar="SERIAL", help="Which device, as mobileloop device list names it; repeatable; or all."
+    ),
+]
+Engine = Annotated[
+    Path | None,
+    typer.Option(help="The mobileloop-engine to push (default: what make engine-arm64 built under build/)."),
+]
+
+
+@device.command(name="list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show every device that adb sees, with what it is and how warm.
+
+    \b
+    Examples:
+      mobileloop device list
+      mobileloop device list --json
+    """
+    from mobileloop_bench.devices.adb import Adb, list_devices
+    from mobileloop_bench.devices.describe import describe
+
+    found = [describe(Adb(one.serial), one) for one in list_devices()]
+    if as_json:
+        listed = [one.model_dump(mode="json") for one in found]
+        typer.echo(json.dumps({"schema": SCHEMA, "devices": listed}, allow_nan=False))
+    elif found:
+        _print_devices(found)
+    else:
+        typer.echo("adb sees no device; plug one in with USB debugging switched on (docs/devices.md).")
+
+
+@device.command()
+def setup(files: Files, devices: Serials = None, engine: Engine = None) -> None:
+    """Put the standalone program and artifacts on devices, and try them.
+
+    What a device already has with the right content is not pushed again.
+
+    \b
+    Examples:
+      mobileloop device setup model.safetensors
+      mobileloop device setup model.safetensors --device R5CT10ABCDE --engine build/engine-arm64-zig/mobileloop-engine
+    """
+    from mobileloop_bench.devices.adb import Adb, Listed, choose
+    from mobileloop_bench.devices.describe import describe
+    from mobileloop_bench.devices.install import find_engine, install, open_files, payload
+
+    opened = open_files(files)
+    for serial in choose(devices):
+        adb = Adb(serial)
+        with _progress() as progress:
+            program = payload(find_engine(describe(adb, Listed(serial, "device")), engine), "")
+            pushed = install(adb, program, opened, lambda what: progress(serial, 0, 0, what))  # noqa: B023
+        told = f"pushed {', '.join(pushed)}" if pushed else "everything was there"
+        typer.echo(f"{serial}: {told}; ready.")
+
+
+@device.command()
+def bench(
+    files: Files,
+    devices: Serials = None,
+    engine: Engine = None,
+    threads: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Thread counts, such as 1,2,4 (default: 1 and all big cores).")
+    ] = None,
+    loops: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4 (default: each artifact's own).")
+    ] = None,
+    cpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Run on these cpus of the device, such as 4-7: one thread on each where there are as many, else every "
+            "thread on any of them.",
+        ),
+    ] = None,
+    max_temperature: Annotated[
+        float | None,
+        typer.Option(metavar="C", help="Begin a turn only at or below so many °C of skin, battery or processor."),
+    ] = None,
+    cooldown: Annotated[
+        float, typer.Option(metavar="S", help="Longest wait for --max-temperature; the turn then runs and is flagged.")
+    ] = 300.0,
+    wait: Annotated[
+        float, typer.Option(metavar="S", help="How long a device that vanished is waited for, each time.")
+    ] = 600.0,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")] = 128,
+    decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded behind it, one by one.")] = 64,
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")] = 5,
+    bandwidth: Annotated[bool, typer.Option(help="Measure the read bandwidth of every thread count too.")] = True,
+    json_out: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="OUT", help="Also write the JSON here, after every turn; resumable."),
+    ] = None,
+) -> None:
+    """Measure artifacts on devices, several at once, in interleaved rounds.
+
+    Sets a device up where needed. Each turn is one process on the device; its
+    result is pulled at once. With --json, OUT is rewritten after every turn
+    and OUT.turns keeps the raw turns until the end: after Ctrl-C, a lost
+    device or a crash the same command goes on with the next turn. With
+    several devices the serial is part of the name: OUT-SERIAL.json. In a pipe
+    the last lines are one JSON document per device.
+
+    \b
+    Examples:
+      mobileloop device bench model.safetensors --json phone.json
+      mobileloop device bench model.safetensors --threads 1,4 --cpus 4-7 --max-temperature 37 --json phone.json
+      mobileloop device bench a.safetensors b.safetensors --loops 1,2,4 --device all --json phones.json
+    """
+    from rich.console import Console
+
+    from mobileloop.files import check_output
+    from mobileloop.runtimes.topology import parse_cpus
+    from mobileloop_bench.devices.adb import choose
+    from mobileloop_bench.devices.install import open_files
+    from mobileloop_bench.devices.run import Order, measure_devices
+    from mobileloop_bench.measure.plan import Settings, numbers
+    from mobileloop_bench.results.table import print_results
+
+    if max_temperature is not None:
+        check_range("--max-temperature", max_temperature, 1, 150)
+    check_range("--cooldown", cooldown, 0, 86400)
+    check_range("--wait", wait, 0, 86400)
+    if json_out is not None:
+        check_output(json_out, (*files, engine))
+    order = Order(
+        files=open_files(files),
+        settings=Settings(
+            threads=[] if threads is None else numbers(threads, "--threads"),
+            loops=None if loops is None else numbers(loops, "--loops"),
+            prompt_tokens=prompt_tokens,
+            decode_tokens=decode_tokens,
+            repetitions=repetitions,
+            cpus=None if cpus is None else parse_cpus(cpus),
+        ),
+        engine=engine,
+        max_celsius=max_temperature,
+        cooldown_s=cooldown,
+        wait_s=wait,
+        with_bandwidth=bandwidth,
+        command=shlex.join(["mobileloop", *sys.argv[1:]]),
+    )
+    order.check()
+    serials = choose(devices)
+    outs = {} if json_out is None else _outs(json_out, serials)
+    with _progress() as progress:
+        outcomes = measure_devices(serials, order, outs, progress)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    documents = {one.serial: one.document for one in outcomes if one.document is not None}
+    for one in outcomes:
+        if one.document is not None:
+            console.print(f"{one.serial}:", markup=False, highlight=False)
+            print_results(console, one.document)
+    for serial, document in documents.items():
+        say_document(document, outs.get(serial))
+    failed = [one for one in outcomes if one.error is not None]
+    for one in failed:
+        again = "" if json_out is None else " The same command goes on where this one stopped."
+        typer.echo(f"mobileloop: {one.error}{again}", err=True)
+    if failed:
+        raise typer.Exit(2)
+    if any(document.interrupted for document in documents.values()) or len(documents) < len(serials):
+        raise typer.Exit(INTERRUPTED)
+
+
+def _outs(out: Path, serials: Sequence[str]) -> dict[str, Path]:
+    """A result file per device; with several, the serial is part of its name."""
+    if len(serials) == 1:
+        return {serials[0]: out}
+    outs: dict[str, Path] = {}
+    for serial in serials:
+        safe = re.sub(r"[^A-Za-z0-9.-]", "_", serial)
+        path = out.with_name(f"{out.stem}-{safe}{out.suffix}")
+        if path in outs.values():
+            raise MobileloopError(f"two devices would both write {path}; measure them one after the other.")
+        outs[serial] = path
+    return outs
+
+
+def _print_devices(devices: Sequence[Device]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from mobileloop_bench.writing.units import figure, megabytes
+
+    console: Console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table()
+    for name in ("serial", "state", "model", "SoC", "Android"):
+        table.add_column(name, overflow="fold")
+    for name in ("cores", "free", "temperature", "battery"):
+        table.add_column(name, justify="right")
+    for one in devices:
+        warm = figure(one.celsius, "°C") + (f" ({one.zone})" if one.zone else "")
+        cells = [one.serial, one.state, *(text or "unknown" for text in (one.model, one.soc, one.android))]
+        cells += ["unknown" if one.cores is None else str(one.cores), megabytes(one.free_bytes), warm]
+        cells.append("unknown" if one.battery_percent is None else f"{one.battery_percent}%")
+        table.add_row(*map(escape, cells))
+    console.print(table)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A line per device on stderr, drawn where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+    from rich.progress import Progress as Bars
+
+    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    console = Console(stderr=True)
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        lines: dict[str, TaskID] = {}
+
+        def show(serial: str, done: int, total: int, what: str) -> None:
+            if serial not in lines:
+                lines[serial] = bars.add_task(serial, total=None)
+            bars.update(lines[serial], description=f"{serial}: {what}", completed=done or None, total=total or None)
+
+        yield show

@@ -1,0 +1,172 @@
+"""A machine on the screen: what is known of it, what is not, and where published figures are from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mobileloop.runtimes.topology import write_cpus
+from mobileloop_bench.machine.file import MachineFile
+from mobileloop_bench.machine.probe import Machine, probe, usable_topology
+from mobileloop_bench.machine.sensors import Battery
+from mobileloop_bench.writing.units import UNKNOWN, counted, figure, mebibytes
+
+
+def this_machine() -> MachineFile:
+    """The machine that runs this, as a machine file without a ladder."""
+    machine = probe()
+    device = machine.android.device if machine.android else None
+    return MachineFile(
+        name=device or machine.cpu or machine.soc or "this machine", machine=machine, topology=usable_topology()
+    )
+
+
+def print_machine(console: Console, file: MachineFile) -> None:
+    """Facts, clusters, caches, the ladder and the engine's costs where there are any, and the sources."""
+    console.print(escape(file.name), style="bold", highlight=False)
+    told = facts(file.machine)
+    told.append((UNKNOWN, ", ".join(name for name, value in told if not value)))
+    for name, value in told:
+        if value:
+            console.print(escape(f"{name + ':':<18}{value}"), highlight=False, soft_wrap=True)
+    for table in (_clusters(file.machine), _caches(file), _steps(file)):
+        if table.row_count:
+            console.print(table)
+    if file.costs:
+        kind = "estimated" if file.costs.estimated else "measured"
+        rate = figure(file.costs.compute_gbps, "GB/s")
+        console.print(
+            f"Engine: one thread consumes {rate} of resident int4 weights ({file.costs.kernels or UNKNOWN}, {kind}).",
+            highlight=False,
+        )
+    if file.sources:
+        console.print("Sources", style="bold")
+        for text, paths in _grouped_sources(file):
+            console.print(escape(f"  {', '.join(paths)}: {text}"), highlight=False, soft_wrap=True)
+
+
+def facts(machine: Machine) -> list[tuple[str, str | None]]:
+    """What a machine is, as (name, value) pairs in reading order; None or nothing where it is unknown."""
+    android = machine.android
+    told: list[tuple[str, str | None]] = [
+        ("processor", machine.cpu),
+        ("identity", machine.cpu_id),
+        ("chip", machine.soc),
+        ("architecture", machine.architecture),
+        ("cores", _cores(machine)),
+        ("instruction sets", None if machine.instruction_sets is None else ", ".join(machine.instruction_sets)),
+        ("memory", _memory(machine)),
+        ("page size", mebibytes(machine.page_bytes) if machine.page_bytes else None),
+        ("system", ", ".join(filter(None, (machine.os, machine.kernel and f"kernel {machine.kernel}")))),
+        ("hypervisor", _yes(machine.hypervisor)),
+        ("emulated", _yes(machine.emulated)),
+        ("temperatures", ", ".join(f"{zone} {c:.1f} °C" for zone, c in machine.temperatures_celsius.items())),
+        ("battery", _battery(machine.battery) if machine.battery else None),
+        ("energy from", machine.energy_source),
+    ]
+    if android:
+        build = (
+            f"Android {android.release or UNKNOWN}, API level {_whole(android.api_level)}, "
+            f"security patch {android.security_patch or UNKNOWN}"
+        )
+        told += [("device", android.device), ("build", build), ("fingerprint", android.fingerprint)]
+    if machine.system_cache_bytes:
+        told.append(("system cache", f"{mebibytes(machine.system_cache_bytes)}, shared with the rest of the chip"))
+    return told
+
+
+def _cores(machine: Machine) -> str:
+    told = [
+        counted(count, noun)
+        for count, noun in ((machine.cores_usable, "usable cpu"), (machine.cores_physical, "physical core"))
+        if count is not None
+    ]
+    if machine.default_threads is not None:
+        told.append(f"by default {counted(machine.default_threads, 'thread')}")
+    return ", ".join(told)
+
+
+def _memory(machine: Machine) -> str:
+    told = [] if machine.memory_type is None else [machine.memory_type]
+    if machine.memory_bytes is not None:
+        told.append(f"{machine.memory_bytes / 2**30:.1f} GiB")
+    if machine.memory_available_bytes is not None:
+        told.append(f"{machine.memory_available_bytes / 2**30:.1f} GiB free")
+    if machine.memory_peak_gbps is not None:
+        told.append(f"peak {figure(machine.memory_peak_gbps, 'GB/s')} in theory")
+    return ", ".join(told)
+
+
+def _battery(battery: Battery) -> str:
+    level = UNKNOWN if battery.level_percent is None else f"{battery.level_percent}%"
+    told = [level, battery.status or UNKNOWN, figure(battery.current_ma, "mA"), figure(battery.voltage_v, "V")]
+    return ", ".join(told)
+
+
+def _whole(value: int | None) -> str:
+    return UNKNOWN if value is None else str(value)
+
+
+def _yes(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
+
+
+def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in left:
+        table.add_column(name)
+    for name in right:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _clusters(machine: Machine) -> Table:
+    numbers = ("cores", "capacity", "min MHz", "max MHz", "MHz now")
+    table = _table("Clusters, the strongest first", ("cpus", "core", "big", "governor"), numbers)
+    for one in machine.clusters:
+        table.add_row(
+            write_cpus(one.cpus),
+            escape(one.core or UNKNOWN),
+            _yes(one.big) or UNKNOWN,
+            escape(one.governor or UNKNOWN),
+            _whole(one.cores),
+            _whole(one.capacity),
+            *(figure(mhz, digits=4) for mhz in (one.min_mhz, one.max_mhz, one.current_mhz)),
+        )
+    return table
+
+
+def _caches(file: MachineFile) -> Table:
+    table = _table("Caches", ("level", "kind", "of cpus"), ("size", "how many", "cpus on each", "ways"))
+    for one in file.machine.caches:
+        clusters = file.machine.clusters
+        owners = [clusters[one.cluster]] if one.cluster is not None else clusters
+        table.add_row(
+            f"L{one.level}",
+            escape(one.kind),
+            write_cpus(sorted(cpu for cluster in owners for cpu in cluster.cpus)),
+            mebibytes(one.size_bytes),
+            str(one.instances),
+            str(one.shared_by),
+            _whole(one.ways),
+        )
+    return table
+
+
+def _steps(file: MachineFile) -> Table:
+    table = _table("Bandwidth ladder", ("level",), ("threads", "up to", "GB/s", "latency ns"))
+    for step in file.ladder.steps if file.ladder else []:
+        size = "" if step.up_to_bytes is None else mebibytes(step.up_to_bytes)
+        table.add_row(step.level, str(step.threads), size, figure(step.read_gbps), figure(step.latency_ns))
+    return table
+
+
+def _grouped_sources(file: MachineFile) -> Iterator[tuple[str, list[str]]]:
+    """Every source once, with all the paths it holds for."""
+    grouped: dict[str, list[str]] = {}
+    for path, text in file.sources.items():
+        grouped.setdefault(text, []).append(path)
+    return iter(grouped.items())

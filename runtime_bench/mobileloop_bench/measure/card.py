@@ -1,0 +1,109 @@
+"""The card: what a token must cost, printed before anything is timed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mobileloop.runtimes.topology import write_cpus
+from mobileloop_bench.bandwidth.ceiling import Bandwidth, ceiling_gbps
+from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.measure.memory import memory_key
+from mobileloop_bench.measure.plan import Artifact, Configuration, Plan
+from mobileloop_bench.measure.session_runner import SLOW_DOWN, slow_down
+from mobileloop_bench.measure.summary import kv_bytes
+from mobileloop_bench.results.table import ARTIFACT_WIDTH
+from mobileloop_bench.writing.units import UNKNOWN, bandwidth_sentence, counted, figure, mebibytes, megabytes
+
+
+def print_card(console: Console, plan: Plan, machine: Machine, bandwidth: Sequence[Bandwidth]) -> None:
+    """Bytes per token of every artifact and loop count, and the tokens/s that the bandwidth allows.
+
+    The ceiling is read bandwidth / (unique + KV bytes): it grants that every block is resident while it is
+    applied again, so no schedule can beat it from DRAM.
+    """
+    console.print(escape(machine_sentence(machine)), highlight=False)
+    console.print(escape(bandwidth_sentence(bandwidth)), highlight=False)
+    if plan.settings.cpus is not None:
+        console.print(f"Threads run on cpus {write_cpus(plan.settings.cpus)}.", highlight=False)
+    console.print(_table(plan, bandwidth))
+    for note in notes(plan.artifacts, machine):
+        console.print(escape(note), highlight=False)
+    for note in peer_notes(plan):
+        console.print(escape(note), highlight=False)
+    if share := slow_down():
+        console.print(f"{SLOW_DOWN} is set: engine sessions are slowed down by {share:.0%}.", highlight=False)
+
+
+def machine_sentence(machine: Machine) -> str:
+    """One line naming the processor, its cores and its last-level cache."""
+    cores = counted(machine.cores_usable, "usable core") if machine.cores_usable else "usable cores unknown"
+    cache = mebibytes(machine.last_level_cache_bytes())
+    return f"{machine.cpu or 'Processor unknown'}, {cores}, last-level cache {cache}."
+
+
+def notes(artifacts: Sequence[Artifact], machine: Machine) -> list[str]:
+    """What must be said beside the figures."""
+    said = []
+    random = [artifact.label for artifact in artifacts if artifact.info.config.random_weights]
+    if random:
+        said.append(f"Random weights: {', '.join(random)}. Timings are meaningful, the text is not.")
+    said += [f"{a.label} runs on {a.details['path']}." for a in artifacts if "path" in a.details]
+    cache = machine.last_level_cache_bytes() or 0
+    fits = [artifact.label for artifact in artifacts if artifact.info.unique_bytes() < cache]
+    if fits:
+        said.append(
+            f"Unique bytes that fit the last-level cache: {', '.join(fits)}. "
+            "Decode may beat the ceiling of the read bandwidth."
+        )
+    return said
+
+
+def peer_notes(plan: Plan) -> list[str]:
+    """Which weights each peer runs, and in which version."""
+    told = [f"{one.peer} ({one.entry.version}) runs {one.label}." for one in plan.configurations if one.entry]
+    return list(dict.fromkeys(told))
+
+
+def _table(plan: Plan, bandwidth: Sequence[Bandwidth]) -> Table:
+    table = Table(title="Bytes per decoded token and the ceiling they set", title_justify="left")
+    widest = max(len(artifact.label) for artifact in plan.artifacts)
+    table.add_column("artifact", overflow="fold", min_width=min(widest, ARTIFACT_WIDTH))
+    for name in ("format", "quantization", "schedule"):
+        table.add_column(name)
+    swept = plan.settings.swept()
+    for name in (*swept, "loops", "size on disk", "unique", "executed", "KV", "activations"):
+        table.add_column(name, justify="right")
+    for threads in plan.settings.threads:
+        table.add_column(f"ceiling tok/s, {counted(threads, 'thread')}", justify="right")
+    seen = set()
+    for one in plan.configurations:
+        if one.peer is None and memory_key(one) not in seen:
+            seen.add(memory_key(one))
+            table.add_row(*_cells(one, plan, bandwidth))
+    return table
+
+
+def _cells(one: Configuration, plan: Plan, bandwidth: Sequence[Bandwidth]) -> list[str]:
+    artifact, info, settings = one.artifact, one.artifact.info, plan.settings
+    kv = kv_bytes(one, "decode", settings) or 0
+    cells = [
+        escape(artifact.label),
+        artifact.runtime,
+        escape(info.quantization),
+        escape(info.schedule.name),
+        *(str({"depth": one.depth, "batch": one.sequences}[name]) for name in settings.swept()),
+        str(one.loops),
+        megabytes(artifact.size_on_disk_bytes),
+        megabytes(info.unique_bytes()),
+        megabytes(info.executed_bytes(one.loops)),
+        megabytes(kv),
+        megabytes(one.sequences * info.activation_bytes(one.loops)),
+    ]
+    for threads in settings.threads:
+        ceiling = ceiling_gbps(bandwidth, threads)
+        cells.append(figure(one.sequences * ceiling * 1e9 / (info.unique_bytes() + kv)) if ceiling else UNKNOWN)
+    return cells

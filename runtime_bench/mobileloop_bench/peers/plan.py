@@ -1,0 +1,145 @@
+"""Peers in `mobileloop bench`: which of them run beside which configurations, and why the others do not.
+
+A peer runs the checkpoint that an artifact was exported from, in a file of its own format. It is measured once per
+checkpoint, whatever the number of artifacts made of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mobileloop.errors import MobileloopError
+from mobileloop.files import file_sha256
+from mobileloop.spec.schedule import Schedule, Stage
+from mobileloop_bench.measure.plan import Artifact, Configuration, Plan, Skipped
+from mobileloop_bench.peers.builds import Store, default_folder
+from mobileloop_bench.peers.contestant import Contestant, Entry, Source
+from mobileloop_bench.peers.contestants import peers
+
+
+def with_peers(plan: Plan, names: Sequence[str], source: Path | None = None, store: Store | None = None) -> Plan:
+    """The plan with peers behind our configurations, in the same rounds.
+
+    Args:
+        plan: what is measured of ours.
+        names: of the peers.
+        source: the checkpoint, where it is not beside the artifact.
+        store: where peers were built; the user's cache folder where not given.
+
+    Raises:
+        MobileloopError: for an unknown name, or a `source` that no artifact was exported from.
+    """
+    chosen = _chosen(names)
+    sources = _sources(plan.artifacts, source)
+    store = store or Store(default_folder())
+    settings = plan.settings
+    asked: list[int | None] = [None] if settings.loops is None else [*settings.loops]
+    entries: dict[tuple[str, str, int], Entry | MobileloopError] = {}
+    found: dict[tuple[object, ...], Configuration] = {}
+    skipped: dict[tuple[object, ...], Skipped] = {}
+    sweep = itertools.product(chosen, plan.artifacts, asked, settings.depths, settings.sequences, settings.threads)
+    for name, artifact, requested, depth, sequences, threads in sweep:
+        loops = artifact.info.schedule.default_loops if requested is None else requested
+        one = Configuration(artifact, threads, loops, requested, "off", depth, sequences, name)
+        try:
+            times = times_in_a_row(artifact.info.schedule, requested)
+            place = (name, artifact.info.source_sha256, times)
+            if place not in entries:
+                entries[place] = _entry(chosen[name], store, sources[artifact.label], times)
+            entry = entries[place]
+            if isinstance(entry, MobileloopError):
+                raise entry
+            _check_room(one, entry, settings.prompt_tokens + settings.decode_tokens)
+        except MobileloopError as error:
+            reason = str(error).rstrip(".")
+            skipped.setdefault((name, one.label, loops, threads, depth, sequences, reason), Skipped(one, reason))
+            continue
+        found.setdefault((*place, threads, depth), dataclasses.replace(one, entry=entry))
+    return dataclasses.replace(
+        plan,
+        configurations=(*plan.configurations, *found.values()),
+        skipped=(*plan.skipped, *skipped.values()),
+    )
+
+
+def times_in_a_row(schedule: Schedule, loops: int | None) -> int:
+    """1 or 2: how often in a row every block is applied, where a model without loops can do the same.
+
+    Raises:
+        MobileloopError: where it cannot.
+    """
+    schedule.check_loops(loops)
+    order = [application.block for application in schedule.applications(loops)]
+    blocks = sorted(set(order))
+    times = len(order) // len(blocks)
+    plain = all(_plain(stage) for stage in schedule.stages)
+    if not plain or times > 2 or order != [block for block in blocks for _ in range(times)]:
+        raise MobileloopError(
+            f"peers have no loops: only every block once or twice in a row has a counterpart, which {schedule.name} "
+            f"{'as it is' if loops is None else f'with {loops} loops'} has not."
+        )
+    return times
+
+
+def _plain(stage: Stage) -> bool:
+    return stage.model_copy(update={"loops": 1, "max_loops": 1}) == Stage(blocks=stage.blocks or (0,))
+
+
+def _chosen(names: Sequence[str]) -> Mapping[str, Contestant]:
+    everybody = peers()
+    for name in names:
+        if name not in everybody:
+            raise MobileloopError(f"--peer {name} is unknown; the peers are {', '.join(everybody)}.")
+    return {name: everybody[name] for name in dict.fromkeys(names)}
+
+
+def _sources(artifacts: Sequence[Artifact], given: Path | None) -> dict[str, Source]:
+    """Every artifact's checkpoint by the artifact's label: the given file, or the one beside it of the same name."""
+    digest = None if given is None else _given_sha256(artifacts, given)
+    found = {}
+    for artifact in artifacts:
+        info = artifact.info
+        beside = artifact.path.parent / Path(info.source).name  # a name only, whatever the file says
+        path = None
+        if digest == info.source_sha256:
+            path = given
+        elif beside.is_file() and file_sha256(beside) == info.source_sha256:
+            path = beside
+        found[artifact.label] = Source(info.source, info.source_sha256, path)
+    return found
+
+
+def _given_sha256(artifacts: Sequence[Artifact], given: Path) -> str:
+    if not given.is_file():
+        raise MobileloopError(f"--source {given} is no file; name the .gguf that the artifact was exported from.")
+    digest = file_sha256(given)
+    if all(artifact.info.source_sha256 != digest for artifact in artifacts):
+        first = artifacts[0]
+        raise MobileloopError(
+            f"--source {given} has the SHA-256 {digest[:12]}..., but {first.label} was exported from "
+            f"{first.info.source} with {first.info.source_sha256[:12]}...; name that file."
+        )
+    return digest
+
+
+def _entry(contestant: Contestant, store: Store, source: Source, times: int) -> Entry | MobileloopError:
+    try:
+        if source.sha256 == "random":
+            raise MobileloopError("random weights come from no checkpoint that a peer could read.")
+        return contestant.entry(store, source, times)
+    except MobileloopError as error:
+        return error
+
+
+def _check_room(one: Configuration, entry: Entry, needed: int) -> None:
+    room = one.artifact.info.config.max_position if entry.context is None else entry.context
+    if one.sequences > 1:
+        raise MobileloopError(f"peers are measured with one sequence, not with --batch {one.sequences}.")
+    if one.depth + needed > room:
+        raise MobileloopError(
+            f"--depth {one.depth} and {needed} prompt and decode tokens do not fit the context of {room} of "
+            f"{entry.path.name}."
+        )
