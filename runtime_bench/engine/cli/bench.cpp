@@ -6,10 +6,10 @@
 #include <numeric>
 #include <unistd.h>
 
-#include "artifact.h"
 #include "bounds.h"
 #include "commands.h"
 #include "engine.h"
+#include "format/description.h"
 #include "format/json_writer.h"
 #include "measure/machine.h"
 #include "sampler.h"
@@ -106,7 +106,7 @@ private:
     std::vector<int64_t> tokens(uint64_t count);
     void progress(const std::string &what) const;
 
-    ArtifactInfo about_;
+    Description about_;
     Settings settings_;
     Machine machine_;
     std::string kernels_;
@@ -128,13 +128,13 @@ double percentile(std::vector<double> values, double share) {
 
 void Bench::plan() {
     const uint64_t needed = std::max<uint64_t>(settings_.prompt_tokens + settings_.decode_tokens, kFirstTokens);
-    require(needed <= about_.context, settings_.prompt_tokens, " prompt and ", settings_.decode_tokens,
-            " decode tokens do not fit the context of ", about_.context, " of ", about_.label,
+    require(needed <= about_.model.context, settings_.prompt_tokens, " prompt and ", settings_.decode_tokens,
+            " decode tokens do not fit the context of ", about_.model.context, " of ", about_.label,
             "; ask for fewer or export with a larger --context");
     std::vector<uint64_t> asked = settings_.loops;
     if (asked.empty()) asked.push_back(0);
     for (const uint64_t loops : asked) {
-        if (loops > about_.max_loops()) {
+        if (loops > about_.model.max_loops) {
             skipped_.push_back(loops);
             continue;
         }
@@ -152,7 +152,7 @@ void Bench::plan() {
         for (const uint64_t threads : settings_.threads)
             check_placement(static_cast<uint32_t>(threads), settings_.cpus);
     require(!configurations_.empty(), "nothing is left to measure: ", about_.label, " runs up to ",
-            counted(about_.max_loops(), "loop"));
+            counted(about_.model.max_loops, "loop"));
 }
 
 // Four last-level caches, at least 256 MiB, at most 1 GiB and at most an eighth of the memory; every thread count in
@@ -210,7 +210,7 @@ void Bench::measure() {
 
 std::vector<int64_t> Bench::tokens(uint64_t count) {
     std::vector<int64_t> ids(count);
-    for (int64_t &id : ids) id = static_cast<int64_t>(random_.below(about_.vocab_size));
+    for (int64_t &id : ids) id = static_cast<int64_t>(random_.below(about_.model.vocab_size));
     return ids;
 }
 
@@ -366,7 +366,7 @@ std::string Bench::json(const Row &row) const {
         .add("context_tokens", row.context_tokens)
         .add("schedule", about_.schedule_name)
         .add("activation_bytes", about_.activation_bytes(one.asked_loops))
-        .add("size_on_disk_bytes", about_.file_bytes)
+        .add("size_on_disk_bytes", about_.model.file_bytes)
         .add("random_weights", about_.random_weights)
         .add("source", about_.source)
         .add("source_sha256", about_.source_sha256)
@@ -381,7 +381,8 @@ std::string Bench::json(const std::string &command) const {
     for (const Row &one : rows()) results += (results.empty() ? "" : ",") + json(one);
     for (const uint64_t loops : skipped_) {
         for (const uint64_t threads : settings_.threads) {
-            const std::vector<std::string> reason{text("skipped: loops ", loops, " is outside 1-", about_.max_loops(),
+            const std::vector<std::string> reason{text("skipped: loops ", loops, " is outside 1-",
+                                                       about_.model.max_loops,
                                                        ", the bound this artifact was exported for")};
             const std::optional<double> none;
             results += "," + JsonObject()
@@ -457,7 +458,7 @@ std::string Bench::table() const {
                            counted(one.configuration.loops, "loop"), ": ", reason, "\n");
     }
     for (const uint64_t loops : skipped_)
-        out += text("skipped: ", loops, " loops, beyond the ", about_.max_loops(), " of this artifact\n");
+        out += text("skipped: ", loops, " loops, beyond the ", about_.model.max_loops, " of this artifact\n");
     return doubts.empty() ? out : out + "\n* not a valid result:\n" + doubts;
 }
 

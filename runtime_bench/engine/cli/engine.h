@@ -71,6 +71,16 @@ inline double bandwidth(uint32_t threads, uint64_t size_bytes, double seconds) {
     return gbps;
 }
 
+// An artifact as ml_describe_artifact tells of it.
+inline std::string described(const std::string &path) {
+    uint64_t bytes = 0;
+    checked(ml_describe_artifact(path.c_str(), nullptr, 0, &bytes));
+    std::string json(bytes, '\0');
+    checked(ml_describe_artifact(path.c_str(), json.data(), bytes, &bytes));
+    json.resize(bytes - 1);
+    return json;
+}
+
 // The kernel set in use; throws where MOBILELOOP_KERNELS names one that this processor cannot run.
 inline std::string kernels() {
     const std::string name = ml_kernels();

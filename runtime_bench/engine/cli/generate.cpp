@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <memory>
 
-#include "artifact.h"
 #include "commands.h"
 #include "engine.h"
+#include "format/description.h"
 #include "format/json_writer.h"
 #include "measure/machine.h"
 #include "sampler.h"
@@ -45,19 +45,19 @@ struct Generation {
     std::vector<double> decode_ms;
 };
 
-std::unique_ptr<Tokenizer> read_tokenizer(const ArtifactInfo &about) {
-    require(about.tokenizer.kind() == Json::Kind::object, about.path,
+std::unique_ptr<Tokenizer> read_tokenizer(const Description &about) {
+    require(about.tokenizer() != nullptr, about.path,
             " carries no tokenizer, because its source had none; give the prompt with --tokens");
     try {
-        return std::make_unique<Tokenizer>(about.tokenizer);
+        return std::make_unique<Tokenizer>(*about.tokenizer());
     } catch (const Error &error) {
         throw Error(text(error.what(), "; use mobileloop run, or give the prompt with --tokens"));
     }
 }
 
-std::vector<int64_t> prompt_of(const Arguments &arguments, const ArtifactInfo &about, const Tokenizer *tokenizer) {
+std::vector<int64_t> prompt_of(const Arguments &arguments, const Description &about, const Tokenizer *tokenizer) {
     std::vector<int64_t> ids;
-    const auto tokens = arguments.list("--tokens", 0, about.vocab_size - 1);
+    const auto tokens = arguments.list("--tokens", 0, about.model.vocab_size - 1);
     ids.assign(tokens.begin(), tokens.end());
     if (const auto prompt = arguments.value("--prompt")) {
         const auto system = arguments.value("--system");
@@ -66,8 +66,8 @@ std::vector<int64_t> prompt_of(const Arguments &arguments, const ArtifactInfo &a
         ids.assign(encoded.begin(), encoded.end());
     }
     if (ids.empty()) throw Mistake("the prompt is empty; give some text with --prompt");
-    require(ids.size() < about.context, "the prompt has ", counted(ids.size(), "token"), ", and the context of ",
-            about.path, " is ", about.context, "; shorten the prompt or export again with a larger --context");
+    require(ids.size() < about.model.context, "the prompt has ", counted(ids.size(), "token"), ", and the context of ",
+            about.path, " is ", about.model.context, "; shorten the prompt or export again with a larger --context");
     return ids;
 }
 
@@ -111,7 +111,7 @@ struct Figures {
     std::optional<uint64_t> peak_memory_bytes;
 };
 
-Figures figures_of(const Generation &result, const ArtifactInfo &about, uint32_t loops) {
+Figures figures_of(const Generation &result, const Description &about, uint32_t loops) {
     Figures figures{
         1e3 * static_cast<double>(result.prompt_tokens) / result.prefill_ms, {}, {}, {}, memory_status("VmHWM")};
     if (result.decode_ms.empty()) return figures;
@@ -148,7 +148,7 @@ int run_generate(const Arguments &arguments) {
                     arguments.number("--top-p", 1, 1e-6, 1), arguments.whole("--seed", 0, 0, INT64_MAX));
     const bool as_json = arguments.has("--json");
     const uint32_t threads = asked_threads ? asked_threads : ml_default_threads();
-    const ArtifactInfo about(arguments.operand());
+    const Description about(arguments.operand());
     Session session(arguments.operand(), threads, asked_loops);
     std::unique_ptr<Tokenizer> tokenizer;
     try {
@@ -160,13 +160,13 @@ int run_generate(const Arguments &arguments) {
                    stderr);
     }
     std::vector<uint64_t> ends;
-    if (about.tokenizer.kind() == Json::Kind::object)
-        for (const Json &id : about.tokenizer.at("eos_ids").array("eos_ids"))
+    if (about.tokenizer())
+        for (const Json &id : about.tokenizer()->at("eos_ids").array("eos_ids"))
             ends.push_back(id.whole("eos_ids", 0, 1u << 24));
     const std::vector<int64_t> prompt = prompt_of(arguments, about, tokenizer.get());
     if (about.random_weights)
         std::fputs("note: this artifact has random weights, so the text means nothing.\n", stderr);
-    const uint64_t room = about.context - prompt.size();
+    const uint64_t room = about.model.context - prompt.size();
     const Generation result = generate(session, prompt, std::min(most, room), sampler, ends, tokenizer.get(), !as_json);
     const uint32_t loops = asked_loops ? asked_loops : about.default_loops();
     const Figures figures = figures_of(result, about, asked_loops);

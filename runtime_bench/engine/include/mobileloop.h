@@ -138,8 +138,17 @@ typedef enum {
  * machine's /sys, of which all cpus that are online count. *needed gets the bytes of the text, its final 0 included;
  * out NULL only asks for them, and too small a capacity is refused. */
 ML_API ml_status ml_topology_json(const char *root, char *out, uint64_t capacity, uint64_t *needed);
+/* The machine as one JSON document, by the same conventions: the processor's name, kinds of cores and their clocks,
+ * caches, memory, system, whether it is virtual or emulated, and the quota of cpu time that a container's control group
+ * has, in cores (docs/measuring.md lists the keys). What cannot be read is null. `root` holds proc, sys and etc. */
+ML_API ml_status ml_describe_machine(const char *root, char *out, uint64_t capacity, uint64_t *needed);
+/* An artifact as one JSON document, by the same conventions: all that its metadata says except the tokenizer, of which
+ * `tokenizer` says whether it is there, and what one of its tokens moves (docs/format.md). It is read and checked in
+ * full, as ml_model_open does. */
+ML_API ml_status ml_describe_artifact(const char *path, char *out, uint64_t capacity, uint64_t *needed);
 /* How many threads suit this machine: the big cores among the cpus that the calling thread may run on (all cores where
- * they are alike), SMT siblings counted once. */
+ * they are alike), SMT siblings counted once, or as many whole cores as a control group's quota of cpu time pays for.
+ */
 ML_API uint32_t ml_default_threads(void);
 
 ML_API ml_status ml_context_create(uint32_t threads, ml_context **out);

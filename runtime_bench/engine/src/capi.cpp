@@ -6,10 +6,12 @@
 
 #include "bounds.h"
 #include "error.h"
+#include "format/description.h"
 #include "format/model.h"
 #include "kernels/kernels.h"
 #include "loop/context.h"
 #include "measure/bandwidth.h"
+#include "measure/machine.h"
 #include "session/session.h"
 
 namespace {
@@ -73,6 +75,20 @@ ml_status memory_samples(const Measure &measure, ml_memory *memory, uint64_t siz
     });
 }
 
+// A text into the caller's array, and its size.
+template <typename Make>
+ml_status give_text(const char *what, char *out, uint64_t capacity, uint64_t *needed, const Make &make) {
+    return guarded([&] {
+        uint64_t &bytes = given(needed, "place for the size of the text");
+        bytes = 0;
+        const std::string json = make();
+        bytes = json.size() + 1;
+        if (!out) return;
+        ml::require(capacity >= bytes, what, " takes ", bytes, " bytes where room for ", capacity, " was given");
+        std::memcpy(out, json.c_str(), bytes);
+    });
+}
+
 // A call that runs on the threads of a context.
 class AtWork {
 public:
@@ -124,16 +140,17 @@ uint64_t ml_kv_vector_bytes(uint32_t type, uint32_t head_dim) {
 }
 
 ml_status ml_topology_json(const char *root, char *out, uint64_t capacity, uint64_t *needed) {
-    return guarded([&] {
-        uint64_t &bytes = given(needed, "place for the size of the text");
-        bytes = 0;
-        const std::string json =
-            ml::read_topology(root ? root : "", root ? ml::Cpus{} : ml::allowed_cpus(), true).json();
-        bytes = json.size() + 1;
-        if (!out) return;
-        ml::require(capacity >= bytes, "the topology takes ", bytes, " bytes where room for ", capacity, " was given");
-        std::memcpy(out, json.c_str(), bytes);
+    return give_text("the topology", out, capacity, needed, [&] {
+        return ml::read_topology(root ? root : "", root ? ml::Cpus{} : ml::allowed_cpus(), true).json();
     });
+}
+ml_status ml_describe_machine(const char *root, char *out, uint64_t capacity, uint64_t *needed) {
+    return give_text("the machine", out, capacity, needed,
+                     [&] { return ml::probe_machine(root ? root : "").json(ml::current_kernels().name); });
+}
+ml_status ml_describe_artifact(const char *path, char *out, uint64_t capacity, uint64_t *needed) {
+    return give_text("the artifact", out, capacity, needed,
+                     [&] { return ml::Description(&given(path, "path")).json(); });
 }
 uint32_t ml_default_threads(void) {
     uint32_t threads = 1;

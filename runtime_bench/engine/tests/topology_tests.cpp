@@ -350,6 +350,98 @@ void test_placement() {
     }).join();
 }
 
+// What a container's control group allows, in the files of both versions.
+void test_cpu_quota() {
+    struct Quota {
+        const char *groups, *file, *content; // /proc/self/cgroup; a file under /sys/fs/cgroup
+        double cores;                        // 0: none
+        uint32_t threads;
+    };
+    const std::vector<Quota> cases{
+        {"0::/", "cpu.max", "200000 100000", 2, 2},
+        {"0::/", "cpu.max", "max 100000", 0, 4},
+        {"0::/", "cpu.max", "50000 100000", 0.5, 1},
+        {"0::/", "cpu.max", "290000 100000", 2.9, 2},
+        {"0::/", "cpu.max", "99900000 100000", 999, 4},
+        {"0::/a/b", "a/cpu.max", "100000 100000", 1, 1}, // of a group above
+        {"0::/a/b/", "a/b/cpu.max", "300000 100000", 3, 3},
+        {"0::/a/b", "a/b/c/cpu.max", "100000 100000", 0, 4}, // of one below
+        {"0::/../x", "cpu.max", "100000 100000", 1, 1},
+        {"0::a", "cpu.max", "100000 100000", 1, 1},
+        {"3:memory:/m\n2:cpu,cpuacct:/docker/x\n1:name=systemd:/s", "cpu,cpuacct/docker/x/cpu.cfs_quota_us", "150000",
+         1.5, 1},
+        {"2:cpu:/docker/x", "cpu/cpu.cfs_quota_us", "200000", 2, 2},
+        {"2:cpuset,memory:/x\n0::/y", "cpu/x/cpu.cfs_quota_us", "100000", 0, 4},
+        {"2:cpu:/x", "cpu/x/cpu.cfs_quota_us", "-1", 0, 4},
+        {"", "unified/cpu.max", "100000 100000", 1, 1},
+        {"0::/", "cpu.max", "100000", 0, 4},
+        {"0::/", "cpu.max", "100000 0", 0, 4},
+        {"0::/", "cpu.max", "0 100000", 0, 4},
+        {"0::/", "cpu.max", "1e5 100000", 0, 4},
+        {"0::/", "cpu.max", "99999999999999999999999 1", 0, 4},
+    };
+    for (const Quota &one : cases) {
+        const Tree tree;
+        tree.cores(0, 3, 0, 0);
+        const std::filesystem::path root = tree.root(), file = root / "sys/fs/cgroup" / one.file;
+        tree.put(root / "proc/self/cgroup", one.groups);
+        tree.put(file, one.content);
+        tree.put(file.parent_path() / "cpu.cfs_period_us", "100000");
+        const Topology topology = tree.read();
+        CHECK(topology.quota.value_or(0) == one.cores);
+        CHECK(topology.default_threads() == one.threads && topology.big_cores == 4);
+        const Json told = Json::parse(topology.json());
+        CHECK(told.absent("cpu_quota") == (one.cores == 0));
+        CHECK(told.at("default_threads").whole("threads", 0, 4) == one.threads);
+    }
+    const Tree both; // the least of all levels counts
+    both.cores(0, 3, 0, 0);
+    const std::filesystem::path root = both.root();
+    both.put(root / "proc/self/cgroup", "0::/a/b");
+    both.put(root / "sys/fs/cgroup/cpu.max", "400000 100000");
+    both.put(root / "sys/fs/cgroup/a/cpu.max", "200000 100000");
+    both.put(root / "sys/fs/cgroup/a/b/cpu.max", "300000 100000");
+    CHECK(both.read().quota == 2.0);
+    CHECK(!Tree().read().quota);
+}
+
+// The probe of a machine that lies in a folder.
+void test_machine() {
+    const Tree tree;
+    tree.cores(0, 1, 0, 3000000);
+    const std::filesystem::path root = tree.root();
+    tree.put(root / "proc/cpuinfo",
+             "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: A Processor\n"
+             "stepping\t: 8\nflags\t\t: fpu avx2 fma hypervisor");
+    tree.put(root / "proc/meminfo", "MemTotal: 2048 kB\nMemAvailable: 1024 kB");
+    tree.put(root / "proc/self/cgroup", "0::/");
+    tree.put(root / "sys/fs/cgroup/cpu.max", "150000 100000");
+    const auto told_of = [](const char *at) {
+        uint64_t needed = 0;
+        CHECK(ml_describe_machine(at, nullptr, 0, &needed) == ML_OK && needed > 2);
+        std::string json(needed + 64, '\0'); // frequencies have more digits at one time than at another
+        CHECK(ml_describe_machine(at, json.data(), json.size(), &needed) == ML_OK);
+        json.resize(needed - 1);
+        return Json::parse(json);
+    };
+    const Json told = told_of(tree.root().c_str());
+    CHECK(told.at("cpu").string("cpu") == "A Processor" && told.at("cpu_model").string("cpu") == "A Processor");
+    CHECK(told.at("cpu_id").string("cpu_id") == "GenuineIntel family 6 model 143 stepping 8");
+    CHECK(told.at("cpu_quota").number("quota") == 1.5 && told.at("default_threads").whole("threads", 1, 2) == 1);
+    CHECK(told.at("memory_bytes").whole("memory", 0, 1 << 22) == 2048 * 1024);
+    CHECK(told.at("hypervisor").boolean("hypervisor") && told.at("cores_usable").whole("cores", 0, 9) == 2);
+    CHECK(told.at("clusters").array("clusters").size() == 1);
+    const Tree nothing;
+    const Json hidden = told_of(nothing.root().c_str());
+    for (const char *key : {"cpu", "cpu_quota", "cores_usable", "cores_physical", "memory_bytes", "instruction_sets"})
+        CHECK(hidden.absent(key));
+    told_of(nullptr);
+    uint64_t needed = 7;
+    CHECK(ml_describe_machine(nullptr, nullptr, 0, nullptr) == ML_FAILED);
+    CHECK(ml_describe_artifact(nullptr, nullptr, 0, &needed) == ML_FAILED && needed == 0);
+    CHECK(ml_describe_artifact("/nowhere", nullptr, 0, &needed) == ML_FAILED && needed == 0);
+}
+
 void test_interface() {
     const Cpus allowed = allowed_cpus();
     uint64_t needed = 0;
@@ -407,6 +499,8 @@ int main() {
     test_caches_without_a_last_level();
     test_hostile_trees();
     test_placement();
+    test_cpu_quota();
+    test_machine();
     test_interface();
     test_in_threads();
     return outcome();

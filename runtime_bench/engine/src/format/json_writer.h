@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "format/json.h"
 #include "format/utf8.h"
 
 namespace ml {
@@ -45,6 +46,7 @@ inline std::string to_json(const std::string &value) { return json_string(value)
 inline std::string to_json(const char *value) { return json_string(value); }
 inline std::string to_json(bool value) { return value ? "true" : "false"; }
 inline std::string to_json(double value) { return json_number(value); }
+std::string to_json(const Json &value);
 inline std::string to_json(int value) { return std::to_string(value); }
 inline std::string to_json(uint32_t value) { return std::to_string(value); }
 inline std::string to_json(uint64_t value) { return std::to_string(value); }
@@ -69,5 +71,22 @@ private:
     std::string text_;
 };
 inline std::string to_json(const JsonObject &value) { return value.str(); }
+
+// What was read, written again.
+inline std::string to_json(const Json &value) {
+    switch (value.kind()) {
+    case Json::Kind::boolean: return to_json(value.boolean("a value"));
+    case Json::Kind::number: return json_number(value.number("a value"));
+    case Json::Kind::string: return json_string(value.string("a value"));
+    case Json::Kind::array: return to_json(value.array("a value"));
+    case Json::Kind::object: {
+        JsonObject written;
+        for (const auto &[key, member] : value.object("a value")) written.add_raw(key.c_str(), to_json(member));
+        return written.str();
+    }
+    case Json::Kind::null: break;
+    }
+    return "null";
+}
 
 } // namespace ml

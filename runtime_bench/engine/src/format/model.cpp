@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
+#include <iterator>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,15 +21,18 @@ namespace {
 constexpr uint64_t kFormatVersion = 2;
 constexpr uint64_t kMaxOffset = uint64_t{1} << 48;
 
-ml_halting_rule halting_rule(const std::string &name, const std::string &where) {
-    if (name == "none") return ML_HALT_NONE;
-    if (name == "latent_difference") return ML_HALT_LATENT_DIFFERENCE;
-    if (name == "cosine") return ML_HALT_COSINE;
-    require(name == "exit_gate", where, " asks for the halting rule '", name, "', which this engine does not run yet");
-    return ML_HALT_EXIT_GATE;
+constexpr const char *kHaltingRules[] = {"none", "latent_difference", "cosine", "exit_gate"}; // by ml_halting_rule
+
+uint32_t halting_rule(const std::string &name, const std::string &where) {
+    const auto *found = std::find(std::begin(kHaltingRules), std::end(kHaltingRules), name);
+    require(found != std::end(kHaltingRules), where, " asks for the halting rule '", name,
+            "', which this engine does not run yet");
+    return static_cast<uint32_t>(found - std::begin(kHaltingRules));
 }
 
 } // namespace
+
+const char *halting_rule_name(uint32_t rule) { return kHaltingRules[rule]; }
 
 MappedFile::MappedFile(const std::string &path) {
     const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -53,18 +57,21 @@ MappedFile::MappedFile(const std::string &path) {
 
 MappedFile::~MappedFile() { munmap(const_cast<uint8_t *>(data_), size_); }
 
-Model::Model(const std::string &path) : file_(std::make_shared<MappedFile>(path)) {
+Model::Model(const std::string &path, Json *metadata) : file_(std::make_shared<MappedFile>(path)) {
     try {
         uint64_t header_size = 0;
         require(file_->size() >= 8, "the file of ", file_->size(), " bytes is cut short before its header");
         std::memcpy(&header_size, file_->data(), 8);
         require(header_size <= kMaxHeader && header_size <= file_->size() - 8, "the header claims ", header_size,
                 " bytes, but the file holds ", file_->size());
+        file_bytes = file_->size();
         const Json header = Json::parse({reinterpret_cast<const char *>(file_->data()) + 8, header_size});
         require(header.has("__metadata__") && header.at("__metadata__").has("mobileloop"),
                 "the header has no mobileloop metadata, so this is no engine artifact");
-        read_metadata(Json::parse(header.at("__metadata__").at("mobileloop").string("the mobileloop metadata")));
+        Json info = Json::parse(header.at("__metadata__").at("mobileloop").string("the mobileloop metadata"));
+        read_metadata(info);
         read_tensors(header, 8 + header_size);
+        if (metadata) *metadata = std::move(info);
     } catch (const Error &error) {
         throw Error(text(path, ": ", error.what()));
     }
@@ -102,8 +109,8 @@ void Model::read_stage(const Json &stage, const std::string &where) {
     require(spec.blocks.size() <= kMaxSlots, where, " names ", spec.blocks.size(), " blocks, more than ", kMaxSlots);
     spec.max_loops = static_cast<uint32_t>(stage.at("max_loops").whole(where + " max_loops", 1, kMaxLoops));
     spec.loops = static_cast<uint32_t>(stage.at("loops").whole(where + " loops", 1, spec.max_loops));
-    spec.damping = static_cast<float>(stage.at("damping").number(where + " damping"));
-    require(spec.damping > 0 && spec.damping <= 1, where, " damping is outside (0, 1]");
+    spec.damping = stage.at("damping").number(where + " damping");
+    require(static_cast<float>(spec.damping) > 0 && spec.damping <= 1, where, " damping is outside (0, 1]");
     spec.loop_end_norm = stage.at("loop_end_norm").boolean(where + " loop_end_norm");
     const auto only = [&](const char *field, const char *known) {
         const std::string &value = stage.at(field).string(field);

@@ -194,11 +194,10 @@ void ml_session::run_stage(const ml_run_args &run, size_t number, uint32_t done,
     ml_loop_args args{};
     args.blocks = records_[number].data();
     args.num_blocks = static_cast<uint32_t>(records_[number].size());
-    // A stage bounded below the asked count runs as often as it may.
-    args.loops = std::min(asked && stage.max_loops > 1 ? asked : stage.loops, stage.max_loops);
+    args.loops = stage.loops_for(asked);
     args.filled_loops = fill_behind(number, args.loops);
     if (stage.max_loops > 1) args.halting = own_halting_ ? stage.halting : halting_;
-    args.damping = stage.damping;
+    args.damping = static_cast<float>(stage.damping);
     args.loop_end_norm = stage.loop_end_norm ? model_->final_norm : nullptr;
     args.loop_end_norm_eps = model_->eps;
     args.hidden_in = args.hidden_out = hidden;

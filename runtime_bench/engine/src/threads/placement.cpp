@@ -55,7 +55,8 @@ Topology machine_topology() {
 }
 
 uint32_t default_threads() {
-    const uint32_t cores = machine_topology().big_cores;
+    const Topology topology = machine_topology();
+    const uint32_t cores = topology.default_threads();
     return std::clamp(cores ? cores : std::thread::hardware_concurrency(), 1u, kMaxThreads);
 }
 

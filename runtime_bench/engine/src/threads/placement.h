@@ -27,7 +27,7 @@ Cpus allowed_cpus();
 // The cpus that the calling thread may run on, without their caches. Kept until they change.
 Topology machine_topology();
 
-// One thread per big core, at least 1.
+// One thread per big core, as far as a quota of cpu time pays for them, at least 1.
 uint32_t default_threads();
 
 // Where the threads of one pool run. The workers are moved once; thread 0 is the caller's, and is moved for the length

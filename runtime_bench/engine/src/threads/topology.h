@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,10 @@ struct Topology {
     std::vector<Cluster> clusters; // the strongest first; big ones before others
     std::vector<Cache> caches;     // each once; empty unless asked for
     uint32_t big_cores = 0;        // of the big clusters
+    std::optional<double> quota;   // cores' worth of time that the system allows; none: all that there is
+
+    // The big cores, or as many whole ones as a quota pays for: threads that meet all stand still once it is spent.
+    uint32_t default_threads() const;
 
     Cpus big_cpus() const;
     bool all_big() const;
@@ -57,6 +62,15 @@ struct Topology {
 // The cpus `usable` (or, where it is empty, all that are online) of the machine whose sysfs lies under root + "/sys".
 // Every file may be missing or hold anything. The caches are many more files, so they are read on demand.
 Topology read_topology(const std::string &root, const Cpus &usable, bool caches);
+
+// The cpu time that the control groups around this process allow, in cores: the least quota of its own group and of
+// those above it, as far as they are seen from here (cgroup v2 `cpu.max`, v1 `cpu.cfs_quota_us`). None where nothing
+// limits it.
+std::optional<double> cpu_quota(const std::string &root);
+
+// The first `most` bytes of a file of procfs or sysfs without the blanks around them; empty where it cannot be read. A
+// list of every other cpu of kMaxCpus is a third of the default.
+std::string read_file(const std::string &path, size_t most = 16384);
 
 // The cpus that the kernel of root + "/sys" could ever bring up; empty where it does not tell.
 Cpus possible_cpus(const std::string &root);
