@@ -1,42 +1,87 @@
-"""The `mobileloop` command line: dispatch only; every command is a module of `mobileloop.commands`."""
+"""The `mobileloop` command line: a table of names; a command's module is loaded when it is asked for."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from typing import Annotated, Any, NoReturn
+from importlib import import_module
+from itertools import groupby
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
-from mobileloop.commands.fetch import fetch
-from mobileloop.commands.info import info
 from mobileloop.commands.options import STDOUT
-from mobileloop.commands.run import run
-from mobileloop.commands.verify import verify
 from mobileloop.console import INTERRUPTED
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.commands.bandwidth import bandwidth
-from mobileloop_bench.commands.bench import bench
-from mobileloop_bench.commands.compare import compare
-from mobileloop_bench.commands.demo import demo
-from mobileloop_bench.commands.device import device
-from mobileloop_bench.commands.machine import machine
-from mobileloop_bench.commands.plan import plan
-from mobileloop_bench.commands.report import report
-from mobileloop_bench.commands.results import results
-from mobileloop_bench.commands.simulate import simulate
-from mobileloop_export.commands.export import export
+
+
+class Line(NamedTuple):
+    """A command as `--help` lists it; `text` is the first line of its module's docstring."""
+
+    group: str
+    name: str
+    module: str
+    text: str
+
+
+_BENCH = "mobileloop_bench.commands"
+COMMANDS = (
+    Line("Make", "fetch", "mobileloop.commands", "Fetch the demo's real model, SmolLM2-135M-Instruct (98 MB)."),
+    Line("Make", "export", "mobileloop_export.commands", "Export a checkpoint to the engine, ExecuTorch or ONNX."),
+    Line("Make", "verify", "mobileloop.commands", "Compare an artifact with the PyTorch model of the same weights."),
+    Line("Run", "run", "mobileloop.commands", "Generate text, then say how fast."),
+    Line("Run", "info", "mobileloop.commands", "Show an artifact's model, schedule and bytes per token."),
+    Line("Run", "demo", _BENCH, "Fetch a real model, export it three ways, run and measure it."),
+    Line("Measure", "bench", _BENCH, "Measure load, prefill, decode and memory of artifacts."),
+    Line("Measure", "bandwidth", _BENCH, "Measure what this machine reads per second, by working set."),
+    Line("Measure", "simulate", _BENCH, "Count the DRAM traffic of a token on simulated caches."),
+    Line("Measure", "plan", _BENCH, "Say what a machine runs within a time per token, predicted."),
+    Line("Look", "report", _BENCH, "Make one self-contained HTML page from results."),
+    Line("Look", "compare", _BENCH, "Compare two runs or artifacts; exit code 1 for a regression."),
+    Line("Look", "results", _BENCH, "Keep results of many machines in a local store; query them."),
+    Line("Devices", "machine", _BENCH, "Show a machine: chip, cores, clocks, caches, memory, power."),
+    Line("Devices", "device", _BENCH, "List, set up and measure phones and boards over adb."),
+)
 
 
 class _Commands(TyperGroup):
-    """Says a user's mistake in one sentence, exit code 2; Ctrl-C is exit code 130.
+    """Loads a command when it is asked for, and says a user's mistake in one sentence.
+
+    A mistake is exit code 2, Ctrl-C is 130.
 
     It works inside typer's own error handling: typer brings click along from some version on, so the exceptions of
     an installed click are not the ones it raises.
     """
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        names: dict[str, Any] = dict.fromkeys(line.name for line in COMMANDS)
+        self.commands = names  # what a mistyped name is compared with
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of the table."""
+        return [line.name for line in COMMANDS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import the command's module, or None for a name that is none."""
+        line = next((line for line in COMMANDS if line.name == cmd_name), None)
+        if line is None:
+            return None
+        found = getattr(import_module(f"{line.module}.{cmd_name}"), cmd_name)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_group(found)
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        alone.command(cmd_name, cls=_Command)(found)
+        return typer.main.get_command(alone)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The table, group by group, with nothing imported."""
+        for group, lines in groupby(COMMANDS, key=lambda line: line.group):
+            with formatter.section(group):
+                formatter.write_dl([(f"{line.name:<9}", line.text) for line in lines])
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -106,28 +151,6 @@ def main_options(
 
     Tab completion: mobileloop --install-completion
     """
-
-
-COMMANDS = (
-    export,
-    run,
-    verify,
-    bench,
-    compare,
-    bandwidth,
-    machine,
-    plan,
-    simulate,
-    report,
-    info,
-    fetch,
-    demo,
-)
-GROUPS = (device, results)
-for command in COMMANDS:
-    app.command(cls=_Command)(command)
-for group in GROUPS:
-    app.add_typer(group)
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
+
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
@@ -29,6 +31,3 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
             bars.update(task, description=f"{title}: {step}", completed=done)
 
         yield update
-
-
-INTERRUPTED = 130  # what a shell reports for Ctrl-C

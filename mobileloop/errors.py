@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+if TYPE_CHECKING:  # every command raises these; few validate anything before they start
+    from pydantic import BaseModel
 
 
 class MobileloopError(Exception):
@@ -16,7 +17,7 @@ class MobileloopError(Exception):
     exit_code = 2
 
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound="BaseModel")
 
 
 def validated(model: type[Model], data: Any, where: str) -> Model:
@@ -25,6 +26,8 @@ def validated(model: type[Model], data: Any, where: str) -> Model:
     Raises:
         MobileloopError: naming `where`, the field, what it holds and what was expected.
     """
+    from pydantic import ValidationError
+
     try:
         return model.model_validate(data)
     except ValidationError as error:

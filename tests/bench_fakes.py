@@ -17,13 +17,14 @@ from mobileloop.runtimes.base import F32, Session
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.bandwidth.ceiling import Bandwidth
-from mobileloop_bench.machine.probe import Machine
-from mobileloop_bench.measure.memory import Memory, memory_key
-from mobileloop_bench.measure.plan import Plan, Settings, make_plan, open_artifacts
-from mobileloop_bench.measure.rounds import Measurement
-from mobileloop_bench.measure.session_runner import Samples
+from mobileloop_bench.machine.facts import Machine
+from mobileloop_bench.measure.memory import memory_key
+from mobileloop_bench.measure.plan import Plan, make_plan, open_artifacts
+from mobileloop_bench.measure.samples import Measurement, Samples
 from mobileloop_bench.measure.summary import make_document
 from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Memory
+from mobileloop_bench.results.settings import Settings
 
 VOCAB = 64
 

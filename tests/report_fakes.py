@@ -11,11 +11,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from mobileloop_bench.bandwidth.ceiling import Bandwidth
+from mobileloop_bench.machine.facts import Cache, Cluster, Machine
 from mobileloop_bench.machine.ladder import Ladder, Latency, Rung, Step
-from mobileloop_bench.machine.probe import Cache, Cluster, Machine
-from mobileloop_bench.measure.memory import Memory
-from mobileloop_bench.results.document import Document, Peer, Result, Sample, StageTime
+from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.prediction import Prediction, StagePrediction
+from mobileloop_bench.results.result import Memory, Peer, Result, Sample, StageTime
 
 BLOCKS, BLOCK_BYTES, HEAD_BYTES, KV_BYTES = 30, 2_000_000, 30_000_000, 3_500_000
 LEVELS = {"L1": (48 << 10, 130.0, 1.4), "L2": (2 << 20, 70.0, 4.6), "L3": (32 << 20, 30.0, 16.0)}

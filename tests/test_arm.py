@@ -16,7 +16,8 @@ from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.simulate import qemu as emulation
 from mobileloop_bench.simulate.arm import misses, products
 from mobileloop_bench.simulate.arm.__main__ import main
-from mobileloop_bench.simulate.qemu import Cache, Emulator, build
+from mobileloop_bench.simulate.caches import Cache, Phone, is_resident
+from mobileloop_bench.simulate.qemu import Emulator, build
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "arm-tests"
@@ -131,7 +132,7 @@ def test_misses_of_a_stream(arm, size, passes, expected):
 @pytest.mark.parametrize("loops", [1, 2, 4])
 def test_a_resident_block_leaves_memory_once(arm, artifact, threads, loops):
     path, info = artifact
-    phone = misses.Phone("test", Cache(64 * KIB, 4), Cache(2 * MIB, 8), Cache(3 * MIB, 12, None), "made up")
+    phone = Phone("test", Cache(64 * KIB, 4), Cache(2 * MIB, 8), Cache(3 * MIB, 12, None), "made up")
     l2, last = misses.token_misses(arm, path, info, phone, threads, loops, prefix=2)
     # 2.2 MB: too large for one core's L2, but not for two, and not for the last level.
     assert last["resident_by_size"]
@@ -146,7 +147,7 @@ def test_a_resident_block_leaves_memory_once(arm, artifact, threads, loops):
 @pytest.mark.parametrize("loops", [2, 4])
 def test_a_block_beyond_the_cache_is_read_again(arm, artifact, loops):
     path, info = artifact
-    phone = misses.Phone("test", Cache(32 * KIB, 4), Cache(256 * KIB, 8), Cache(MIB, 16, None), "made up")
+    phone = Phone("test", Cache(32 * KIB, 4), Cache(256 * KIB, 8), Cache(MIB, 16, None), "made up")
     for row in misses.token_misses(arm, path, info, phone, 1, loops, prefix=2):
         assert not row["resident_by_size"]
         assert row["predicted_lines"] == round(info.executed_bytes(loops) / 64)
@@ -157,15 +158,15 @@ def test_a_block_beyond_the_cache_is_read_again(arm, artifact, loops):
 def test_resident_by_size():
     costs = Costs(block_bytes=(3 * MIB, 2 * MIB), head_bytes=1, embedding_row_bytes=1, weight_bytes=1)
     apart = ArtifactInfo.model_construct(costs=costs, schedule=Schedule.immediate(2, 2))
-    assert misses.is_resident(apart, Cache(3 * MIB, 8), 1)
-    assert not misses.is_resident(apart, Cache(2 * MIB, 8), 1)
-    assert misses.is_resident(apart, Cache(2 * MIB, 8), 2)  # each core has its half
-    assert not misses.is_resident(apart, Cache(2 * MIB, 8, None), 4)  # one cache for all
-    assert not misses.is_resident(apart, Cache(2 * MIB, 8, 2), 2)
-    assert misses.is_resident(apart, Cache(2 * MIB, 8, 2), 4)
+    assert is_resident(apart, Cache(3 * MIB, 8), 1)
+    assert not is_resident(apart, Cache(2 * MIB, 8), 1)
+    assert is_resident(apart, Cache(2 * MIB, 8), 2)  # each core has its half
+    assert not is_resident(apart, Cache(2 * MIB, 8, None), 4)  # one cache for all
+    assert not is_resident(apart, Cache(2 * MIB, 8, 2), 2)
+    assert is_resident(apart, Cache(2 * MIB, 8, 2), 4)
     together = ArtifactInfo.model_construct(costs=costs, schedule=Schedule.repeat_all_over(2, 2))
-    assert not misses.is_resident(together, Cache(4 * MIB, 8), 1)
-    assert misses.is_resident(together, Cache(5 * MIB, 10), 1)
+    assert not is_resident(together, Cache(4 * MIB, 8), 1)
+    assert is_resident(together, Cache(5 * MIB, 10), 1)
 
 
 # -- instructions --------------------------------------------------------------------------------------

@@ -13,17 +13,17 @@ from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
 from mobileloop.packed import shape_costs
 from mobileloop.spec.schedule import Schedule
+from mobileloop_bench.machine.facts import Cache, Cluster, Machine
 from mobileloop_bench.machine.file import EngineCosts, MachineFile
 from mobileloop_bench.machine.ladder import Ladder, Step
-from mobileloop_bench.machine.probe import Cache, Cluster, Machine
 from mobileloop_bench.timemodel.budget import (
     artifact_options,
     make_budget_plan,
     parse_budget,
     preset_options,
-    sentences,
     thread_counts,
 )
+from mobileloop_bench.timemodel.table import sentences
 
 MB = 1_000_000
 
@@ -274,7 +274,7 @@ def test_what_no_machine_or_artifact_can_do_is_refused(machine_file, tmp_path):
 
 
 def test_names_are_completed():
-    from mobileloop.commands.options import complete_machines
+    from mobileloop_bench.commands.options import complete_machines
     from mobileloop_bench.commands.plan import _complete_presets
     from mobileloop_bench.machine.file import shipped
 

@@ -10,10 +10,12 @@ from typer.testing import CliRunner
 
 from mobileloop.cli import app
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.measure.plan import Settings
 from mobileloop_bench.results.bootstrap import ratio_interval
-from mobileloop_bench.results.compare import Rule, compare_artifacts, compare_runs, percentage
-from mobileloop_bench.results.document import Document, Result
+from mobileloop_bench.results.compare import Rule, compare_artifacts, compare_runs
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Result
+from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.writing.lists import percentage
 
 ROUNDS, EACH = 8, 32
 

@@ -6,7 +6,8 @@ import pytest
 
 from mobileloop_bench.machine.android import android_build, read_properties
 from mobileloop_bench.machine.cores import core_names, soc_name
-from mobileloop_bench.machine.probe import Machine, probe
+from mobileloop_bench.machine.facts import Machine
+from mobileloop_bench.machine.probe import probe
 
 ARM = """processor\t: 0
 Features\t: fp asimd asimdhp asimddp i8mm sve

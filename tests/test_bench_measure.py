@@ -1,6 +1,4 @@
 import dataclasses
-import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -9,15 +7,17 @@ from builders import packed_model, write_engine
 
 from mobileloop.errors import MobileloopError
 from mobileloop.spec.schedule import Schedule
-from mobileloop_bench.bandwidth import ceiling as bandwidth_module
+from mobileloop_bench.bandwidth import memory
 from mobileloop_bench.bandwidth.ceiling import MIB, ceiling_gbps, measure_bandwidth, working_set_bytes
-from mobileloop_bench.machine.probe import Cache, Machine
+from mobileloop_bench.machine.facts import Cache, Machine
 from mobileloop_bench.measure import memory as memory_module
-from mobileloop_bench.measure.plan import Settings, make_plan, numbers, open_artifacts
+from mobileloop_bench.measure.plan import make_plan, open_artifacts
 from mobileloop_bench.measure.probes import Probes
 from mobileloop_bench.measure.rounds import measure, rotated
-from mobileloop_bench.measure.session_runner import prompt_of
+from mobileloop_bench.measure.samples import prompt_of
 from mobileloop_bench.measure.summary import make_document
+from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.writing.lists import numbers
 
 
 def test_every_configuration_runs_once_per_round_in_a_rotating_order(fake_artifact: Path) -> None:
@@ -134,9 +134,7 @@ def test_the_working_set_is_kept_sane() -> None:
 
 def test_bandwidth_is_the_best_of_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     given = iter([1.0, 10.0, 3.0, 30.0, 2.0, 20.0])
-    native = types.ModuleType("mobileloop.runtimes.native")
-    native.read_bandwidth = lambda threads, size_bytes, seconds: next(given)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mobileloop.runtimes.native", native)
+    monkeypatch.setattr(memory, "read_bandwidth", lambda threads, size_bytes, seconds: next(given))
     cache = Cache(level=3, kind="unified", size_bytes=480 * MIB, instances=1, shared_by=2)
     found = measure_bandwidth(Machine(caches=[cache], memory_bytes=2048 * MIB), [1, 2])
     assert [one.samples_gbps for one in found] == [[1.0, 3.0, 2.0], [10.0, 30.0, 20.0]]
@@ -145,10 +143,10 @@ def test_bandwidth_is_the_best_of_all_samples(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_bandwidth_without_the_engine_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError("no engine")
+    def missing(threads: int, size_bytes: int, seconds: float) -> float:
+        raise MobileloopError("no engine")
 
-    monkeypatch.setattr(bandwidth_module.importlib, "import_module", missing)
+    monkeypatch.setattr(memory, "read_bandwidth", missing)
     (found,) = measure_bandwidth(Machine(), [1])
     assert found.read_gbps is None
     assert found.beyond_last_level_cache is None

@@ -23,15 +23,17 @@ from mobileloop.quant.schemes import SCHEMES
 from mobileloop.reference.model import ReferenceModel
 from mobileloop.runtimes import open_session
 from mobileloop.spec.schedule import Schedule
-from mobileloop_bench.machine.probe import Machine
-from mobileloop_bench.measure.interference import Interference, Watch
+from mobileloop_bench.machine.facts import Machine
+from mobileloop_bench.measure.interference import Watch
+from mobileloop_bench.measure.process import Command, CommandFailed, run_command, series_of
+from mobileloop_bench.measure.samples import Interference
 from mobileloop_bench.peers import __main__ as command
 from mobileloop_bench.peers import agreement, executorch, genai, llama, ours, weights
 from mobileloop_bench.peers import builds as store
-from mobileloop_bench.peers.contestant import Cell, Command, Settings, series_of
+from mobileloop_bench.peers.contestant import Cell, Settings
 from mobileloop_bench.peers.contestants import contestants
 from mobileloop_bench.peers.document import Agreement, PeersDocument, Round, Sample, read_peers, resumed
-from mobileloop_bench.peers.rounds import CommandFailed, run_cell, run_command, run_rounds, shuffled
+from mobileloop_bench.peers.rounds import run_cell, run_rounds, shuffled
 from mobileloop_bench.peers.scoreboard import rows
 from mobileloop_bench.peers.table import markdown, print_table
 

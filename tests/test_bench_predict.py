@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.costs import TokenBytes
 from mobileloop.spec.schedule import Schedule, Stage
+from mobileloop_bench.machine.facts import Cache, Cluster, Machine, cache_bytes
 from mobileloop_bench.machine.file import EngineCosts, MachineFile
 from mobileloop_bench.machine.ladder import Ladder, Rung, Step
-from mobileloop_bench.machine.probe import Cache, Cluster, Machine, cache_bytes
-from mobileloop_bench.timemodel.predict import Levels, UnknownError, Workload, busiest, kv_pages, predict
+from mobileloop_bench.timemodel.levels import Levels, UnknownError
+from mobileloop_bench.timemodel.predict import Workload, busiest, kv_pages, predict
 
 MB = 1_000_000
 CONFIG = ModelConfig(

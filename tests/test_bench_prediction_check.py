@@ -9,9 +9,9 @@ from builders import TINY
 
 from mobileloop_bench.checks import prediction as prediction_check
 from mobileloop_bench.checks.prediction import Compared, check_configs, exported, main, median_error
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.file import EngineCosts, MachineFile
 from mobileloop_bench.machine.ladder import Ladder, Step
-from mobileloop_bench.machine.probe import Machine
 
 
 def test_errors_are_relative_to_what_was_measured():

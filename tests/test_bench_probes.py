@@ -6,8 +6,8 @@ import pytest
 
 from mobileloop_bench.measure import probes
 from mobileloop_bench.measure.plan import Configuration
-from mobileloop_bench.measure.probes import Consumption, Probes
-from mobileloop_bench.measure.session_runner import Samples
+from mobileloop_bench.measure.probes import Probes
+from mobileloop_bench.measure.samples import Consumption, Samples
 
 
 class Meter:

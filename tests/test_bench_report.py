@@ -8,14 +8,15 @@ from report_fakes import bare_document, full_document
 from typer.testing import CliRunner
 
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.bandwidth.ceiling import bandwidth_sentence
 from mobileloop_bench.commands.report import report as report_command
-from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.measure.card import notes as card_notes
 from mobileloop_bench.report.figures.palette import COLOURS
 from mobileloop_bench.report.markdown import markdown
 from mobileloop_bench.report.page import notes, page, report
 from mobileloop_bench.report.verdict import verdict
-from mobileloop_bench.writing.units import bandwidth_sentence, figure, mebibytes, megabytes
+from mobileloop_bench.writing.units import figure, mebibytes, megabytes
 
 
 def check_self_contained(html: str) -> None:

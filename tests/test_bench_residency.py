@@ -3,7 +3,7 @@
 import pytest
 from report_fakes import full_document
 
-from mobileloop_bench.machine.probe import Cache, Machine
+from mobileloop_bench.machine.facts import Cache, Machine
 from mobileloop_bench.report.residency import ladder_level, nominal_level, residency
 
 

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.commands.bench import bench
-from mobileloop_bench.machine.probe import Machine
-from mobileloop_bench.measure.interference import Interference
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.measure.rounds import measure
+from mobileloop_bench.measure.samples import Interference
 from mobileloop_bench.measure.summary import make_document
 from mobileloop_bench.results.document import Document, read_document
 

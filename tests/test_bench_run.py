@@ -15,16 +15,16 @@ from rich.console import Console
 
 from mobileloop.errors import MobileloopError
 from mobileloop.spec.schedule import Schedule
-from mobileloop_bench.bandwidth.ceiling import bandwidth_of
+from mobileloop_bench.bandwidth.ceiling import bandwidth_of, bandwidth_sentence
+from mobileloop_bench.machine.facts import Cluster, Machine
 from mobileloop_bench.machine.file import EngineCosts, MachineFile
 from mobileloop_bench.machine.ladder import Ladder, Step
-from mobileloop_bench.machine.probe import Cluster, Machine, probe
+from mobileloop_bench.machine.probe import probe
 from mobileloop_bench.measure import run as bench_module
 from mobileloop_bench.measure.probes import Probes
 from mobileloop_bench.measure.run import Recorder, check_same_machine, run_bench
 from mobileloop_bench.report.page import notes
 from mobileloop_bench.results.document import read_document
-from mobileloop_bench.writing.units import bandwidth_sentence
 
 LADDER = Ladder(
     steps=[

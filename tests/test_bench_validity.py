@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from bench_fakes import made_up_measurement, open_fakes, plan_of  # noqa: F401
 
-from mobileloop_bench.machine.probe import Machine
-from mobileloop_bench.measure.interference import Interference
+from mobileloop_bench.machine.facts import Machine
+from mobileloop_bench.measure.samples import Interference
 from mobileloop_bench.measure.summary import make_document
 
 STEADY = [10.0] * 20

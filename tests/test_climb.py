@@ -7,8 +7,9 @@ from mobileloop.runtimes import native
 from mobileloop.runtimes.topology import Cache as TopologyCache
 from mobileloop.runtimes.topology import Cluster, Cpu, Topology, read_topology
 from mobileloop_bench.bandwidth.climb import cache_sizes, find_steps, measure_ladder, parse_sizes, plan_climb
+from mobileloop_bench.bandwidth.memory import Memory
+from mobileloop_bench.machine.facts import Cache, Machine
 from mobileloop_bench.machine.ladder import Ladder, Latency, Rung
-from mobileloop_bench.machine.probe import Cache, Machine
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -186,8 +187,8 @@ def test_ctrl_c_keeps_whole_thread_counts_only():
 
 def test_memory_refuses_what_it_cannot_measure():
     with pytest.raises(MobileloopError, match="outside 1-256"):
-        native.Memory(MIB, 0)
-    with native.Memory(MIB, 1) as memory, pytest.raises(MobileloopError, match="working set of 2097152 bytes"):
+        Memory(MIB, 0)
+    with Memory(MIB, 1) as memory, pytest.raises(MobileloopError, match="working set of 2097152 bytes"):
         memory.read_gbps(2 * MIB, 0.01)
     memory.close()
     with pytest.raises(MobileloopError, match="no memory was given"):

@@ -25,7 +25,8 @@ from mobileloop_bench.devices import adb as adb_module
 from mobileloop_bench.devices import install as session
 from mobileloop_bench.devices import run as bench_module
 from mobileloop_bench.devices.adb import Adb, AdbError, Listed, choose, list_devices
-from mobileloop_bench.devices.describe import FOLDER, Sensors, by_cluster, describe, parse_sensors
+from mobileloop_bench.devices.describe import FOLDER, by_cluster, describe, parse_sensors
+from mobileloop_bench.machine.sensors import Sensors
 from mobileloop_bench.results.document import read_document
 
 ROOT = Path(__file__).resolve().parents[1]

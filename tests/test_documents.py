@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.machine.facts import Cache, Cluster, Machine
 from mobileloop_bench.machine.file import EngineCosts, MachineFile
 from mobileloop_bench.machine.ladder import Ladder, Rung, Step
-from mobileloop_bench.machine.probe import Cache, Cluster, Machine
-from mobileloop_bench.measure.plan import Settings
-from mobileloop_bench.results.document import Document, Result, Sample, StageTime
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Result, Sample, StageTime
+from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.writing import documents
 from mobileloop_bench.writing.documents import VersionedDocument
 

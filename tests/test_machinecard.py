@@ -4,9 +4,9 @@ from rich.console import Console
 
 from mobileloop_bench.machine.android import Android
 from mobileloop_bench.machine.card import print_machine, this_machine
+from mobileloop_bench.machine.facts import Cache, Cluster, Machine
 from mobileloop_bench.machine.file import EngineCosts, MachineFile
 from mobileloop_bench.machine.ladder import Ladder, Step
-from mobileloop_bench.machine.probe import Cache, Cluster, Machine
 from mobileloop_bench.machine.sensors import Battery
 
 

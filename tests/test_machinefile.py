@@ -4,9 +4,9 @@ import pytest
 
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.topology import read_topology
+from mobileloop_bench.machine.facts import Cache, Machine
 from mobileloop_bench.machine.file import MACHINES, MachineFile, load, shipped
 from mobileloop_bench.machine.ladder import Ladder, Step
-from mobileloop_bench.machine.probe import Cache, Machine
 
 
 def board() -> MachineFile:

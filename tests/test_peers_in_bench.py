@@ -20,20 +20,21 @@ from mobileloop.cli import app
 from mobileloop.commands import fetch
 from mobileloop.errors import MobileloopError
 from mobileloop.spec.schedule import Schedule
-from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.measure import validity
 from mobileloop_bench.measure.card import peer_notes
 from mobileloop_bench.measure.memory import measure_memory
 from mobileloop_bench.measure.plan import Plan, make_plan, open_artifacts
-from mobileloop_bench.measure.rounds import Measurement, measure
+from mobileloop_bench.measure.process import Command, Entry, Turn, run_command
+from mobileloop_bench.measure.process_runner import on_cpus
+from mobileloop_bench.measure.rounds import measure
+from mobileloop_bench.measure.samples import Measurement
 from mobileloop_bench.measure.summary import make_document
 from mobileloop_bench.peers import contestants, executorch, genai, llama, weights
 from mobileloop_bench.peers import plan as bench
 from mobileloop_bench.peers.builds import Store, default_folder
-from mobileloop_bench.peers.contestant import Command, Contestant, Entry, Source, Turn
+from mobileloop_bench.peers.contestant import Contestant, Source
 from mobileloop_bench.peers.plan import times_in_a_row, with_peers
-from mobileloop_bench.peers.rounds import run_command
-from mobileloop_bench.peers.runner import on_cpus
 from mobileloop_bench.report.page import page
 from mobileloop_bench.report.verdict import verdict
 from mobileloop_bench.results.compare import Rule, compare_runs

@@ -8,12 +8,12 @@ from typer.testing import CliRunner
 
 from mobileloop.cli import app
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.machine.facts import Cache as MachineCache
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.file import MachineFile
-from mobileloop_bench.machine.probe import Cache as MachineCache
-from mobileloop_bench.machine.probe import Machine
 from mobileloop_bench.simulate.arm.misses import write_artifact
 from mobileloop_bench.simulate.cachegrind import _geometry
-from mobileloop_bench.simulate.qemu import Cache
+from mobileloop_bench.simulate.caches import Cache
 from mobileloop_bench.simulate.traffic import (
     SIMULATORS,
     Hierarchy,

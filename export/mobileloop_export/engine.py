@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.packed import PackedModel
 from mobileloop.quant.records import PAGE
-from mobileloop_export.formats import Progress
+from mobileloop_export.contract import Progress
 
 
 def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progress) -> None:

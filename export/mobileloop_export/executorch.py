@@ -22,7 +22,7 @@ from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import GROUPS
 from mobileloop.quiet import quiet_imports
 from mobileloop.spec.costs import kv_vector_bytes
-from mobileloop_export.formats import Progress, check_carried
+from mobileloop_export.contract import Progress, check_carried
 
 with quiet_imports():
     import executorch.exir as exir

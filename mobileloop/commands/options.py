@@ -34,16 +34,6 @@ def _complete_cpus(incomplete: str) -> list[tuple[str, str]]:
     return [(value, told) for value, told in found if value.startswith(incomplete)]
 
 
-def complete_machines(incomplete: str) -> list[str]:
-    """Shipped machine files by name; the package is found, not imported, so that a shell need not wait."""
-    from importlib.util import find_spec
-
-    found = find_spec("mobileloop_bench")
-    folders = found.submodule_search_locations if found and found.submodule_search_locations else []
-    names = {path.stem for folder in folders for path in Path(folder, "machines").glob("*.json")}
-    return sorted(name for name in names if name.startswith(incomplete))
-
-
 Cpus = Annotated[
     str | None,
     typer.Option(

@@ -1,4 +1,4 @@
-"""`mobileloop run`: generate text from an artifact."""
+"""Generate text, then say how fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mobileloop verify`: is an artifact the model it was made from?"""
+"""Compare an artifact with the PyTorch model of the same weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mobileloop export`: a source becomes an artifact."""
+"""Export a checkpoint to the engine, ExecuTorch or ONNX."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from mobileloop.errors import MobileloopError
 from mobileloop.packed import PackedModel
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Stage
-from mobileloop_export.formats import Progress, check_carried
+from mobileloop_export.contract import Progress, check_carried
 from mobileloop_export.onnx.block import NORMS
 from mobileloop_export.onnx.nodes import Matrix, Nodes, look_up, stored, tensor
 from mobileloop_export.onnx.stage import (

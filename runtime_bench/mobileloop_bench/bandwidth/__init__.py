@@ -1,0 +1,1 @@
+"""Read bandwidth: the ceiling, the ladder by working set, the levels found in it."""

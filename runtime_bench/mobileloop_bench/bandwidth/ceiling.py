@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import statistics
 from collections.abc import Sequence
 
@@ -10,8 +9,10 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.topology import confined
+from mobileloop_bench.bandwidth import memory
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.ladder import Ladder
-from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.writing.units import counted, figure, mebibytes
 
 MIB = 1 << 20
 MIN_BYTES, MAX_BYTES = 256 * MIB, 1024 * MIB
@@ -62,12 +63,11 @@ def measure_bandwidth(
     samples: dict[int, list[float]] = {threads: [] for threads in thread_counts}
     reason = None
     try:
-        native = importlib.import_module("mobileloop.runtimes.native")
         with confined(cpus):
             for _ in range(REPEATS):
                 for threads, values in samples.items():
-                    values.append(float(native.read_bandwidth(threads, size, seconds)))
-    except (ImportError, AttributeError, OSError, MobileloopError) as error:
+                    values.append(memory.read_bandwidth(threads, size, seconds))
+    except MobileloopError as error:
         reason = f"the engine's bandwidth test did not run: {error}"
     return [
         Bandwidth(
@@ -102,3 +102,19 @@ def bandwidth_of(ladder: Ladder, thread_counts: Sequence[int]) -> list[Bandwidth
             one = Bandwidth(threads=threads, size_bytes=max(sizes, default=0), read_gbps=step.read_gbps)
             found.append(one.model_copy(update={"beyond_last_level_cache": True}))
     return found
+
+
+def bandwidth_sentence(bandwidth: Sequence[Bandwidth]) -> str:
+    """The measured read bandwidth by thread count, and what it is the bandwidth of."""
+    if not bandwidth:
+        return "Read bandwidth: unknown."
+    sources = list(dict.fromkeys(one.taken_from for one in bandwidth))
+    if len(sources) > 1:
+        return " ".join(bandwidth_sentence([one for one in bandwidth if one.taken_from == own]) for own in sources)
+    each = ", ".join(f"{counted(one.threads, 'thread')} {figure(one.read_gbps, 'GB/s')}" for one in bandwidth)
+    first = bandwidth[0]
+    where = {True: "beyond", False: "NOT beyond", None: "perhaps not beyond"}[first.beyond_last_level_cache]
+    size = mebibytes(first.size_bytes)
+    origin = f" from {sources[0]}" if sources[0] else ""
+    text = f"Read bandwidth{origin}: {each} (working set {size}, {where} the last-level cache)."
+    return text + (f" Unknown because {first.reason}." if first.reason else "")

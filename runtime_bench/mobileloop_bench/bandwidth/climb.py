@@ -14,8 +14,9 @@ from mobileloop.runtimes import native
 from mobileloop.runtimes.topology import Topology, write_cpus
 from mobileloop_bench.bandwidth.ceiling import MAX_BYTES, working_set_bytes
 from mobileloop_bench.bandwidth.levels import APART, DRAM, Level, enough, find_levels
+from mobileloop_bench.bandwidth.memory import LEAST_READ_BYTES, Memory, flush_instruction
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.ladder import Ladder, Latency, Rung, State, Step
-from mobileloop_bench.machine.probe import Machine
 from mobileloop_bench.writing.units import counted, mebibytes
 
 LEAST_BYTES = 16 << 10
@@ -104,9 +105,9 @@ def plan_climb(
         )
     places = tuple(_places(topology, threads, cpus))
     most = max(place.threads for place in places)
-    if max(sizes) < most * native.LEAST_READ_BYTES:
+    if max(sizes) < most * LEAST_READ_BYTES:
         raise MobileloopError(
-            f"no working set has {native.LEAST_READ_BYTES} bytes for each of {most} threads; choose a larger --sizes."
+            f"no working set has {LEAST_READ_BYTES} bytes for each of {most} threads; choose a larger --sizes."
         )
     return Climb(places, tuple(sizes), seconds, cold, tuple(notes))
 
@@ -167,7 +168,7 @@ def measure_ladder(climb: Climb, topology: Topology, progress: Progress = lambda
     Raises:
         KeyboardInterrupt: where no place was whole.
     """
-    flush = native.flush_instruction()
+    flush = flush_instruction()
     ladder = Ladder(kernels=native.kernels(), huge_pages=True, notes=list(climb.notes))
     if climb.cold:
         ladder.cold_by = flush or "reading another buffer"
@@ -267,15 +268,15 @@ class _Work:
         if self.partial and time.monotonic() > self._end:
             self._late.append(str(place))
             return []
-        sizes = [size for size in self._climb.sizes if size >= place.threads * native.LEAST_READ_BYTES]
+        sizes = [size for size in self._climb.sizes if size >= place.threads * LEAST_READ_BYTES]
         found = []
-        with native.Memory(self._climb.sizes[-1], place.threads, place.cpus) as memory:
+        with Memory(self._climb.sizes[-1], place.threads, place.cpus) as memory:
             found += self._state(place, sizes, "warm", memory)
             if self._climb.cold:
                 found += self._state(place, [size for size in sizes if size <= COLD_BYTES][::2], "cold", memory)
         return found
 
-    def _state(self, place: Place, sizes: Sequence[int], state: State, memory: native.Memory) -> list[Rung]:
+    def _state(self, place: Place, sizes: Sequence[int], state: State, memory: Memory) -> list[Rung]:
         """Rounds over all sizes, downwards and upwards in turn, until the time is over; the largest comes first."""
         seconds = self._seconds[state] / len(self._climb.places)
         each = seconds / (ROUNDS * max(len(sizes), 1)) / 2  # half for what comes with it: warming, evicting
@@ -318,7 +319,7 @@ class _Work:
         clusters = len({one.cluster for one in self._climb.places})
         each = self._seconds["latency"] / (clusters * len(sizes) * len(states) * LATENCY_SAMPLES) / 2
         found = []
-        with native.Memory(sizes[-1], 1, place.cpus[:1] if place.cpus else None) as memory:
+        with Memory(sizes[-1], 1, place.cpus[:1] if place.cpus else None) as memory:
             for size in sizes:
                 for state in states:
                     self._tell(f"latency, {mebibytes(size)}, {state}")

@@ -1,0 +1,1 @@
+"""Our own methods held against others: other programs, planted slowdowns, measurements."""

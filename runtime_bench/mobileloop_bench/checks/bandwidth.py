@@ -27,8 +27,9 @@ from mobileloop.runtimes import native
 from mobileloop.runtimes.topology import read_topology
 from mobileloop_bench.bandwidth.ceiling import working_set_bytes
 from mobileloop_bench.bandwidth.climb import cache_sizes
+from mobileloop_bench.bandwidth.memory import Memory
 from mobileloop_bench.machine.probe import probe
-from mobileloop_bench.measure.plan import numbers
+from mobileloop_bench.writing.lists import numbers
 from mobileloop_bench.writing.units import mebibytes
 
 LIKWID, SYSBENCH = "likwid-bench", "sysbench"
@@ -163,7 +164,7 @@ def compare(case: Case, seconds: float, alternations: int) -> list[Comparison]:
     """Alternate between ours and theirs, both kinds of pages; who comes first alternates too."""
     cpus = [cpu.cpu for cpu in read_topology().cpus][: case.threads]
     has_sysbench = case.level == "DRAM" and shutil.which(SYSBENCH) is not None
-    memories = {huge: native.Memory(case.size_bytes, case.threads, cpus, huge) for huge in (True, False)}
+    memories = {huge: Memory(case.size_bytes, case.threads, cpus, huge) for huge in (True, False)}
     try:
 
         def ours(huge: bool) -> float:

@@ -28,19 +28,21 @@ from mobileloop.packed import PackedModel
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.machine.probe import probe
-from mobileloop_bench.measure.plan import Settings, make_plan, open_artifacts
+from mobileloop_bench.measure.plan import make_plan, open_artifacts
 from mobileloop_bench.measure.rounds import measure
 from mobileloop_bench.measure.session_runner import SLOW_DOWN
 from mobileloop_bench.measure.summary import make_document
-from mobileloop_bench.results.compare import Rule, compare_runs, percentage
+from mobileloop_bench.results.compare import Rule, compare_runs
 from mobileloop_bench.results.document import Document, read_document
+from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.writing.lists import percentage
+from mobileloop_export.formats import exporter
 
 SETTINGS = Settings(threads=[1], loops=[1], prompt_tokens=16, decode_tokens=64, repetitions=12)
 
 
 def small_artifact(path: Path) -> None:
     """12 blocks of random weights whose tokens take well under a time slice of the scheduler."""
-    from mobileloop_export.formats import exporter
 
     config = ModelConfig(
         name="small",

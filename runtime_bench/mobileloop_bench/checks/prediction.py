@@ -27,10 +27,12 @@ from mobileloop.runtimes.engine import read_info
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.machine.file import MachineFile, load
-from mobileloop_bench.measure.plan import Settings, make_plan, numbers, open_artifacts
+from mobileloop_bench.measure.plan import make_plan, open_artifacts
 from mobileloop_bench.measure.rounds import measure
+from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.timemodel.calibrate import measure_costs
 from mobileloop_bench.timemodel.predict import Workload, predict
+from mobileloop_bench.writing.lists import numbers
 from mobileloop_export.formats import exporter
 
 MAX_LOOPS = 8

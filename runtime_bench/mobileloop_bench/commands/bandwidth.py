@@ -1,4 +1,4 @@
-"""`mobileloop bandwidth`: the ladder of this machine as a table of its levels, and as a machine file."""
+"""Measure what this machine reads per second, by working set."""
 
 from __future__ import annotations
 
@@ -74,9 +74,8 @@ def bandwidth(
     from mobileloop.files import check_output
     from mobileloop.runtimes.topology import check_cpus, parse_cpus, read_topology
     from mobileloop_bench.bandwidth.climb import measure_ladder, parse_sizes, plan_climb
-    from mobileloop_bench.machine.card import this_machine
-    from mobileloop_bench.measure.card import machine_sentence
-    from mobileloop_bench.measure.plan import numbers
+    from mobileloop_bench.machine.card import machine_sentence, this_machine
+    from mobileloop_bench.writing.lists import numbers
 
     check_range("--time-budget", time_budget, 1, 3600)
     if json_out is not None:

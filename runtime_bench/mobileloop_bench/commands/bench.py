@@ -1,4 +1,4 @@
-"""`mobileloop bench`: the card, the measurement, a table, and every sample as JSON for a pipe or a file."""
+"""Measure load, prefill, decode and memory of artifacts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from mobileloop.runtimes.base import SessionOptions
-    from mobileloop_bench.measure.plan import Settings
     from mobileloop_bench.results.document import Document
+    from mobileloop_bench.results.settings import Settings
 
 
 def bench(
@@ -95,7 +95,7 @@ def bench(
       mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
       mobileloop bench model.safetensors --peer llama.cpp --peer executorch --source model.gguf
     """
-    from mobileloop_bench.measure.plan import Settings
+    from mobileloop_bench.results.settings import Settings
 
     options = session_options(files, onnx_kernel, cpus)
     settings = Settings.parse(

@@ -1,4 +1,4 @@
-"""`mobileloop compare`: did a change make it slower?"""
+"""Compare two runs or artifacts; exit code 1 for a regression."""
 
 from __future__ import annotations
 
@@ -80,9 +80,10 @@ def compare(
 
 
 def _rule(metric: str, threshold: str, confidence: float, statistic: str, drift: str | None) -> Rule:
-    from mobileloop_bench.measure.summary import PHASES
     from mobileloop_bench.results.bootstrap import QUANTILES
-    from mobileloop_bench.results.compare import DRIFT, Rule, percentage
+    from mobileloop_bench.results.compare import DRIFT, Rule
+    from mobileloop_bench.results.result import PHASES
+    from mobileloop_bench.writing.lists import percentage
 
     named = [name.strip() for name in metric.split(",")]
     phases = [phase for phase in PHASES if phase in named]

@@ -1,4 +1,4 @@
-"""`mobileloop demo`: a real model, three artifacts, an answer from each, and an honest picture."""
+"""Fetch a real model, export it three ways, run and measure it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def demo(
     from mobileloop.commands.fetch import MODEL
     from mobileloop.console import INTERRUPTED
     from mobileloop_bench.commands.bench import measure_and_show
-    from mobileloop_bench.measure.plan import Settings
+    from mobileloop_bench.results.settings import Settings
     from mobileloop_export.formats import FORMATS
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`mobileloop device list|setup|bench`: phones and boards over adb."""
+"""List, set up and measure phones and boards over adb."""
 
 from __future__ import annotations
 
@@ -158,8 +158,9 @@ def bench(
     from mobileloop_bench.devices.adb import choose
     from mobileloop_bench.devices.install import open_files
     from mobileloop_bench.devices.run import Order, measure_devices
-    from mobileloop_bench.measure.plan import Settings, numbers
+    from mobileloop_bench.results.settings import Settings
     from mobileloop_bench.results.table import print_results
+    from mobileloop_bench.writing.lists import numbers
 
     if max_temperature is not None:
         check_range("--max-temperature", max_temperature, 1, 150)

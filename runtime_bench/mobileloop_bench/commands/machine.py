@@ -1,4 +1,4 @@
-"""`mobileloop machine`: what can be known of this machine, or of one whose file ships with the package."""
+"""Show a machine: chip, cores, clocks, caches, memory, power."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from mobileloop.commands.options import STDOUT, complete_machines
+from mobileloop.commands.options import STDOUT
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.commands.options import complete_machines
 
 
 def machine(

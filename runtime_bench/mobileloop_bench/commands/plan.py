@@ -1,4 +1,4 @@
-"""`mobileloop plan`: the deepest schedule that a machine runs within a time per token, predicted."""
+"""Say what a machine runs within a time per token, predicted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import check_range, complete_machines
+from mobileloop.commands.options import check_range
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.commands.options import complete_machines
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from mobileloop_bench.timemodel.budget import Option
@@ -68,8 +69,9 @@ def plan(
     from rich.console import Console
 
     from mobileloop_bench.machine.file import load
-    from mobileloop_bench.measure.plan import numbers
-    from mobileloop_bench.timemodel.budget import make_budget_plan, parse_budget, print_budget_plan, thread_counts
+    from mobileloop_bench.timemodel.budget import make_budget_plan, parse_budget, thread_counts
+    from mobileloop_bench.timemodel.table import print_budget_plan
+    from mobileloop_bench.writing.lists import numbers
 
     for option, values in (("--machine", machine), ("--budget", budget)):
         if len(values) > 1:
@@ -101,8 +103,8 @@ def _options(source: str, loops: str | None, quantize: str | None) -> tuple[list
     from mobileloop.families.registry import preset, preset_names
     from mobileloop.quant.schemes import QUANTIZATIONS as KNOWN
     from mobileloop.runtimes import open_session
-    from mobileloop_bench.measure.plan import numbers
     from mobileloop_bench.timemodel.budget import artifact_options, preset_options
+    from mobileloop_bench.writing.lists import numbers
 
     if source in preset_names():
         wanted = [entry.strip() for entry in (QUANTIZATIONS if quantize is None else quantize).split(",")]

@@ -1,4 +1,4 @@
-"""`mobileloop report`: an HTML page, a Markdown summary and charts from the results of `mobileloop bench`."""
+"""Make one self-contained HTML page from results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mobileloop results`: the local store of measurements of many machines."""
+"""Keep results of many machines in a local store; query them."""
 
 from __future__ import annotations
 
@@ -237,9 +237,9 @@ def _filter(
 ) -> Filter:
     from datetime import datetime
 
-    from mobileloop_bench.measure.plan import numbers
-    from mobileloop_bench.measure.summary import PHASES
+    from mobileloop_bench.results.result import PHASES
     from mobileloop_bench.results.store import Filter
+    from mobileloop_bench.writing.lists import numbers
 
     if phase is not None and phase not in PHASES:
         raise MobileloopError(f"--phase '{phase}' is not known; choose one of {', '.join(PHASES)}.")

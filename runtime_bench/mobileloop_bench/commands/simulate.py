@@ -1,4 +1,4 @@
-"""`mobileloop simulate`: DRAM traffic per token on the caches of a machine that need not be here."""
+"""Count the DRAM traffic of a token on simulated caches."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mobileloop.commands.options import check_range, complete_machines
+from mobileloop.commands.options import check_range
 from mobileloop.console import progress_bar
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.commands.options import complete_machines
 
 if TYPE_CHECKING:
     from mobileloop_bench.simulate.traffic import Simulation
@@ -55,9 +56,9 @@ def simulate(
     from mobileloop.files import check_output
     from mobileloop.runtimes.engine import read_info
     from mobileloop_bench.machine.file import load
-    from mobileloop_bench.measure.plan import numbers
     from mobileloop_bench.simulate.traffic import MOST_TOKENS, open_simulator
     from mobileloop_bench.simulate.traffic import simulate as run
+    from mobileloop_bench.writing.lists import numbers
 
     if runtime_of(file) != "engine":
         raise MobileloopError(f"{file} is no engine artifact; export with --to engine to simulate it.")

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.bandwidth.ceiling import Bandwidth
 from mobileloop_bench.devices.describe import Device, by_cluster
-from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.measure.journal import Turn
-from mobileloop_bench.measure.plan import Configuration, Plan, Settings
-from mobileloop_bench.measure.rounds import Measurement, rotated
-from mobileloop_bench.measure.session_runner import Samples
+from mobileloop_bench.measure.plan import Configuration, Plan
+from mobileloop_bench.measure.rounds import rotated
+from mobileloop_bench.measure.samples import Measurement, Samples
 from mobileloop_bench.measure.summary import make_document
-from mobileloop_bench.results.document import Document, Result, Sample
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Result, Sample
+from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.writing.units import counted
 
 Turns = Sequence[tuple[Configuration, bool]]  # what runs, and whether it measures the read bandwidth first

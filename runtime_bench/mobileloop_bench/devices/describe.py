@@ -10,18 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from mobileloop_bench.devices.adb import Adb, Listed, printable, quoted
 from mobileloop_bench.machine.android import Android, android_build
 from mobileloop_bench.machine.cores import soc_of_android
-from mobileloop_bench.machine.sensors import AMBIGUOUS_CELSIUS, COLDEST_CELSIUS, HOTTEST_CELSIUS
+from mobileloop_bench.machine.sensors import AMBIGUOUS_CELSIUS, COLDEST_CELSIUS, HOTTEST_CELSIUS, Sensors
 
 FOLDER = "/data/local/tmp/mobileloop"  # the one place that every Android lets its shell write and run programs
 HOME = "/data/local/tmp"
 MAX_ZONES = 200
-# Where a device has several thermometers, the first kind that it has decides; of a kind, the hottest. Phones slow down
-# by the temperature of their skin; the battery's is near to it; a processor's jumps with every load.
-THERMOMETERS = (
-    ("skin", re.compile(r"skin|quiet", re.I)),
-    ("battery", re.compile(r"^batt", re.I)),
-    ("cpu", re.compile(r"cpu|soc|tsens|^(BIG|MID|LITTLE)$", re.I)),
-)
 
 _SENSORS = """
 for zone in /sys/class/thermal/thermal_zone*; do
@@ -38,30 +31,6 @@ getprop
 echo "present $(cat /sys/devices/system/cpu/present 2>/dev/null)"
 df -k {HOME} 2>/dev/null
 """
-
-
-class Sensors(BaseModel):
-    """The device at one moment; what it hides is left out.
-
-    Attributes:
-        celsius: by thermal zone; `battery` is the battery's own.
-        mhz: current frequency by the first cpu of each policy (cores that share a clock).
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    celsius: dict[str, float] = {}
-    mhz: dict[int, float] = {}
-    battery_percent: int | None = None
-
-    def watched(self) -> tuple[str, float] | None:
-        """The thermometer that is waited for: (its zone, degrees)."""
-        for _, pattern in THERMOMETERS:
-            found = [(value, zone) for zone, value in self.celsius.items() if pattern.search(zone)]
-            if found:
-                value, zone = max(found)
-                return zone, value
-        return None
 
 
 class Device(BaseModel):

@@ -17,12 +17,14 @@ from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.topology import write_cpus
 from mobileloop_bench.devices.adb import Adb, AdbError, Listed, Stopped, quoted, retried
 from mobileloop_bench.devices.assemble import assemble, check_turn, check_turns, order_of_turns
-from mobileloop_bench.devices.describe import FOLDER, Device, Sensors, describe, read_sensors
+from mobileloop_bench.devices.describe import FOLDER, Device, describe, read_sensors
 from mobileloop_bench.devices.install import File, Payload, find_engine, install, payload
-from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.machine.facts import Machine
+from mobileloop_bench.machine.sensors import Sensors
 from mobileloop_bench.measure.journal import Journal, Turn
-from mobileloop_bench.measure.plan import Artifact, Configuration, Plan, Settings, make_plan
+from mobileloop_bench.measure.plan import Artifact, Configuration, Plan, make_plan
 from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.settings import Settings
 
 Progress = Callable[[str, int, int, str], None]  # serial, turns done, turns in all, what happens
 

@@ -9,8 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from mobileloop.runtimes.topology import write_cpus
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.file import MachineFile
-from mobileloop_bench.machine.probe import Machine, probe, usable_topology
+from mobileloop_bench.machine.probe import probe, usable_topology
 from mobileloop_bench.machine.sensors import Battery
 from mobileloop_bench.writing.units import UNKNOWN, counted, figure, mebibytes
 
@@ -170,3 +171,10 @@ def _grouped_sources(file: MachineFile) -> Iterator[tuple[str, list[str]]]:
     for path, text in file.sources.items():
         grouped.setdefault(text, []).append(path)
     return iter(grouped.items())
+
+
+def machine_sentence(machine: Machine) -> str:
+    """One line naming the processor, its cores and its last-level cache."""
+    cores = counted(machine.cores_usable, "usable core") if machine.cores_usable else "usable cores unknown"
+    cache = mebibytes(machine.last_level_cache_bytes())
+    return f"{machine.cpu or 'Processor unknown'}, {cores}, last-level cache {cache}."

@@ -13,11 +13,11 @@ from typing_extensions import Self
 
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.topology import Topology
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.ladder import Gbps, Ladder
-from mobileloop_bench.machine.probe import Machine
 from mobileloop_bench.writing.documents import VersionedDocument
 
-MACHINES = Path(__file__).parent / "machines"
+MACHINES = Path(__file__).parent / "shipped"
 Microseconds = Annotated[float, Field(ge=0, le=1e9)]
 
 

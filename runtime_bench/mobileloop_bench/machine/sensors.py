@@ -194,3 +194,36 @@ def _drawn_w(root: Path) -> float | None:
 def _number_in_name(path: Path) -> int:
     match = re.search(r"[0-9]{1,9}$", path.name)
     return int(match[0]) if match else -1
+
+
+# Where a device has several thermometers, the first kind that it has decides; of a kind, the hottest. Phones slow down
+# by the temperature of their skin; the battery's is near to it; a processor's jumps with every load.
+THERMOMETERS = (
+    ("skin", re.compile(r"skin|quiet", re.I)),
+    ("battery", re.compile(r"^batt", re.I)),
+    ("cpu", re.compile(r"cpu|soc|tsens|^(BIG|MID|LITTLE)$", re.I)),
+)
+
+
+class Sensors(BaseModel):
+    """The device at one moment; what it hides is left out.
+
+    Attributes:
+        celsius: by thermal zone; `battery` is the battery's own.
+        mhz: current frequency by the first cpu of each policy (cores that share a clock).
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    celsius: dict[str, float] = {}
+    mhz: dict[int, float] = {}
+    battery_percent: int | None = None
+
+    def watched(self) -> tuple[str, float] | None:
+        """The thermometer that is waited for: (its zone, degrees)."""
+        for _, pattern in THERMOMETERS:
+            found = [(value, zone) for zone, value in self.celsius.items() if pattern.search(zone)]
+            if found:
+                value, zone = max(found)
+                return zone, value
+        return None

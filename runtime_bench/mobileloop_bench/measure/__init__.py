@@ -1,0 +1,1 @@
+"""Measuring: what takes turns, what is watched beside it, what the samples say."""

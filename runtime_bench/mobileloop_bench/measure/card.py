@@ -9,14 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from mobileloop.runtimes.topology import write_cpus
-from mobileloop_bench.bandwidth.ceiling import Bandwidth, ceiling_gbps
-from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.bandwidth.ceiling import Bandwidth, bandwidth_sentence, ceiling_gbps
+from mobileloop_bench.machine.card import machine_sentence
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.measure.memory import memory_key
-from mobileloop_bench.measure.plan import Artifact, Configuration, Plan
+from mobileloop_bench.measure.plan import Artifact, Configuration, Plan, kv_bytes
 from mobileloop_bench.measure.session_runner import SLOW_DOWN, slow_down
-from mobileloop_bench.measure.summary import kv_bytes
 from mobileloop_bench.results.table import ARTIFACT_WIDTH
-from mobileloop_bench.writing.units import UNKNOWN, bandwidth_sentence, counted, figure, mebibytes, megabytes
+from mobileloop_bench.writing.units import UNKNOWN, counted, figure, megabytes
 
 
 def print_card(console: Console, plan: Plan, machine: Machine, bandwidth: Sequence[Bandwidth]) -> None:
@@ -36,13 +36,6 @@ def print_card(console: Console, plan: Plan, machine: Machine, bandwidth: Sequen
         console.print(escape(note), highlight=False)
     if share := slow_down():
         console.print(f"{SLOW_DOWN} is set: engine sessions are slowed down by {share:.0%}.", highlight=False)
-
-
-def machine_sentence(machine: Machine) -> str:
-    """One line naming the processor, its cores and its last-level cache."""
-    cores = counted(machine.cores_usable, "usable core") if machine.cores_usable else "usable cores unknown"
-    cache = mebibytes(machine.last_level_cache_bytes())
-    return f"{machine.cpu or 'Processor unknown'}, {cores}, last-level cache {cache}."
 
 
 def notes(artifacts: Sequence[Artifact], machine: Machine) -> list[str]:

@@ -7,37 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass
-class Interference:
-    """Sums over the turns of one configuration, in seconds; `known` is False where procfs does not tell.
-
-    Attributes:
-        other_s: processor time of other programs.
-        stolen_s: processor time that the hypervisor gave to other machines.
-        switches: times that a thread of ours had to leave its core for another; None where that is not told.
-    """
-
-    wall_s: float = 0.0
-    other_s: float = 0.0
-    stolen_s: float = 0.0
-    known: bool = True
-    switches: int | None = 0
-
-    def switches_per_s(self) -> float | None:
-        """Of all threads together."""
-        return self.switches / self.wall_s if self.switches is not None and self.wall_s else None
-
-    def other_cores(self) -> float | None:
-        """Cores that other programs kept busy, on average."""
-        return max(self.other_s, 0.0) / self.wall_s if self.known and self.wall_s else None
-
-    def stolen_cores(self) -> float | None:
-        """Cores that the hypervisor took away, on average."""
-        return self.stolen_s / self.wall_s if self.known and self.wall_s else None
+from mobileloop_bench.measure.samples import Interference
 
 
 class Watch:

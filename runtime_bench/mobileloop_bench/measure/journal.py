@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
 from mobileloop.errors import MobileloopError, validated
-from mobileloop_bench.devices.describe import Sensors
+from mobileloop_bench.machine.sensors import Sensors
 from mobileloop_bench.results.document import Document
 
 

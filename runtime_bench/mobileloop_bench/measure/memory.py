@@ -16,37 +16,21 @@ import subprocess
 import sys
 import time
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from mobileloop import runtimes
 from mobileloop.process import memory_status
 from mobileloop.runtimes.base import SessionOptions
-from mobileloop_bench.measure.plan import Configuration, Plan, Settings
-from mobileloop_bench.measure.session_runner import prompt_of, run_tokens
+from mobileloop_bench.measure.plan import Configuration, Plan
+from mobileloop_bench.measure.samples import prompt_of
+from mobileloop_bench.measure.session_runner import run_tokens
+from mobileloop_bench.results.result import Memory
+from mobileloop_bench.results.settings import Settings
 
 MemoryKey = tuple[str, int, int, int]  # artifact, loops, depth, sequences
 
 DECODED_TOKENS = 8
 TIMEOUT_S = 600
-
-
-class Memory(BaseModel):
-    """Bytes that an artifact added to a process that had its runtime imported; null where the kernel hides them.
-
-    Attributes:
-        delta_anonymous_bytes: private memory (RssAnon) after opening, prefill and 8 decoded tokens, over before.
-        delta_file_bytes: pages of mapped files (RssFile), the mapped weights among them.
-        swap_bytes: private memory that was swapped out meanwhile, and so is missing above.
-        peak_bytes: the largest resident size of that whole process, Python included (VmHWM).
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    delta_anonymous_bytes: int | None = None
-    delta_file_bytes: int | None = None
-    swap_bytes: int | None = None
-    peak_bytes: int | None = None
-    threads: int | None = None
-    reason: str | None = None
 
 
 class Request(BaseModel):
@@ -119,7 +103,6 @@ def _in_child(one: Configuration, settings: Settings) -> Memory:
 
 def use_of(request: Request) -> Memory:
     """Open, prefill and decode in this process, and compare its memory before and after."""
-    from mobileloop import runtimes
 
     # The runtime itself is shared by everything a process runs; only what the artifact adds is counted.
     importlib.import_module(f"mobileloop.runtimes.{request.runtime}").preload()

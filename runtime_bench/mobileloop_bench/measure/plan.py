@@ -2,97 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING
 
 from mobileloop import runtimes
 from mobileloop.artifact import ArtifactInfo, runtime_of
 from mobileloop.errors import MobileloopError
-from mobileloop.runtimes.base import MAX_SEQUENCES, SessionOptions, default_threads
+from mobileloop.runtimes.base import SessionOptions
 from mobileloop.runtimes.streaming import Streaming
-from mobileloop.runtimes.topology import check_cpus
+from mobileloop_bench.results.result import LOADING, Phase
+from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.writing.units import counted
 
 if TYPE_CHECKING:
-    from mobileloop_bench.peers.contestant import Entry
+    from mobileloop_bench.measure.process import Entry
 
-MAX_NUMBER = 1024
-MAX_DEPTH = 1 << 24
 FIRST_TOKENS = 8
-
-
-class Settings(BaseModel):
-    """The knobs of one run, kept in its JSON document.
-
-    Attributes:
-        threads, loops, streams, depths, sequences: the sweep; `loops` null means each artifact's own count.
-        repetitions: rounds; the fewest of them where `until_stable` or `time_budget_s` decide.
-        cpus: where threads run; null leaves it to each runtime.
-        cooldown_s: pause between two rounds.
-        until_stable: go on until every decode median is known well enough (docs/measuring.md).
-        time_budget_s: of the whole run; as many rounds as fit.
-        ended: why no further round was run.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    threads: list[int]
-    loops: list[int] | None = None
-    streams: list[str] = ["off"]
-    depths: list[int] = [0]
-    sequences: list[int] = [1]
-    prompt_tokens: int = Field(default=128, ge=1)
-    decode_tokens: int = Field(default=64, ge=1)
-    repetitions: int = Field(default=5, ge=1)
-    seed: int = 0
-    cpus: list[int] | None = None
-    cooldown_s: float = Field(default=0, ge=0)
-    until_stable: bool = False
-    time_budget_s: float | None = Field(default=None, gt=0)
-    ended: str | None = None
-
-    def swept(self) -> list[str]:
-        """What the tables need a column for, beside loops and threads."""
-        return [
-            name
-            for name, values, usual in (("depth", self.depths, [0]), ("batch", self.sequences, [1]))
-            if values != usual
-        ]
-
-    @classmethod
-    def parse(
-        cls,
-        threads: str | None = None,
-        loops: str | None = None,
-        streams: str = "auto",
-        depths: str = "0",
-        sequences: str = "1",
-        cpus: Sequence[int] | None = None,
-        **more: Any,
-    ) -> Settings:
-        """Settings from the comma lists of the command line; `more` are fields as they are.
-
-        Args:
-            threads: None is 1 and what suits the machine, or all of `cpus`.
-
-        Raises:
-            MobileloopError: naming the option whose list holds anything else.
-        """
-        check_cpus(cpus)
-        return cls(
-            threads=numbers(threads if threads is not None else f"1,{default_threads(cpus)}", "--threads"),
-            loops=None if loops is None else numbers(loops, "--loops"),
-            streams=list(dict.fromkeys(str(Streaming.parse(one.strip())) for one in streams.split(","))),
-            depths=numbers(depths, "--depth", 0, MAX_DEPTH),
-            sequences=numbers(sequences, "--batch", 1, MAX_SEQUENCES),
-            cpus=None if cpus is None else list(cpus),
-            **more,
-        )
 
 
 @dataclass(frozen=True)
@@ -177,24 +106,6 @@ class Plan:
     skipped: tuple[Skipped, ...]
 
 
-def numbers(text: str, option: str, least: int = 1, most: int = MAX_NUMBER) -> list[int]:
-    """`1,2,4` as numbers, repeats dropped.
-
-    Raises:
-        MobileloopError: naming the option, where an entry is not a whole number from `least` to `most`.
-    """
-    found: dict[int, None] = {}
-    for entry in text.split(","):
-        stripped = entry.strip()
-        if not (stripped.isascii() and stripped.isdigit() and least <= int(stripped[:9]) <= most):
-            raise MobileloopError(
-                f"{option} '{text}' holds '{stripped}', but whole numbers from {least} to {most} with commas "
-                f"between them were expected; write for example {option} {least},{least + 1}."
-            )
-        found[int(stripped)] = None
-    return list(found)
-
-
 def open_artifacts(paths: Sequence[Path], options: SessionOptions | None = None) -> list[Artifact]:
     """Open every file once and close it again, to know what it is.
 
@@ -274,3 +185,20 @@ def _size_on_disk(path: Path) -> int:
     """Bytes of the file and of the external data that an .onnx keeps beside it."""
     beside = path.with_name(path.name + ".data")
     return path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
+
+
+def kv_bytes(one: Configuration, phase: Phase, settings: Settings) -> int | None:
+    """KV bytes of all sequences' token in the middle of decode, or of the prompt's last token."""
+    if phase in LOADING or not _runs(one):
+        return None
+    token_bytes = one.artifact.info.token_bytes
+    if one.peer is not None:
+        if one.entry is None or one.entry.kv_bits is None:
+            return None
+        token_bytes = dataclasses.replace(token_bytes, kv_bits=one.entry.kv_bits)
+    behind = settings.prompt_tokens - 1 if phase == "prefill" else settings.prompt_tokens + settings.decode_tokens // 2
+    return one.sequences * token_bytes.kv(one.depth + behind, one.requested_loops)
+
+
+def _runs(one: Configuration) -> bool:
+    return one.loops <= one.artifact.info.schedule.max_loops

@@ -8,35 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mobileloop_bench.machine.sensors import EnergyMeter, cluster_cpus, read_frequencies, read_temperatures
 from mobileloop_bench.measure.counters import Counters, between
+from mobileloop_bench.measure.samples import Consumption, Moment
 
 if TYPE_CHECKING:
-    from mobileloop_bench.measure.session_runner import Samples
+    from mobileloop_bench.measure.samples import Samples
 
 SERIES_SECONDS = 0.5  # between two samples of the series
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Clocks in MHz by cluster and degrees Celsius by zone, `t_s` after the start of the run."""
-
-    t_s: float
-    mhz: dict[int, float]
-    celsius: dict[str, float]
-
-
-@dataclass
-class Consumption:
-    """Sums over the decoded tokens of one configuration; `tokens` and `metered_tokens` are how many they are of."""
-
-    tokens: int = 0
-    events: dict[str, float] = field(default_factory=dict)
-    metered_tokens: int = 0
-    joules: float = 0.0
 
 
 class Probes:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import psutil
 
-from mobileloop_bench.measure.plan import Configuration, Plan, Settings
-from mobileloop_bench.measure.probes import Moment, Probes
-from mobileloop_bench.measure.session_runner import Runner, Samples, SessionRunner
-from mobileloop_bench.peers.runner import PeerRunner
+from mobileloop_bench.measure.plan import Configuration, Plan
+from mobileloop_bench.measure.probes import Probes
+from mobileloop_bench.measure.process_runner import ProcessRunner
+from mobileloop_bench.measure.samples import Measurement, Runner
+from mobileloop_bench.measure.session_runner import SessionRunner
+from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.results.stability import LEAST_ROUNDS, stable
 from mobileloop_bench.writing.units import counted
 
@@ -25,23 +26,6 @@ Progress = Callable[[int, int, str], None]
 MAX_ROUNDS = 1000  # of a time budget
 PATIENCE = 20  # times the repetitions, where --until-stable has no time budget
 ROUNDS_SHARE = 0.8  # of a time budget; what is left goes to the memory pass
-
-
-@dataclass
-class Measurement:
-    """Every configuration's samples; `interrupted` where the user stopped before the end.
-
-    Attributes:
-        ended: why no further round was run.
-        series: clocks and temperatures over time.
-    """
-
-    plan: Plan
-    samples: list[Samples]
-    sessions_kept: bool = True
-    interrupted: bool = False
-    ended: str | None = None
-    series: list[Moment] = field(default_factory=list)
 
 
 def rotated(count: int, turn: int) -> list[int]:
@@ -79,7 +63,7 @@ def measure(
 
 
 def _runner(one: Configuration, settings: Settings, probes: Probes) -> Runner:
-    return SessionRunner(one, settings, probes) if one.peer is None else PeerRunner(one, settings, probes)
+    return SessionRunner(one, settings, probes) if one.peer is None else ProcessRunner(one, settings, probes)
 
 
 class _Rounds:

@@ -16,16 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.bandwidth.ceiling import Bandwidth, bandwidth_of, measure_bandwidth
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.file import MachineFile
-from mobileloop_bench.machine.probe import Machine, probe
+from mobileloop_bench.machine.probe import probe
 from mobileloop_bench.measure.card import print_card
-from mobileloop_bench.measure.memory import Memory, MemoryKey, measure_memory
+from mobileloop_bench.measure.memory import MemoryKey, measure_memory
 from mobileloop_bench.measure.plan import Plan
 from mobileloop_bench.measure.probes import Probes
-from mobileloop_bench.measure.rounds import Measurement, measure
+from mobileloop_bench.measure.rounds import measure
+from mobileloop_bench.measure.samples import Measurement
 from mobileloop_bench.measure.session_runner import slow_down
 from mobileloop_bench.measure.summary import make_document
 from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Memory
 from mobileloop_bench.writing.units import counted
 
 WRITE_SECONDS = 1.0  # between two states of the result file

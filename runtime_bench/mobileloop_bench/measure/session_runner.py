@@ -5,80 +5,24 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
-import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from mobileloop import runtimes
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import Session, SessionOptions
 from mobileloop.runtimes.engine import EngineSession
 from mobileloop.runtimes.topology import parse_cpus
-from mobileloop_bench.measure.interference import Interference, Watch
-from mobileloop_bench.measure.plan import FIRST_TOKENS, Configuration, Settings
-from mobileloop_bench.measure.probes import Consumption, Probes
+from mobileloop_bench.measure.interference import Watch
+from mobileloop_bench.measure.plan import FIRST_TOKENS, Configuration
+from mobileloop_bench.measure.probes import Probes
+from mobileloop_bench.measure.samples import Samples, ms_since, prompt_of, quiet
+from mobileloop_bench.results.settings import Settings
 
 STAGE_TOKENS = 4  # decoded behind each timed block to see where the time goes
 SLOW_DOWN = "MOBILELOOP_BENCH_SLOW_DOWN"  # a share such as 0.1, for tests of what compares results
-
-
-@dataclass
-class Samples:
-    """The raw times of one configuration, in ms.
-
-    Attributes:
-        load_ms: opening the artifact, with the file in the page cache and the runtime's library loaded; one per
-            repetition.
-        first_token_ms: the same opening and evaluating the first 8 tokens.
-        prefill_ms: the whole prompt of all sequences; one per repetition.
-        decode_ms: one per decoded token (of all sequences), repetition after repetition.
-        stage_ms: of tokens apart from the timed ones: every row of `EngineSession.stage_times`.
-        interference: other programs during prefill and decode.
-        consumption: hardware events and energy of the decoded tokens.
-        mhz, celsius: the clock and the temperature behind each repetition, None where the machine hides one; empty
-            where it hides both.
-        details: what the session said of itself; the artifact's where none was opened yet.
-        failure: why there are no more of a peer's; None where nothing failed.
-    """
-
-    configuration: Configuration
-    load_ms: list[float] = field(default_factory=list)
-    first_token_ms: list[float] = field(default_factory=list)
-    prefill_ms: list[float] = field(default_factory=list)
-    decode_ms: list[float] = field(default_factory=list)
-    stage_ms: list[list[tuple[str, list[float]]]] = field(default_factory=list)
-    details: dict[str, str] = field(default_factory=dict)
-    interference: Interference = field(default_factory=Interference)
-    consumption: Consumption = field(default_factory=Consumption)
-    mhz: list[float | None] = field(default_factory=list)
-    celsius: list[float | None] = field(default_factory=list)
-    failure: str | None = None
-
-
-class Runner(Protocol):
-    """What the rounds ask of whatever takes part in them; `samples` grow with every turn."""
-
-    samples: Samples
-
-    def evaluate(self) -> None:
-        """Time one prompt and the tokens behind it."""
-
-    def load(self) -> None:
-        """Time an opening that is closed again, beside what is open already."""
-
-    def close(self) -> None:
-        """Give memory back until the next turn."""
-
-
-def prompt_of(vocab_size: int, count: int, seed: int) -> list[int]:
-    """The same pseudo-random token ids for every configuration of one vocabulary."""
-    generator = random.Random(seed)
-    return [generator.randrange(vocab_size) for _ in range(count)]
 
 
 class SessionRunner:
@@ -101,7 +45,7 @@ class SessionRunner:
             with Watch(samples.interference):
                 start = time.perf_counter_ns()
                 run_tokens(session, one.sequences, tokens[one.depth : prompt_end])
-                samples.prefill_ms.append(_ms_since(start))
+                samples.prefill_ms.append(ms_since(start))
                 with self._probes.decoding(samples.consumption, settings.decode_tokens * one.sequences):
                     _decode(session, one, tokens[prompt_end:], samples.decode_ms)
             cpus = samples.details.get("cpus")
@@ -113,10 +57,10 @@ class SessionRunner:
         with quiet():
             start = time.perf_counter_ns()
             session = open_configuration(self.samples.configuration, stream="off")
-            opened = _ms_since(start)
+            opened = ms_since(start)
             try:
                 _first_tokens(session)
-                self.samples.first_token_ms.append(_ms_since(start))
+                self.samples.first_token_ms.append(ms_since(start))
                 self.samples.load_ms.append(opened)
             finally:
                 session.close()
@@ -191,23 +135,8 @@ def _decode(session: Session, one: Configuration, tokens: Sequence[int], into: l
     for token in tokens:
         start = time.perf_counter_ns()
         run_tokens(session, one.sequences, [token])
-        into.append(_ms_since(start))
+        into.append(ms_since(start))
 
 
 def _first_tokens(session: Session) -> None:
     session.prefill(prompt_of(session.info.config.vocab_size, FIRST_TOKENS, seed=0))
-
-
-def _ms_since(start_ns: int) -> float:
-    return (time.perf_counter_ns() - start_ns) / 1e6
-
-
-class quiet:
-    """No garbage collection inside a timed block; it would land in some samples and not in others."""
-
-    def __enter__(self) -> None:
-        gc.collect()
-        gc.disable()
-
-    def __exit__(self, *error: object) -> None:
-        gc.enable()

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from mobileloop_bench.bandwidth.ceiling import Bandwidth, ceiling_gbps
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.file import MachineFile
-from mobileloop_bench.machine.probe import Machine
-from mobileloop_bench.measure.memory import Memory, MemoryKey, memory_key
-from mobileloop_bench.measure.plan import Configuration, Plan, Settings
-from mobileloop_bench.measure.probes import Consumption
-from mobileloop_bench.measure.rounds import Measurement
-from mobileloop_bench.measure.session_runner import Samples
+from mobileloop_bench.measure.memory import MemoryKey, memory_key
+from mobileloop_bench.measure.plan import Configuration, Plan, _runs, kv_bytes
+from mobileloop_bench.measure.samples import Consumption, Measurement, Samples
 from mobileloop_bench.measure.validity import reasons
-from mobileloop_bench.results.document import SKIPPED, Document, Peer, Phase, Result, Sample, StageTime
+from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.prediction import Prediction
-from mobileloop_bench.timemodel.predict import UnknownError, Workload, predict
+from mobileloop_bench.results.result import (
+    LOADING,
+    PEER_PHASES,
+    PHASES,
+    SKIPPED,
+    Memory,
+    Peer,
+    Phase,
+    Result,
+    Sample,
+    StageTime,
+)
+from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.timemodel.levels import UnknownError
+from mobileloop_bench.timemodel.predict import Workload, predict
 from mobileloop_bench.writing.units import UNKNOWN
-
-PHASES: tuple[Phase, ...] = get_args(Phase)
-LOADING = ("load", "first_token")
-PEER_PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
 def make_document(
@@ -175,23 +182,6 @@ def _what_the_peer_ran(one: Configuration, peer: str) -> dict[str, Any]:
         "size_on_disk_bytes": entry.size_on_disk_bytes if entry else None,
         "peer": Peer(name=peer, version=entry.version if entry else None, flags=entry.flags if entry else None),
     }
-
-
-def kv_bytes(one: Configuration, phase: Phase, settings: Settings) -> int | None:
-    """KV bytes of all sequences' token in the middle of decode, or of the prompt's last token."""
-    if phase in LOADING or not _runs(one):
-        return None
-    token_bytes = one.artifact.info.token_bytes
-    if one.peer is not None:
-        if one.entry is None or one.entry.kv_bits is None:
-            return None
-        token_bytes = dataclasses.replace(token_bytes, kv_bits=one.entry.kv_bits)
-    behind = settings.prompt_tokens - 1 if phase == "prefill" else settings.prompt_tokens + settings.decode_tokens // 2
-    return one.sequences * token_bytes.kv(one.depth + behind, one.requested_loops)
-
-
-def _runs(one: Configuration) -> bool:
-    return one.loops <= one.artifact.info.schedule.max_loops
 
 
 def _bytes_of(one: Configuration, kind: str) -> int | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 
-from mobileloop_bench.machine.probe import Machine
-from mobileloop_bench.measure.rounds import Measurement
-from mobileloop_bench.measure.session_runner import Samples
-from mobileloop_bench.results.document import Result
+from mobileloop_bench.machine.facts import Machine
+from mobileloop_bench.measure.samples import Measurement, Samples
+from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.units import counted
 
 MIN_REPETITIONS = 5  # as few as llama-bench runs; below, a median says little about the spread

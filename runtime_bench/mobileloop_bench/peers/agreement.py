@@ -12,11 +12,11 @@ from typing import Any
 
 from mobileloop.runtimes.engine import read_info
 from mobileloop.tokenizer import Tokenizer
+from mobileloop_bench.measure.process import CommandFailed, run_command
 from mobileloop_bench.peers import llama, ours
 from mobileloop_bench.peers.builds import Store
 from mobileloop_bench.peers.contestant import Contestant, Settings, worker
 from mobileloop_bench.peers.document import Agreement
-from mobileloop_bench.peers.rounds import CommandFailed, run_command
 
 LOOPS = (1, 2)
 

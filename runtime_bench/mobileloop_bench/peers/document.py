@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.files import written_whole
-from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.peers.contestant import Settings
 
 SCHEMA = "mobileloop.peers/1"

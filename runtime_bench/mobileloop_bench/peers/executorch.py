@@ -18,10 +18,13 @@ from typing import Any
 
 from mobileloop.errors import MobileloopError
 from mobileloop.quiet import muted_stderr, quiet_imports
-from mobileloop_bench.measure.session_runner import quiet
+from mobileloop.runtimes.engine import read_info
+from mobileloop_bench.measure.process import Command, Entry, Turn
+from mobileloop_bench.measure.samples import quiet
 from mobileloop_bench.peers import llama, weights
 from mobileloop_bench.peers.builds import Say, Store, run_logged
-from mobileloop_bench.peers.contestant import BUILD, Cell, Command, Contestant, Entry, Settings, Source, Turn, worker
+from mobileloop_bench.peers.contestant import BUILD, Cell, Contestant, Settings, Source, worker
+from mobileloop_bench.peers.ours import artifact
 from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, timed, tokens_of
 
 OPTION = "--build-executorch"
@@ -116,8 +119,6 @@ def program(store: Store) -> Path:
 
 
 def _vocab_size(store: Store) -> int:
-    from mobileloop.runtimes.engine import read_info
-    from mobileloop_bench.peers.ours import artifact
 
     return read_info(artifact(store)).config.vocab_size
 

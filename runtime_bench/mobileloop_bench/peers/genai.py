@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.measure.session_runner import quiet
+from mobileloop_bench.measure.process import Command, Entry, Turn
+from mobileloop_bench.measure.samples import quiet
 from mobileloop_bench.peers import builds as stores
 from mobileloop_bench.peers import llama, weights
 from mobileloop_bench.peers.builds import PINS, Say, Store, run_logged
-from mobileloop_bench.peers.contestant import Cell, Command, Contestant, Entry, Settings, Source, Turn, worker
+from mobileloop_bench.peers.contestant import Cell, Contestant, Settings, Source, worker
 from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, timed, tokens_of
 
 PACKAGE, HELPER = "onnxruntime-genai", "onnx-ir"

@@ -24,21 +24,11 @@ from typing import Any
 from mobileloop.errors import MobileloopError
 from mobileloop.files import file_sha256
 from mobileloop_bench.machine.probe import probe
+from mobileloop_bench.measure.process import Command, Entry, Series, Turn
 from mobileloop_bench.peers import builds as stores
 from mobileloop_bench.peers import weights
 from mobileloop_bench.peers.builds import PINS, Say, Store, run_logged
-from mobileloop_bench.peers.contestant import (
-    BUILD,
-    Cell,
-    Command,
-    Contestant,
-    Entry,
-    Series,
-    Settings,
-    Source,
-    Turn,
-    worker,
-)
+from mobileloop_bench.peers.contestant import BUILD, Cell, Contestant, Settings, Source, worker
 
 PACKAGE = "llama-cpp-python"
 SOURCE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of what `mobileloop fetch` fetches

@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 
+import mobileloop
 from mobileloop import runtimes
 from mobileloop.process import memory_status
 from mobileloop.runtimes import native
 from mobileloop.runtimes.base import Session, available_threads
 from mobileloop_bench.bandwidth.ceiling import working_set_bytes
+from mobileloop_bench.bandwidth.memory import read_bandwidth
 from mobileloop_bench.machine.probe import probe
+from mobileloop_bench.measure.process import Command
 from mobileloop_bench.peers import llama, weights
 from mobileloop_bench.peers.builds import Say, Store
-from mobileloop_bench.peers.contestant import Cell, Command, Contestant, Settings, worker
+from mobileloop_bench.peers.contestant import Cell, Contestant, Settings, worker
 from mobileloop_bench.peers.worker import timed, tokens_of
 
 LOOPS = (1, 2, 4)
@@ -49,7 +52,6 @@ class Ours(Contestant):
             weights.write_engine(llama.gguf(store), artifact(store))
 
     def versions(self, store: Store) -> dict[str, str]:
-        import mobileloop
 
         return {"mobileloop": mobileloop.__version__, "kernels": native.kernels()}
 
@@ -198,9 +200,7 @@ def _memory(request: dict[str, Any]) -> dict[str, list[float]]:
 def _bandwidth(request: dict[str, Any]) -> dict[str, list[float]]:
     size = working_set_bytes(probe())
     return {
-        f"threads-{threads}": [
-            native.read_bandwidth(threads, size, BANDWIDTH_SECONDS) for _ in range(BANDWIDTH_REPEATS)
-        ]
+        f"threads-{threads}": [read_bandwidth(threads, size, BANDWIDTH_SECONDS) for _ in range(BANDWIDTH_REPEATS)]
         for threads in (1, 2)
     }
 

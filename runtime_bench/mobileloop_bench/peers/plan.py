@@ -15,8 +15,9 @@ from mobileloop.errors import MobileloopError
 from mobileloop.files import file_sha256
 from mobileloop.spec.schedule import Schedule, Stage
 from mobileloop_bench.measure.plan import Artifact, Configuration, Plan, Skipped
+from mobileloop_bench.measure.process import Entry
 from mobileloop_bench.peers.builds import Store, default_folder
-from mobileloop_bench.peers.contestant import Contestant, Entry, Source
+from mobileloop_bench.peers.contestant import Contestant, Source
 from mobileloop_bench.peers.contestants import peers
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import random
 import subprocess
 import sys
@@ -12,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 
-from mobileloop_bench.measure.interference import Interference, Watch
-from mobileloop_bench.peers.contestant import Cell, Command, Series
+from mobileloop_bench.measure.interference import Watch
+from mobileloop_bench.measure.process import CommandFailed, Series, run_command
+from mobileloop_bench.measure.samples import Interference
+from mobileloop_bench.peers.contestant import Cell
 from mobileloop_bench.peers.document import PeersDocument, Round, Sample
 
-TIMEOUT_S = 600
 Progress = Callable[[int, int, str], None]
 
 # Ends by itself when we are gone; it asks only now and then, so that it computes and does not call the kernel.
@@ -76,42 +75,6 @@ def run_cell(cell: Cell) -> Sample:
         stolen_cores=interference.stolen_cores(),
         error=error,
     )
-
-
-class CommandFailed(Exception):
-    """A contestant's process ended badly or said nothing of use."""
-
-
-def run_command(command: Command) -> Series:
-    """The series that a command prints.
-
-    Raises:
-        CommandFailed: with the last line of what it complained about.
-    """
-    try:
-        done = subprocess.run(
-            list(command.argv),
-            input=None if command.request is None else json.dumps(command.request),
-            stdin=subprocess.DEVNULL if command.request is None else None,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-            check=False,
-            env={**os.environ, **command.environment},
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandFailed(f"no answer within {TIMEOUT_S} s") from None
-    except OSError as error:
-        raise CommandFailed(f"{command.argv[0]} does not start: {error.strerror}") from None
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-        raise CommandFailed(f"{how}: {lines[-1]}" if lines else how)
-    try:
-        return command.parse(done.stdout)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CommandFailed(f"its output was not understood: {error}") from None
 
 
 @contextlib.contextmanager

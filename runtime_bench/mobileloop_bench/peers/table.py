@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mobileloop_bench.measure.card import machine_sentence
+from mobileloop_bench.machine.card import machine_sentence
 from mobileloop_bench.peers.document import Agreement, PeersDocument
 from mobileloop_bench.peers.scoreboard import MAX_OTHER_CORES, MAX_STOLEN_CORES, Row, rows
 from mobileloop_bench.writing.units import counted, figure

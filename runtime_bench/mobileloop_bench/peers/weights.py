@@ -23,6 +23,7 @@ from mobileloop.files import written_whole
 from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.spec.schedule import Schedule
+from mobileloop_export.engine import write
 
 MAX_LOOPS = 4
 CONTEXT = 512
@@ -57,7 +58,6 @@ _META_NAMES = {
 
 def write_engine(gguf: Path, path: Path) -> None:
     """Our artifact of a Q4_0 GGUF, every matrix bit for bit; every block may be applied 1 to 4 times in a row."""
-    from mobileloop_export.engine import write
 
     checkpoint = load_checkpoint(str(gguf))
     _check_symmetric(checkpoint)

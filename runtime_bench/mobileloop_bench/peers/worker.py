@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mobileloop_bench.measure.session_runner import prompt_of, quiet
+from mobileloop_bench.measure.samples import prompt_of, quiet
 
 WARM_UP_TOKENS = 4  # decoded behind a whole prompt before a turn of a bench is timed
 

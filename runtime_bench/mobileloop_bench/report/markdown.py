@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mobileloop_bench.measure.card import machine_sentence
+from mobileloop_bench.bandwidth.ceiling import bandwidth_sentence
+from mobileloop_bench.machine.card import machine_sentence
 from mobileloop_bench.report.figures.naming import Names
 from mobileloop_bench.report.tables import validity
 from mobileloop_bench.report.verdict import verdict
 from mobileloop_bench.results.document import Document, decode_rows
 from mobileloop_bench.results.table import share
-from mobileloop_bench.writing.units import bandwidth_sentence, figure, megabytes
+from mobileloop_bench.writing.units import figure, megabytes
 
 HEADERS = ("configuration", "tokens/s", "median ms", "p99 ms", "GB/s", "of ceiling", "loop tax", "anonymous", "valid")
 

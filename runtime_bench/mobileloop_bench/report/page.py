@@ -16,17 +16,18 @@ import mobileloop
 from mobileloop.errors import MobileloopError
 from mobileloop.files import check_output, written_whole
 from mobileloop.runtimes.topology import write_cpus
-from mobileloop_bench.machine.card import facts
-from mobileloop_bench.machine.probe import Cache, Machine
-from mobileloop_bench.measure.card import machine_sentence
+from mobileloop_bench.bandwidth.ceiling import bandwidth_sentence
+from mobileloop_bench.machine.card import facts, machine_sentence
+from mobileloop_bench.machine.facts import Cache, Machine
 from mobileloop_bench.report.figures import figures
 from mobileloop_bench.report.figures.drawing import NARROW, WIDE
 from mobileloop_bench.report.figures.palette import DARK, LIGHT, css
 from mobileloop_bench.report.markdown import markdown
 from mobileloop_bench.report.tables import tables
 from mobileloop_bench.report.verdict import verdict
-from mobileloop_bench.results.document import Document, Result, read_document
-from mobileloop_bench.writing.units import UNKNOWN, bandwidth_sentence, counted, figure, mebibytes
+from mobileloop_bench.results.document import Document, read_document
+from mobileloop_bench.results.result import Result
+from mobileloop_bench.writing.units import UNKNOWN, counted, figure, mebibytes
 
 ChartFormat = Literal["svg", "png"]
 PNG_SCALE = 2  # pixels per CSS pixel
@@ -99,7 +100,7 @@ def page(documents: Sequence[Document]) -> str:
     documents = _told_apart(documents)
     drawn, missing = figures(documents)
     environment = Environment(
-        loader=PackageLoader("mobileloop_bench"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("mobileloop_bench.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template("report.html.j2").render(
         verdict=verdict(documents),

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mobileloop_bench.bandwidth.ceiling import Bandwidth
+from mobileloop_bench.machine.facts import Machine, cache_bytes
 from mobileloop_bench.machine.ladder import Ladder
-from mobileloop_bench.machine.probe import Machine, cache_bytes
-from mobileloop_bench.results.document import Document, Result
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.units import counted, figure, megabytes
 
 MARGIN = 1.05  # a repeat must beat the read bandwidth by more than the noise of both

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mobileloop_bench.results.document import Document, Phase, Result
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Phase, Result
 from mobileloop_bench.results.table import share
 from mobileloop_bench.writing.units import UNKNOWN, figure, mebibytes, megabytes
 

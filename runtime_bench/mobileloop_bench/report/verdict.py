@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mobileloop_bench.report.residency import doubt, residency, with_one_loop
-from mobileloop_bench.results.document import Document, Result
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Result
 from mobileloop_bench.results.table import share, short_reasons
 from mobileloop_bench.writing.units import UNKNOWN, counted, figure, megabytes
 

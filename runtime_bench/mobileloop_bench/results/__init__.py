@@ -1,0 +1,1 @@
+"""Results: the versioned document, the store, the comparison of two."""

@@ -14,9 +14,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.machine.probe import Machine
+from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.results.bootstrap import F64, QUANTILES, ratio_interval
-from mobileloop_bench.results.document import Document, Phase, Result
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Phase, Result
 from mobileloop_bench.results.table import short_reasons
 from mobileloop_bench.writing.units import UNKNOWN, counted, megabytes
 
@@ -322,15 +323,3 @@ def title(one: Comparison) -> str:
     if one.sequences > 1:
         parts.append(f"{one.sequences} sequences")
     return ", ".join(parts) + (f" against {one.against}" if one.against else "")
-
-
-def percentage(text: str) -> float:
-    """`5%` or `0.05` as a share.
-
-    Raises:
-        ValueError: for anything that is no share of at least 0 and below 100%.
-    """
-    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    if not 0 <= value < 1:
-        raise ValueError(f"{text} is outside 0%-100%")
-    return value

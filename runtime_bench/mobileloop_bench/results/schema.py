@@ -1,6 +1,7 @@
 """The JSON Schemas of the files that mobileloop writes, made from the classes that read them.
 
-`python -m mobileloop_bench.results.schema docs/schema` writes one file per document; a test says when they are out of date.
+`python -m mobileloop_bench.results.schema docs/schema` writes one file per document; a test says when one is out of
+date.
 """
 
 from __future__ import annotations

@@ -21,8 +21,9 @@ import duckdb
 
 from mobileloop import __version__
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.results.document import Document, Result
+from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.exports import Table, first_line
+from mobileloop_bench.results.result import Result
 
 VERSION = 1
 MACHINE_COLUMNS = ("cpu", "architecture", "emulated", "governor", "os", "kernel", "mobileloop", "git_commit", "time")

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mobileloop_bench.results.document import Document, Result
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.units import counted, figure, megabytes
 
 ARTIFACT_WIDTH = 34

@@ -1,0 +1,1 @@
+"""Simulated caches: traffic of a model on machines that are not here."""

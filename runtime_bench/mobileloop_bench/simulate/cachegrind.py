@@ -11,7 +11,8 @@ import platform
 from pathlib import Path
 
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.simulate.qemu import LINE_BYTES, Cache, build, needed, run
+from mobileloop_bench.simulate.caches import LINE_BYTES, Cache
+from mobileloop_bench.simulate.qemu import build, needed, run
 
 
 class Cachegrind:

@@ -17,30 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.simulate.caches import Cache
 
 ENGINE = Path(__file__).resolve().parents[2] / "engine"
 FEATURES = "fp asimd asimddp i8mm"
-LINE_BYTES = 64
 SECONDS = 3600  # no run takes that long; one that does hangs
-
-
-@dataclass(frozen=True)
-class Cache:
-    """One level of a simulated cache: 64-byte lines, the least recently used line leaves.
-
-    Attributes:
-        size_bytes: of one cache of this level.
-        ways: associativity.
-        cores: how many cores share one; None where all do.
-    """
-
-    size_bytes: int
-    ways: int
-    cores: int | None = 1
-
-    def option(self) -> str:
-        """As the plugin reads it."""
-        return f"{self.size_bytes}:{self.ways}" + (f":{self.cores}" if self.cores else "")
 
 
 @dataclass(frozen=True)

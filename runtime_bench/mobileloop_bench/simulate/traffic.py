@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.machine.facts import Cache as MachineCache
 from mobileloop_bench.machine.file import MachineFile
-from mobileloop_bench.machine.probe import Cache as MachineCache
-from mobileloop_bench.simulate.arm.misses import is_resident
 from mobileloop_bench.simulate.cachegrind import Cachegrind
-from mobileloop_bench.simulate.qemu import ENGINE, LINE_BYTES, Cache, Emulator
+from mobileloop_bench.simulate.caches import LINE_BYTES, Cache, is_resident
+from mobileloop_bench.simulate.qemu import ENGINE, Emulator
 from mobileloop_bench.writing.documents import VersionedDocument
 
 FOLDER = ENGINE.parents[1] / "build" / "simulate"

@@ -30,6 +30,7 @@ from mobileloop.runtimes.engine import EngineSession
 from mobileloop.runtimes.topology import read_topology
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.costs import kv_vector_bytes
+from mobileloop_bench.bandwidth.memory import read_bandwidth
 from mobileloop_bench.machine.file import EngineCosts
 from mobileloop_bench.timemodel.predict import kv_pages
 from mobileloop_export.formats import exporter
@@ -285,13 +286,13 @@ class _Probes:
         if threads == 1:
             self.samples.add(streamed.us(STREAMED_LOOPS, SLOT_LENGTHS[1]), "long slots")
         total = self.blocks * self.bytes["streamed"]
-        self.samples.add(native.read_bandwidth(threads, total, 0.02), "home read", threads)
-        self.samples.add(native.read_bandwidth(threads, self.bytes["streamed"], 0.02), "shared read", threads)
+        self.samples.add(read_bandwidth(threads, total, 0.02), "home read", threads)
+        self.samples.add(read_bandwidth(threads, self.bytes["streamed"], 0.02), "shared read", threads)
 
     def _arithmetic(self) -> None:
         for scheme in ("int4-symmetric", "int8", "none"):
             self.samples.add(_per_loop(self.appliers[scheme, 1]), scheme, 1)
-        self.samples.add(native.read_bandwidth(1, self.bytes["int4"], 0.02), "resident read", 1)
+        self.samples.add(read_bandwidth(1, self.bytes["int4"], 0.02), "resident read", 1)
         attention, (short, long) = self.appliers["attention", 1], LENGTHS
         more = attention.us(1, position=long, times=10) - attention.us(1, position=short, times=10)
         self.samples.add(more / (long - short) / 3, "attention")

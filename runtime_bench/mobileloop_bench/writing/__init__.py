@@ -1,0 +1,1 @@
+"""How figures, lists and documents are written; nothing here knows what they mean."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from mobileloop_bench.bandwidth.ceiling import Bandwidth
-
 UNKNOWN = "unknown"
 
 
@@ -37,19 +33,3 @@ def figure(value: float | None, unit: str = "", digits: int = 3) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 thread`, `2 threads`."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def bandwidth_sentence(bandwidth: Sequence[Bandwidth]) -> str:
-    """The measured read bandwidth by thread count, and what it is the bandwidth of."""
-    if not bandwidth:
-        return "Read bandwidth: unknown."
-    sources = list(dict.fromkeys(one.taken_from for one in bandwidth))
-    if len(sources) > 1:
-        return " ".join(bandwidth_sentence([one for one in bandwidth if one.taken_from == own]) for own in sources)
-    each = ", ".join(f"{counted(one.threads, 'thread')} {figure(one.read_gbps, 'GB/s')}" for one in bandwidth)
-    first = bandwidth[0]
-    where = {True: "beyond", False: "NOT beyond", None: "perhaps not beyond"}[first.beyond_last_level_cache]
-    size = mebibytes(first.size_bytes)
-    origin = f" from {sources[0]}" if sources[0] else ""
-    text = f"Read bandwidth{origin}: {each} (working set {size}, {where} the last-level cache)."
-    return text + (f" Unknown because {first.reason}." if first.reason else "")

@@ -9,7 +9,7 @@ import altair as alt
 
 from mobileloop_bench.report.figures.drawing import Canvas, Plot, Words, elided, text_width
 from mobileloop_bench.report.figures.naming import Group, Names
-from mobileloop_bench.results.document import Result
+from mobileloop_bench.results.result import Result
 
 STEP, BAR_TOP, BAR_BOTTOM = 44, 21, 36
 MOST_ROWS = 16

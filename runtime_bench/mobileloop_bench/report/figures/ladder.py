@@ -28,7 +28,8 @@ from mobileloop_bench.report.figures.drawing import (
 )
 from mobileloop_bench.report.figures.palette import COLOURS, SHAPES, Mark
 from mobileloop_bench.report.residency import ladder_level
-from mobileloop_bench.results.document import Document, Result
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.units import counted, figure, mebibytes
 
 LEFT, RIGHT = 48, 26

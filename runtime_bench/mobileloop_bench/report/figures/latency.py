@@ -22,7 +22,7 @@ from mobileloop_bench.report.figures.drawing import (
     x_axis,
 )
 from mobileloop_bench.report.figures.naming import Group, Names
-from mobileloop_bench.results.document import Result
+from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.units import figure
 
 BINS = 90

@@ -26,7 +26,7 @@ from mobileloop_bench.report.figures.drawing import (
     y_axis,
 )
 from mobileloop_bench.report.figures.naming import Group, Names
-from mobileloop_bench.results.document import Result
+from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.units import counted, figure
 
 LEFT = 40

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mobileloop_bench.report.figures.palette import COLOURS, SHAPES, Mark
-from mobileloop_bench.results.document import Result
+from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.units import counted
 
 RUNTIMES = {"engine": "engine", "executorch": "ExecuTorch", "onnx": "ONNX"}

@@ -11,7 +11,7 @@ from mobileloop_bench.report.figures.bars import MOST_ROWS, drawing, height_of, 
 from mobileloop_bench.report.figures.drawing import Canvas, Figure, Panel, Plot, Table, plot, values, x_axis
 from mobileloop_bench.report.figures.naming import Group, Names
 from mobileloop_bench.report.figures.palette import COLOURS, Mark
-from mobileloop_bench.results.document import Result
+from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.units import UNKNOWN, figure
 
 MEASURED, PREDICTED = Mark("measured", COLOURS[0]), Mark("predicted", COLOURS[1], "diamond", hollow=True)

@@ -29,7 +29,8 @@ from mobileloop_bench.report.figures.drawing import (
 )
 from mobileloop_bench.report.figures.naming import Group, Names
 from mobileloop_bench.report.residency import doubt
-from mobileloop_bench.results.document import Document, Result, decode_rows
+from mobileloop_bench.results.document import Document, decode_rows
+from mobileloop_bench.results.result import Result
 from mobileloop_bench.results.table import share
 from mobileloop_bench.writing.units import figure
 

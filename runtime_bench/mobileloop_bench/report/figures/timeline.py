@@ -25,7 +25,8 @@ from mobileloop_bench.report.figures.drawing import (
     y_axis,
 )
 from mobileloop_bench.report.figures.palette import COLOURS
-from mobileloop_bench.results.document import Document, Sample
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.results.result import Sample
 from mobileloop_bench.writing.units import figure
 
 MOST_LINES = 6

@@ -11,7 +11,7 @@ from mobileloop_bench.report.figures.bars import MOST_ROWS, height_of, left_out,
 from mobileloop_bench.report.figures.drawing import Canvas, Figure, Panel, Plot, Table, coloured, plot, values, x_axis
 from mobileloop_bench.report.figures.naming import Names
 from mobileloop_bench.report.figures.palette import COLOURS, Mark
-from mobileloop_bench.results.document import Result
+from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.units import counted, figure, megabytes
 
 PARTS = (

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.simulate.arm import misses, products
+from mobileloop_bench.simulate.caches import PHONES
 from mobileloop_bench.simulate.qemu import Emulator
 
 
@@ -29,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=Path("build/arm-evidence"), help="where programs are built")
     what = parser.add_subparsers(dest="what", required=True)
     simulated = what.add_parser("misses", help="simulated cache misses of a decoded token")
-    simulated.add_argument("--phones", default=",".join(misses.PHONES), help="comma list of %(default)s")
+    simulated.add_argument("--phones", default=",".join(PHONES), help="comma list of %(default)s")
     simulated.add_argument("--threads", type=_numbers, default=(1, 2, 4))
     simulated.add_argument("--loops", type=_numbers, default=(1, 2, 4))
     simulated.add_argument("--blocks", type=int, default=30, help="of 2.2 MB each; fewer are faster to simulate")

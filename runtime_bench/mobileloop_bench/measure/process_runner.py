@@ -8,17 +8,17 @@ import math
 import sys
 
 from mobileloop_bench.measure.interference import Watch
-from mobileloop_bench.measure.plan import Configuration, Settings
+from mobileloop_bench.measure.plan import Configuration
 from mobileloop_bench.measure.probes import Probes
-from mobileloop_bench.measure.session_runner import Samples
-from mobileloop_bench.peers.contestant import Command, Entry, Series, Turn
-from mobileloop_bench.peers.rounds import CommandFailed, run_command
+from mobileloop_bench.measure.process import Command, CommandFailed, Entry, Series, Turn, run_command
+from mobileloop_bench.measure.samples import Samples
+from mobileloop_bench.results.settings import Settings
 
 # Starts its arguments on the cpus of a list; what it starts keeps them, and so do all its threads.
 _ON_CPUS = "import json, os, sys; os.sched_setaffinity(0, json.loads(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
 
 
-class PeerRunner:
+class ProcessRunner:
     """A peer's runtime with its own model file; after a failure it has no more turns."""
 
     def __init__(self, configuration: Configuration, settings: Settings, probes: Probes) -> None:
