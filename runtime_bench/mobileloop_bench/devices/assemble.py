@@ -16,6 +16,7 @@ from mobileloop_bench.measure.summary import make_document
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import Result, Sample
 from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.results.validity import Code, doubted
 from mobileloop_bench.writing.units import counted
 
 Turns = Sequence[tuple[Configuration, bool]]  # what runs, and whether it measures the read bandwidth first
@@ -75,13 +76,13 @@ def assemble(
     measurement = Measurement(plan, list(samples.values()), sessions_kept=False, interrupted=interrupted)
     document = make_document(measurement, machine, bandwidth, {}, None)
     doubts = {key: _heat(degrees, max_celsius) for key, degrees in hot.items()}
-    virtual = ["virtual: the device is an emulated phone of the Android SDK"] if device.virtual else []
+    virtual = [Code.VIRTUAL.said("the device is an emulated phone of the Android SDK")] if device.virtual else []
     return document.model_copy(
         update={
             "seconds": done[-1].after_s if done else 0.0,
             "series": [sample for turn in done for sample in _series(turn, machine)],
             "results": [
-                _doubted(row, doubts.get((row.artifact, row.loops, row.threads), []) + virtual)
+                doubted(row, doubts.get((row.artifact, row.loops, row.threads), []) + virtual)
                 for row in document.results
             ],
         }
@@ -95,12 +96,7 @@ def place(one: Configuration) -> tuple[str, int, int]:
 
 def _heat(degrees: Sequence[float], max_celsius: float | None) -> list[str]:
     limit = "the limit" if max_celsius is None else f"{max_celsius:g} °C"
-    return [f"hot: {counted(len(degrees), 'turn')} began above {limit}, at up to {max(degrees):.1f} °C"]
-
-
-def _doubted(row: Result, doubts: Sequence[str]) -> Result:
-    reasons = [*row.reasons, *doubts]
-    return row.model_copy(update={"reasons": reasons, "valid": not reasons})
+    return [Code.HOT.said(f"{counted(len(degrees), 'turn')} began above {limit}, at up to {max(degrees):.1f} °C")]
 
 
 def _series(turn: Turn, machine: Machine) -> list[Sample]:

@@ -17,8 +17,8 @@ from mobileloop_bench.measure.probes import Probes
 from mobileloop_bench.measure.process_runner import ProcessRunner
 from mobileloop_bench.measure.samples import Measurement, Runner
 from mobileloop_bench.measure.session_runner import SessionRunner
+from mobileloop_bench.results.bootstrap import LEAST_ROUNDS, stable
 from mobileloop_bench.results.settings import Settings
-from mobileloop_bench.results.stability import LEAST_ROUNDS, stable
 from mobileloop_bench.writing.units import counted
 
 Progress = Callable[[int, int, str], None]

@@ -15,7 +15,7 @@ from mobileloop_bench.machine.file import MachineFile
 from mobileloop_bench.measure.memory import MemoryKey, memory_key
 from mobileloop_bench.measure.plan import Configuration, Plan, _runs, kv_bytes
 from mobileloop_bench.measure.samples import Consumption, Measurement, Samples
-from mobileloop_bench.measure.validity import reasons
+from mobileloop_bench.results.bootstrap import median_interval
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.prediction import Prediction
 from mobileloop_bench.results.result import (
@@ -31,6 +31,7 @@ from mobileloop_bench.results.result import (
     StageTime,
 )
 from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.results.validity import Evidence, judged
 from mobileloop_bench.timemodel.levels import UnknownError
 from mobileloop_bench.timemodel.predict import Workload, predict
 from mobileloop_bench.writing.units import UNKNOWN
@@ -62,14 +63,12 @@ def make_document(
         used = memory.get(memory_key(one)) if one.peer is None else None
         predicted = None if machine_file is None else predicted_decode(one, plan.settings, machine_file)
         for phase in PHASES if one.peer is None else PEER_PHASES:
-            row = _row(samples, phase, plan, bandwidth)
-            doubts = reasons(row, samples, measurement, machine)
+            row = judged(_row(samples, phase, plan, bandwidth), _evidence(samples, measurement, machine))
             ended = samples.failure or measurement.ended
             if not row.samples_ms and ended and not measurement.interrupted:
-                doubts = [SKIPPED + ended]
-            more = {"prediction": predicted} if phase == "decode" else {}
-            update = {"memory": used, "reasons": doubts, "valid": not doubts, **more}
-            results.append(row.model_copy(update=update))
+                row.reasons = [SKIPPED + ended]
+            row.memory, row.prediction = used, predicted if phase == "decode" else None
+            results.append(row)
     _add_loop_tax(measurement, results)
     for skip in plan.skipped:
         row = _row(Samples(skip.configuration), "decode", plan, bandwidth)
@@ -85,6 +84,19 @@ def make_document(
         command=command,
         interrupted=measurement.interrupted,
         **run,
+    )
+
+
+def _evidence(samples: Samples, measurement: Measurement, machine: Machine) -> Evidence:
+    cpus = measurement.plan.settings.cpus
+    return Evidence(
+        machine=machine,
+        cpus=None if cpus is None else len(cpus),
+        interrupted=measurement.interrupted,
+        failure=samples.failure,
+        switches_per_s=samples.interference.switches_per_s(),
+        mhz=samples.mhz,
+        celsius=samples.celsius,
     )
 
 
@@ -116,6 +128,7 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
     per_round = one.decode_samples(settings) if decode else 1
     tokens = one.sequences * {"prefill": settings.prompt_tokens, "decode": 1}.get(phase, 0)
     ceiling = ceiling_gbps(bandwidth, one.threads) if decode else None
+    interval = median_interval(values, per_round)
     return Result(
         **ran,
         model=one.artifact.info.config.name,
@@ -133,6 +146,8 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         read_gbps=_gbps(unique, kv, median) if decode else None,
         valid=False,
         reasons=[],
+        median_low_ms=interval.low if interval else None,
+        median_high_ms=interval.high if interval else None,
         p10_ms=float(np.percentile(values, 10)) if values else None,
         p90_ms=float(np.percentile(values, 90)) if values else None,
         p99_ms=float(np.percentile(values, 99)) if values else None,
