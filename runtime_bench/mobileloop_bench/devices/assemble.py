@@ -8,11 +8,11 @@ from mobileloop.errors import MobileloopError
 from mobileloop_bench.bandwidth.ceiling import Bandwidth
 from mobileloop_bench.devices.describe import Device, by_cluster
 from mobileloop_bench.machine.facts import Machine
-from mobileloop_bench.measure.journal import Turn
+from mobileloop_bench.measure.journal import Taken
 from mobileloop_bench.measure.plan import Configuration, Plan
-from mobileloop_bench.measure.rounds import rotated
 from mobileloop_bench.measure.samples import Measurement, Samples
 from mobileloop_bench.measure.summary import make_document
+from mobileloop_bench.measure.turns import Rounds
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import Result, Sample
 from mobileloop_bench.results.settings import Settings
@@ -24,16 +24,17 @@ Turns = Sequence[tuple[Configuration, bool]]  # what runs, and whether it measur
 
 def order_of_turns(plan: Plan, with_bandwidth: bool) -> Turns:
     """Every round's configurations in the order they run; the first of each thread count measures bandwidth too."""
-    configurations, turns, seen = plan.configurations, list[tuple[Configuration, bool]](), set[int]()
-    for turn in range(plan.settings.repetitions):
-        for index in rotated(len(configurations), turn):
-            one = configurations[index]
+    turns, seen = list[tuple[Configuration, bool]](), set[int]()
+    rounds = Rounds(len(plan.configurations), plan.settings)
+    for number in range(rounds.most):
+        for turn in rounds.turns(number):
+            one = plan.configurations[turn.contestant]
             turns.append((one, with_bandwidth and one.threads not in seen))
             seen.add(one.threads)
     return turns
 
 
-def check_turns(found: Mapping[int, Turn], turns: Turns, settings: Settings, serial: str) -> None:
+def check_turns(found: Mapping[int, Taken], turns: Turns, settings: Settings, serial: str) -> None:
     """Raise MobileloopError where turns of a journal are not those of the run."""
     for number, turn in found.items():
         if number >= len(turns):
@@ -59,7 +60,7 @@ def check_turn(document: Document, one: Configuration, settings: Settings, seria
 
 
 def assemble(
-    plan: Plan, machine: Machine, device: Device, turns: Turns, found: Mapping[int, Turn], max_celsius: float | None
+    plan: Plan, machine: Machine, device: Device, turns: Turns, found: Mapping[int, Taken], max_celsius: float | None
 ) -> Document:
     """Everything so far; `interrupted` while turns are missing."""
     done = [found[number] for number in sorted(found)]
@@ -99,7 +100,7 @@ def _heat(degrees: Sequence[float], max_celsius: float | None) -> list[str]:
     return [Code.HOT.said(f"{counted(len(degrees), 'turn')} began above {limit}, at up to {max(degrees):.1f} °C")]
 
 
-def _series(turn: Turn, machine: Machine) -> list[Sample]:
+def _series(turn: Taken, machine: Machine) -> list[Sample]:
     clusters = [one.cpus for one in machine.clusters]
     return [
         Sample(t_s=t_s, mhz=by_cluster(sensors.mhz, clusters), celsius=sensors.celsius)
