@@ -67,6 +67,7 @@ def measure(
     finally:
         for runner in runners:
             runner.close()
+        probes.speed.close()
     return measurement
 
 

@@ -15,7 +15,7 @@ from mobileloop_bench.machine.file import MachineFile
 from mobileloop_bench.measure.memory import MemoryKey, memory_key
 from mobileloop_bench.measure.plan import Configuration, Plan, _runs, kv_bytes
 from mobileloop_bench.measure.samples import Consumption, Measurement, Samples
-from mobileloop_bench.results.bootstrap import median_interval
+from mobileloop_bench.results.bootstrap import LEAST_ROUNDS, as_rounds, median_interval
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.prediction import Prediction
 from mobileloop_bench.results.result import (
@@ -31,10 +31,11 @@ from mobileloop_bench.results.result import (
     StageTime,
 )
 from mobileloop_bench.results.settings import Settings
-from mobileloop_bench.results.validity import Evidence, judged
+from mobileloop_bench.results.speed import alike, fastest_ns
+from mobileloop_bench.results.validity import Code, Evidence, judged
 from mobileloop_bench.timemodel.levels import UnknownError
 from mobileloop_bench.timemodel.predict import Workload, predict
-from mobileloop_bench.writing.units import UNKNOWN
+from mobileloop_bench.writing.units import UNKNOWN, counted
 
 
 def make_document(
@@ -88,13 +89,15 @@ def make_document(
 
 
 def _evidence(samples: Samples, measurement: Measurement, machine: Machine) -> Evidence:
-    cpus = measurement.plan.settings.cpus
+    cpus, threads = measurement.plan.settings.cpus, samples.configuration.threads
+    every = [one.speeds for one in measurement.samples if one.configuration.threads == threads]
     return Evidence(
         machine=machine,
         cpus=None if cpus is None else len(cpus),
         interrupted=measurement.interrupted,
         failure=samples.failure,
         switches_per_s=samples.interference.switches_per_s(),
+        fastest_ns=fastest_ns([speed for speeds in every for speed in speeds]),
         mhz=samples.mhz,
         celsius=samples.celsius,
     )
@@ -161,6 +164,7 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         source_sha256=one.artifact.info.source_sha256,
         other_cores=None if phase in LOADING else samples.interference.other_cores(),
         stolen_cores=None if phase in LOADING else samples.interference.stolen_cores(),
+        speeds=[] if phase in LOADING else samples.speeds,
         stages=_stages(samples.stage_ms) if decode else [],
         **(_per_token(samples.consumption) if decode else {}),
     )
@@ -214,18 +218,27 @@ def _gbps(weights: int | None, kv: int | None, median_ms: float | None) -> float
 
 
 def _add_loop_tax(measurement: Measurement, results: Sequence[Result]) -> None:
-    """Over the decode median with 1 loop of a configuration that is the same in everything else.
+    """Over the decode with 1 loop of a configuration that is the same in everything else, in rounds of like speed.
 
     A peer's file with every block twice has other weights to read, so its time over that of its plain file is none.
     """
     decodes = [row for row in results if row.phase == "decode"]
     pairs = [(samples.configuration, row) for samples, row in zip(measurement.samples, decodes, strict=True)]
     pairs = [(one, row) for one, row in pairs if one.peer is None]
-    once = {_but_loops(one): row.median_ms for one, row in pairs if one.loops == 1}
+    once = {_but_loops(one): row for one, row in pairs if one.loops == 1}
     for one, row in pairs:
         base = once.get(_but_loops(one))
-        if base and row.median_ms is not None:
-            row.loop_tax = row.median_ms / base
+        if base is None or not base.median_ms or row.median_ms is None:
+            continue
+        rounds = alike(base.speeds, row.speeds)
+        if len(rounds) >= LEAST_ROUNDS:
+            over, under = (as_rounds(each.samples_ms, each.samples_per_round or 1) for each in (row, base))
+            row.loop_tax = float(np.median(over[rounds]) / np.median(under[rounds]))
+            continue
+        row.loop_tax = row.median_ms / base.median_ms
+        if base.speeds and row.speeds:
+            told = f"in {len(rounds)} of {counted(len(row.speeds), 'round')} the cores were as fast with 1 loop"
+            row.notes = [*row.notes, Code.UNLIKE_ROUNDS.said(f"{told}; the loop tax is of all rounds")]
 
 
 def _but_loops(one: Configuration) -> tuple[str, int, str, int, int]:

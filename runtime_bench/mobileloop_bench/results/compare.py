@@ -18,6 +18,7 @@ from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.results.bootstrap import DRIFT, F64, LEAST_ROUNDS, QUANTILES, as_rounds, ratio_interval
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import Phase, Result
+from mobileloop_bench.results.speed import alike, at_full_speed, fastest_ns
 from mobileloop_bench.results.table import short_reasons
 from mobileloop_bench.results.validity import NOISE, code_of
 from mobileloop_bench.writing.units import UNKNOWN, counted, megabytes
@@ -250,12 +251,27 @@ def _rounds(row: Result) -> F64 | None:
     return as_rounds(row.samples_ms, each)
 
 
+def _like_rounds(before: Result, after: Result, paired: bool) -> tuple[F64 | None, F64 | None]:
+    """The rounds of both that the cores took at the same speed, where that is known of enough; else all."""
+    one, other = _rounds(before), _rounds(after)
+    fastest = fastest_ns([*before.speeds, *after.speeds])
+    if one is None or other is None or fastest is None:
+        return one, other
+    if paired:
+        kept = (alike(before.speeds, after.speeds),) * 2
+    else:
+        kept = at_full_speed(before.speeds, fastest), at_full_speed(after.speeds, fastest)
+    if min(map(len, kept)) < LEAST_ROUNDS:
+        return one, other
+    return one[kept[0]], other[kept[1]]
+
+
 def _disturbed(times: F64) -> float:
     return float(np.median(times) / np.quantile(times, QUANTILES["p5"]))
 
 
 def _compared(pair: _Pair, rule: Rule, count: int, interleaved: bool, any_artifact: bool) -> Comparison:
-    before, after = _rounds(pair.before), _rounds(pair.after)
+    before, after = _like_rounds(pair.before, pair.after, interleaved)
     against = pair.before.artifact if any_artifact and pair.before.artifact != pair.after.artifact else None
     if pair.reasons or before is None or after is None:
         reasons = [*pair.reasons]

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
 
 from mobileloop_bench.results.prediction import Prediction
+from mobileloop_bench.results.speed import Speed
 
 
 class Memory(BaseModel):
@@ -111,6 +112,7 @@ class Result(BaseModel):
         peer: set where another project's runtime ran; byte counts are then null unless they are known.
         median_low_ms, median_high_ms: the interval that holds the median with 95% confidence, as the rounds show it;
             null with fewer than 5 rounds.
+        speeds: how fast the cores computed and read beside each round, null where that was not told.
         valid: False where `reasons` holds anything; the times are then kept for inspection only.
         notes: doubts that do not make the median wrong; `results/validity.py` has the rules of both.
     """
@@ -160,6 +162,7 @@ class Result(BaseModel):
     memory: Memory | None = None
     other_cores: FiniteFloat | None = None
     stolen_cores: FiniteFloat | None = None
+    speeds: list[Speed | None] = []
     details: dict[str, str] = {}
     stages: list[StageTime] = []
     prediction: Prediction | None = None

@@ -25,6 +25,8 @@ MIN_WARMING_CELSIUS = 10.0  # between first and last round, for a slow-down to b
 MAX_CLOCK_CHANGE = 1.1  # highest over lowest frequency between rounds
 MAX_OTHER_CORES = 0.25  # that other programs may take of the cores that our threads need
 MAX_STOLEN_CORES = 0.05
+MAX_SLOWDOWN = 1.15  # median step of arithmetic over the shortest of the run
+MOST_SLOW_ROUNDS = 0.2  # beyond which a note says that some were
 MAX_SWITCHES_PER_S = 50.0  # of each thread: two programs that share a core are switched 100 times and more
 
 
@@ -42,6 +44,9 @@ class Code(Enum):
     BEYOND_CORES = "threads beyond cores"
     PREEMPTED = "preempted"
     NOT_ALONE = "not alone"
+    CORE_SHARED = "core shared"
+    CPU_QUOTA = "cpu quota"
+    UNLIKE_ROUNDS = "unlike rounds"
     THROTTLED = "throttled"
     CLOCK_CHANGED = "clock changed"
     DRIFT = "slowed down"
@@ -67,6 +72,7 @@ NOISE = frozenset(
         Code.WIDE_SPREAD,
         Code.PREEMPTED,
         Code.NOT_ALONE,
+        Code.CORE_SHARED,
         Code.DRIFT,
     }
 )
@@ -91,6 +97,7 @@ class Evidence:
         interrupted: the run was stopped before its end.
         failure: why there are no more samples; None where nothing failed.
         switches_per_s: times that threads had to leave their core, all together; None where that is not told.
+        fastest_ns: the shortest step of arithmetic of as many threads in the whole run (`Speed`).
         mhz, celsius: behind each round, None where the machine hides one.
     """
 
@@ -99,6 +106,7 @@ class Evidence:
     interrupted: bool = False
     failure: str | None = None
     switches_per_s: float | None = None
+    fastest_ns: float | None = None
     mhz: Sequence[float | None] = ()
     celsius: Sequence[float | None] = ()
 
@@ -107,7 +115,7 @@ def judged(row: Result, evidence: Evidence) -> Result:
     """The result with its reasons and notes, valid where it has no reason."""
     reasons, notes = [*_run(row, evidence), *_median(row)], [*_spread(row)]
     if row.phase in ("prefill", "decode"):
-        for fatal, sentence in (*_company(row, evidence), *_clocks(row, evidence)):
+        for fatal, sentence in (*_company(row, evidence), *_sharing(row, evidence), *_clocks(row, evidence)):
             (reasons if fatal else notes).append(sentence)
     return row.model_copy(update={"reasons": reasons, "notes": notes, "valid": not reasons})
 
@@ -125,9 +133,11 @@ def _run(row: Result, evidence: Evidence) -> Iterator[str]:
         yield Code.FAILED.said(evidence.failure)
     if evidence.machine.emulated:
         yield Code.EMULATED.said("the machine's instructions are simulated")
-    cores = _cores(evidence)
+    cores, quota = _cores(evidence), evidence.machine.cpu_quota
     if cores and row.threads > cores:
         yield f"{row.threads} threads on {counted(cores, 'core')}"
+    if quota is not None and row.threads > quota:
+        yield Code.CPU_QUOTA.said(f"{counted(row.threads, 'thread')} where the container may use {quota:g} cores of time")
 
 
 def _cores(evidence: Evidence) -> int | None:
@@ -160,6 +170,19 @@ def _company(row: Result, evidence: Evidence) -> Iterator[tuple[bool, str]]:
         cores = _cores(evidence)
         crowded = cores is None or row.other_cores > cores - row.threads + MAX_OTHER_CORES
         yield crowded, Code.NOT_ALONE.said(f"other programs used {row.other_cores:.2f} cores")
+
+
+def _sharing(row: Result, evidence: Evidence) -> Iterator[tuple[bool, str]]:
+    """Whom no counter shows: arithmetic out of registers, which nothing of ours disturbs, took longer."""
+    steps = sorted(one.step_ns for one in row.speeds if one)
+    if not steps or evidence.fastest_ns is None:
+        return
+    times = statistics.median(steps) / evidence.fastest_ns
+    slow = sum(step > MAX_SLOWDOWN * evidence.fastest_ns for step in steps)
+    if times > MAX_SLOWDOWN:
+        yield True, Code.CORE_SHARED.said(f"arithmetic took {times:.2f} times its shortest in this run")
+    elif slow > MOST_SLOW_ROUNDS * len(steps):
+        yield False, Code.CORE_SHARED.said(f"arithmetic took longer in {slow} of {counted(len(steps), 'round')}")
 
 
 def _clocks(row: Result, evidence: Evidence) -> Iterator[tuple[bool, str]]:
