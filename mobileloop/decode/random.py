@@ -54,7 +54,8 @@ def words(seed: int, position: int, draws: Any, stream: int = SAMPLING) -> NDArr
 
 def unit(low: NDArray[np.uint32], high: NDArray[np.uint32]) -> NDArray[np.float64]:
     """Two words as a number in [0, 1): the upper 53 of their 64 bits, times 2^-53."""
-    return ((high.astype(np.uint64) << np.uint64(32) | low) >> np.uint64(11)) * 2.0**-53
+    whole: NDArray[np.uint64] = (high.astype(np.uint64) << np.uint64(32) | low) >> np.uint64(11)
+    return whole.astype(np.float64) * 2.0**-53
 
 
 def uniform(seed: int, position: int, draw: int = 0, stream: int = SAMPLING) -> float:
