@@ -16,15 +16,26 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "runtime_bench" / "engine"
 BUILD = ROOT / "build"
+# The engine's own tests, in build/engine-tests-<kind>: of which options, and which programs.
+SANITIZED = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-O1")
+KINDS = {
+    "plain": (),
+    "sanitize": ("-DML_SANITIZE=ON", *SANITIZED),
+    "thread-sanitize": ("-DML_THREAD_SANITIZE=ON", *SANITIZED),
+}
+PROGRAMS = ("engine_tests", "topology_tests", "concurrency_tests")
+SLOW_S = 3000  # a machine that is busy with other work, or of one core
 
 
-def run(*command, **more):
+def run(*command, timeout=500, **more):
     """A finished process with its output as text."""
     return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=500, check=False, **more
+        [str(part) for part in command], capture_output=True, text=True, timeout=timeout, check=False, **more
     )
 
 
@@ -77,7 +88,8 @@ def build(folder, *targets, options=()):
             assert configured.returncode == 0, (
                 f"cmake cannot configure the engine (is a C++ compiler installed?)\n{configured.stderr}"
             )
-            built = run(tool("cmake"), "--build", folder, "--target", *needed, "--parallel", os.cpu_count() or 1)
+            command = (tool("cmake"), "--build", folder, "--target", *needed, "--parallel", os.cpu_count() or 1)
+            built = run(*command, timeout=SLOW_S)
             said = built.stdout + built.stderr
             assert built.returncode == 0, f"{folder.name} does not build\n{said[-8000:]}"
             assert "warning:" not in said, said[-8000:]
@@ -97,3 +109,17 @@ def links(flag: str) -> bool:
     source.unlink()
     probe.unlink(missing_ok=True)
     return done.returncode == 0
+
+
+def engine_tests(kind):
+    """Folder of the engine's own tests of one of KINDS; skips where the compiler cannot make them."""
+    if kind == "thread-sanitize" and not links("-fsanitize=thread"):
+        pytest.skip("this compiler does not link ThreadSanitizer")
+    return build(f"engine-tests-{kind}", *PROGRAMS, options=["-DML_TESTS=ON", *KINDS[kind]])
+
+
+def sanitized(done):
+    """A finished program; skips where the kernel did not let ThreadSanitizer start."""
+    if "ThreadSanitizer: unexpected memory mapping" in done.stderr:
+        pytest.skip("this kernel's address layout does not suit ThreadSanitizer")
+    return done
