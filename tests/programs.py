@@ -21,11 +21,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / "runtime_bench" / "engine"
 BUILD = ROOT / "build"
-# The engine's own tests, in build/engine-tests-<kind>: of which options, and which programs.
+# The engine's own tests, in build/engine-tests-<kind>: of which options, and which programs. The fuzz targets of the
+# short run are of the same sanitized objects; libFuzzer, which not every compiler has, is for `make fuzz`.
 SANITIZED = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-O1")
 KINDS = {
     "plain": (),
-    "sanitize": ("-DML_SANITIZE=ON", *SANITIZED),
+    "sanitize": ("-DML_FUZZ=ON", "-DML_HAVE_LIBFUZZER=OFF", *SANITIZED),
     "thread-sanitize": ("-DML_THREAD_SANITIZE=ON", *SANITIZED),
 }
 PROGRAMS = ("engine_tests", "topology_tests", "concurrency_tests")
@@ -111,11 +112,11 @@ def links(flag: str) -> bool:
     return done.returncode == 0
 
 
-def engine_tests(kind):
-    """Folder of the engine's own tests of one of KINDS; skips where the compiler cannot make them."""
+def engine_tests(kind, *more):
+    """Folder of the engine's own tests of one of KINDS, and `more`; skips where the compiler cannot make them."""
     if kind == "thread-sanitize" and not links("-fsanitize=thread"):
         pytest.skip("this compiler does not link ThreadSanitizer")
-    return build(f"engine-tests-{kind}", *PROGRAMS, options=["-DML_TESTS=ON", *KINDS[kind]])
+    return build(f"engine-tests-{kind}", *PROGRAMS, *more, options=["-DML_TESTS=ON", *KINDS[kind]])
 
 
 def sanitized(done):

@@ -3,6 +3,8 @@
 import pytest
 from programs import KINDS, engine_tests, run, sanitized
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(params=KINDS)
 def folder(request):

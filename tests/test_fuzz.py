@@ -5,19 +5,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from programs import KINDS, build, engine_tests, run, sanitized
+from programs import KINDS, engine_tests, run, sanitized
 
 ROOT = Path(__file__).resolve().parents[1]
 FUZZ = ROOT / "runtime_bench" / "engine" / "fuzz"
+pytestmark = pytest.mark.long
 # Inputs that take a few seconds each.
 INPUTS = {"artifact": 1500, "json": 20000, "loop": 8000, "record": 12000, "session": 8000, "tokenizer": 1500}
 
 
 @pytest.fixture(scope="module")
 def programs():
-    # libFuzzer has a main function of its own; the short run is the one driver that every compiler builds.
-    options = ["-DML_FUZZ=ON", "-DML_HAVE_LIBFUZZER=OFF"]
-    return build("fuzz-short", *(f"fuzz_{target}" for target in INPUTS), options=options)
+    return engine_tests("sanitize", *(f"fuzz_{target}" for target in INPUTS))
 
 
 def last_words(done):
