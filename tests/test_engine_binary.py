@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from builders import TINY, add_tokenizer, packed_model, schedules, write_engine, write_folder
-from test_engine_native import run
-from test_fuzz import build as build_targets
+from programs import build as build_targets
+from programs import engine_tests, run
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import DecodeStream
 
@@ -58,7 +58,7 @@ def binary():
 @pytest.fixture(scope="module")
 def tokenize():
     """tokenize(json_text, texts) -> one dict per text, as the program's tokenizer sees it."""
-    program = build("engine-tests-plain", "tokenize_lines", "-DML_TESTS=ON")
+    program = engine_tests("plain", "tokenize_lines") / "tokenize_lines"
 
     def of(json_text, texts, tmp_path):
         spec = {"json_text": json_text, "add_bos": False, "chat_template": None}
