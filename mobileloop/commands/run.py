@@ -36,6 +36,12 @@ def run(
     top_p: Annotated[
         float, typer.Option("--top-p", help="Sample from the likeliest tokens of this total probability.")
     ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="Sample from this many of the likeliest tokens; 0 takes all.")
+    ] = 0,
+    min_p: Annotated[
+        float, typer.Option("--min-p", help="Sample from tokens at least this share as likely as the likeliest.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the sampling.")] = 0,
     samples: Annotated[
         int,
@@ -80,6 +86,8 @@ def run(
     check_range("max-tokens", max_tokens, 1, 1 << 20)
     check_range("temperature", temperature, 0, 100)
     check_range("top-p", top_p, 1e-6, 1)
+    check_range("top-k", top_k, 0, 1 << 24)
+    check_range("min-p", min_p, 0, 1)
     check_range("seed", seed, 0, 2**63 - 1)
     check_range("samples", samples, 1, MAX_SEQUENCES)
     halting = None if halt is None else Halting.parse(halt)
@@ -111,7 +119,7 @@ def run(
     most = min(max_tokens, room)
     if samples > 1:
         assert isinstance(session, EngineSession)  # open_session refuses the others
-        samplers = [Sampler(temperature, top_p, seed + k) for k in range(samples)]
+        samplers = [Sampler(temperature, top_p, seed + k, top_k, min_p) for k in range(samples)]
         answers = generate_samples(session, ids, most, samplers, tokenizer.is_end)
         texts = [_text(tokenizer, tokens) for tokens in answers.tokens]
         _say_samples(texts, answers, session.title(), _facts(session, answers), as_json)
@@ -126,7 +134,7 @@ def run(
             sys.stdout.write(piece)
             sys.stdout.flush()
 
-    result = generate(session, ids, most, Sampler(temperature, top_p, seed), tokenizer.is_end, show)
+    result = generate(session, ids, most, Sampler(temperature, top_p, seed, top_k, min_p), tokenizer.is_end, show)
     facts = _facts(session, result)
     if as_json:
         typer.echo(json.dumps({"text": "".join(pieces), "tokens": result.tokens, **facts}))
