@@ -1,8 +1,8 @@
 """The machine a figure was measured on, as validated plain data; what cannot be read is null, never guessed.
 
-The engine reads procfs and sysfs, so the same probe runs on a server, on a single-board computer and in a phone's shell;
-each of those hides other files, hence so many nulls. Added here is what only Python knows: names of Arm cores and chips,
-Android's properties, sensors, and the versions of what measured.
+The engine reads procfs and sysfs, so the same probe runs on a server, on a single-board computer and in a phone's
+shell; each of those hides other files, hence so many nulls. Added here is what only Python knows: names of Arm cores
+and chips, Android's properties, sensors, and the versions of what measured.
 """
 
 from __future__ import annotations

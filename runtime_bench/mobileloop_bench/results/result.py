@@ -110,8 +110,8 @@ class Result(BaseModel):
         stages: where the time of a decoded token went; empty where the runtime does not tell.
         counters: hardware events per decoded token, by name; empty where the system does not allow them.
         peer: set where another project's runtime ran; byte counts are then null unless they are known.
-        valid: False where `reasons` holds anything; the times are then kept for inspection only. What was not judged when
-            it was measured (null in the file) is not valid.
+        valid: False where `reasons` holds anything; the times are then kept for inspection only. What was not
+            judged when it was measured (null in the file) is not valid.
     """
 
     model_config = ConfigDict(extra="allow")
