@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
 
 from mobileloop_bench.results.prediction import Prediction
 from mobileloop_bench.results.speed import Speed
@@ -31,6 +31,7 @@ class Memory(BaseModel):
 
 
 SKIPPED = "skipped: "
+UNJUDGED = "not judged: the program that measured gives samples and no verdict"
 
 
 Phase = Literal["load", "first_token", "prefill", "decode"]
@@ -113,7 +114,8 @@ class Result(BaseModel):
         median_low_ms, median_high_ms: the interval that holds the median with 95% confidence, as the rounds show it;
             null with fewer than 5 rounds.
         speeds: how fast the cores computed and read beside each round, null where that was not told.
-        valid: False where `reasons` holds anything; the times are then kept for inspection only.
+        valid: False where `reasons` holds anything; the times are then kept for inspection only. What was not
+            judged when it was measured (null in the file) is not valid.
         notes: doubts that do not make the median wrong; `results/validity.py` has the rules of both.
     """
 
@@ -169,6 +171,14 @@ class Result(BaseModel):
     counters: dict[str, FiniteFloat] = {}
     joules_per_token: FiniteFloat | None = None
     peer: Peer | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unjudged(cls, data: Any) -> Any:
+        """The standalone program gives samples and no verdict."""
+        if not isinstance(data, dict) or data.get("valid") is not None:
+            return data
+        return {**data, "valid": False, "reasons": data.get("reasons") or [UNJUDGED]}
 
     @property
     def skipped(self) -> bool:
