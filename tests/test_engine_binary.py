@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from builders import TINY, add_tokenizer, packed_model, schedules, write_engine, write_folder
+from test_engine_native import build as build_targets
 from test_engine_native import run
-from test_fuzz import build as build_targets
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import DecodeStream
 

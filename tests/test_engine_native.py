@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+ENGINE = ROOT / "runtime_bench" / "engine"
 KINDS = {
     "plain": [],
+    "clang": ["-DCMAKE_CXX_COMPILER=clang++"],
     "sanitize": ["-DML_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-O1"],
     "thread-sanitize": ["-DML_THREAD_SANITIZE=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-O1"],
 }
@@ -35,25 +37,70 @@ def links(flag, folder):
     return run(os.environ.get("CXX", "c++"), flag, source, "-o", folder / "probe").returncode == 0
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_engine_tests(kind, tmp_path):
-    if kind == "thread-sanitize" and not links("-fsanitize=thread", tmp_path):
-        pytest.skip("this compiler does not link ThreadSanitizer")
-    folder = ROOT / "build" / f"engine-tests-{kind}"
-    options = ["-DML_TESTS=ON", *KINDS[kind]]
-    ninja = shutil.which("ninja") or shutil.which("ninja", path=str(Path(sys.executable).parent))
-    if ninja and not (folder / "CMakeCache.txt").exists():
-        options += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    cmake = tool("cmake")
-    configured = run(cmake, "-S", ROOT / "runtime_bench" / "engine", "-B", folder, *options)
+def build(folder, *targets, options):
+    """Configure and build targets of the engine in build/`folder`, without a warning."""
+    folder = ROOT / "build" / folder
+    more = []
+    if not (folder / "CMakeCache.txt").exists():
+        more = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
+    configured = run(tool("cmake"), "-S", ENGINE, "-B", folder, *options, *more)
     assert configured.returncode == 0, (
         f"cmake cannot configure the engine (is a C++ compiler installed?)\n{configured.stderr}"
     )
-    built = run(
-        cmake, "--build", folder, "--target", "engine_tests", "topology_tests", "--parallel", os.cpu_count() or 1
-    )
-    assert built.returncode == 0, f"the engine's tests do not build\n{built.stdout[-4000:]}\n{built.stderr[-4000:]}"
+    built = run(tool("cmake"), "--build", folder, "--target", *targets, "--parallel", os.cpu_count() or 1)
+    assert built.returncode == 0, f"{built.stdout[-4000:]}\n{built.stderr[-4000:]}"
     assert "warning:" not in built.stdout + built.stderr
+    return folder
+
+
+def needs(*programs):
+    for program in programs:
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not installed")
+
+
+def bits_of(*command):
+    """Kernel sets and the hash of all that sessions over the fuzzers' artifacts give."""
+    corpus = sorted((ENGINE / "fuzz" / "corpus" / "artifact").iterdir())
+    told = run(*command, *corpus)
+    assert told.returncode == 0, told.stderr
+    return dict(line.split() for line in told.stdout.splitlines())
+
+
+def test_both_compilers_give_the_same_bits():
+    needs("clang++")
+    plain = build("engine-tests-plain", "bits", options=["-DML_TESTS=ON"])
+    clang = build("engine-tests-clang", "bits", options=["-DML_TESTS=ON", *KINDS["clang"]])
+    bits = bits_of(plain / "bits")
+    assert bits == bits_of(clang / "bits")
+    assert len(set(bits.values())) == 1
+    assert "scalar" in bits
+
+
+def test_both_compilers_give_the_same_bits_on_arm():
+    needs("aarch64-linux-gnu-g++", "clang++", "qemu-aarch64")
+    arm = ["-DML_TESTS=ON", "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
+    arm += ["-DCMAKE_EXE_LINKER_FLAGS=-static"]
+    gcc = ["-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++"]
+    clang = ["-DCMAKE_CXX_COMPILER=clang++", "-DCMAKE_CXX_COMPILER_TARGET=aarch64-linux-gnu"]
+    bits = [
+        bits_of(
+            "qemu-aarch64", "-cpu", "max", build(f"engine-bits-arm-{name}", "bits", options=[*arm, *chosen]) / "bits"
+        )
+        for name, chosen in (("gcc", gcc), ("clang", clang))
+    ]
+    assert bits[0] == bits[1]
+    assert bits[0].keys() == {"i8mm", "dotprod", "neon", "scalar"}
+    assert len(set(bits[0].values())) == 1
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_engine_tests(kind, tmp_path):
+    if kind == "clang":
+        needs("clang++")
+    if kind == "thread-sanitize" and not links("-fsanitize=thread", tmp_path):
+        pytest.skip("this compiler does not link ThreadSanitizer")
+    folder = build(f"engine-tests-{kind}", "engine_tests", "topology_tests", options=["-DML_TESTS=ON", *KINDS[kind]])
     for program in ("engine_tests", "topology_tests"):
         tested = run(folder / program)
         if "ThreadSanitizer: unexpected memory mapping" in tested.stderr:
