@@ -73,7 +73,6 @@ struct Row {
     std::optional<double> ceiling_tokens_per_s{}, other_cores{}, stolen_cores{};
     std::optional<uint64_t> executed_bytes{}, kv_bytes{};
     uint64_t samples_per_round = 1, repetitions = 0, context_tokens = 0;
-}; // why the figure is not valid
 };
 
 class Bench {
