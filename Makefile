@@ -110,7 +110,8 @@ compilers: | setup
 	  { $(BUILD_ENGINE) -B $$folder -D$${build##*-}=ON -DCMAKE_CXX_FLAGS=-Werror -DCMAKE_CXX_COMPILER=$$compiler && \
 	    $(BIN)/cmake --build $$folder; } >$$folder.log 2>&1 || { tail -40 $$folder.log; exit 1; }; \
 	done
-	@for name in engine_tests topology_tests; do build/compilers/clang++-ML_TESTS/$$name | tail -1; done
+	@for name in engine_tests topology_tests; do program=build/compilers/clang++-ML_TESTS/$$name; \
+	  $$program >$$program.log 2>&1 || { tail -20 $$program.log; exit 1; }; tail -1 $$program.log; done
 
 REPORT_RESULT ?= demo/result.json
 
