@@ -106,7 +106,7 @@ def test_another_value_is_refused(suite):
 
 def test_every_excused_test_exists():
     text = "\n".join(path.read_text() for path in HERE.glob("test_*.py"))
-    assert [name for name in skips.IMPOSSIBLE if f"def {name}(" not in text] == []
+    assert [name for name in skips.EXCUSED if f"def {name}(" not in text] == []
 
 
 def test_what_is_skipped_is_told_by_its_tool():
