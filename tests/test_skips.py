@@ -51,7 +51,7 @@ def test_an_ordinary_run_passes_and_ends_with_a_table(suite):
         [
             "*what was skipped*",
             "    1  valgrind is not installed * install valgrind",
-            "On Debian and Ubuntu `make test-tools` installs all of it.",
+            "On Debian and Ubuntu `make test-tools` installs what is to be installed.",
             "*1 passed, 2 skipped*",
         ]
     )
