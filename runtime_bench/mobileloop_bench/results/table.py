@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import Result
-from mobileloop_bench.writing.units import counted, figure, megabytes
+from mobileloop_bench.writing.units import UNKNOWN, counted, figure, megabytes
 
 ARTIFACT_WIDTH = 34
 
@@ -25,7 +25,7 @@ def print_results(console: Console, document: Document) -> None:
     ]
     for name in swept:
         table.add_column(name, justify="right")
-    for name in ("loops", "threads", "size", "anonymous", "load ms", "prefill tok/s", "decode tok/s", "GB/s"):
+    for name in ("loops", "threads", "size", "anonymous", "load ms", "prefill tok/s", "decode tok/s", "±", "GB/s"):
         table.add_column(name, justify="right")
     for name in ("of ceiling", "loop tax"):
         table.add_column(name, justify="right")
@@ -45,7 +45,8 @@ def print_results(console: Console, document: Document) -> None:
     if document.settings and document.settings.ended:
         console.print(f"Ended: {document.settings.ended}.", highlight=False)
     console.print(
-        "GB/s is (unique + KV bytes) / decode time; anonymous is private memory added in a process of its own.",
+        "GB/s is (unique + KV bytes) / decode time; ± is half of the 95% interval of that time; anonymous is private "
+        "memory added in a process of its own.",
         highlight=False,
     )
 
@@ -78,6 +79,12 @@ def _varies(document: Document, name: str, usual: object) -> bool:
     return len(values - {None}) > 1 or (usual is not None and bool(values - {usual}))
 
 
+def _valid(row: Result) -> str:
+    """`yes` or `no`, with the names of the doubts."""
+    told = ", ".join(short_reasons([*row.reasons, *row.notes]))
+    return ("yes" if row.valid else "no") + (f": {told}" if told else "")
+
+
 def _cells(decode: Result, load: Result | None, prefill: Result | None, varied: Sequence[str]) -> list[str]:
     memory = decode.memory.delta_anonymous_bytes if decode.memory else None
     tax = "unknown" if decode.loop_tax is None else f"{decode.loop_tax:.2f}"
@@ -91,8 +98,9 @@ def _cells(decode: Result, load: Result | None, prefill: Result | None, varied: 
         figure(load.median_ms if load else None),
         figure(prefill.tokens_per_s if prefill else None),
         figure(decode.tokens_per_s),
+        UNKNOWN if decode.half_width is None else f"{decode.half_width:.1%}",
         figure(decode.read_gbps),
         share(decode.ceiling_share),
         tax,
-        "yes" if decode.valid else escape("no: " + ", ".join(short_reasons(decode.reasons))),
+        escape(_valid(decode)),
     ]
