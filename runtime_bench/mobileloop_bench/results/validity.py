@@ -137,7 +137,9 @@ def _run(row: Result, evidence: Evidence) -> Iterator[str]:
     if cores and row.threads > cores:
         yield f"{row.threads} threads on {counted(cores, 'core')}"
     if quota is not None and row.threads > quota:
-        yield Code.CPU_QUOTA.said(f"{counted(row.threads, 'thread')} where the container may use {quota:g} cores of time")
+        yield Code.CPU_QUOTA.said(
+            f"{counted(row.threads, 'thread')} where the container may use {quota:g} cores of time"
+        )
 
 
 def _cores(evidence: Evidence) -> int | None:
