@@ -41,7 +41,7 @@ CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py,imports config schedule pr
   schemes reference generate halting checkpoints tokenizer verify runtime_engine))
 
 check: lint types
-	@$(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m "not real" $(CORE_TESTS)
+	@$(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m "not real" -k "not executorch and not transformers" $(CORE_TESTS)
 
 # Tests without their tool are skipped, and a table says so at the end; with MOBILELOOP_TESTS=all that is a failure.
 test-tools: $(VENV)/.cmake
@@ -110,6 +110,8 @@ compilers: | setup
 	  { $(BUILD_ENGINE) -B $$folder -D$${build##*-}=ON -DCMAKE_CXX_FLAGS=-Werror -DCMAKE_CXX_COMPILER=$$compiler && \
 	    $(BIN)/cmake --build $$folder; } >$$folder.log 2>&1 || { tail -40 $$folder.log; exit 1; }; \
 	done
+	@for name in engine_tests topology_tests; do program=build/compilers/clang++-ML_TESTS/$$name; \
+	  $$program >$$program.log 2>&1 || { tail -20 $$program.log; exit 1; }; tail -1 $$program.log; done
 
 REPORT_RESULT ?= demo/result.json
 

@@ -107,15 +107,6 @@ def machine_json(root: Path | None = None) -> str:
     return _told(library().ml_describe_machine, root)
 
 
-def artifact_json(path: Path) -> str:
-    """An engine artifact as `ml_describe_artifact` writes it.
-
-    Raises:
-        MobileloopError: where the engine refuses it.
-    """
-    return _told(library().ml_describe_artifact, path)
-
-
 def _told(function: Callable[..., int], of: Path | None) -> str:
     """A text of the engine, which is asked for its size first."""
     place, needed, size = (None if of is None else os.fsencode(of)), ctypes.c_uint64(), 0

@@ -12,7 +12,7 @@
 #include "format/description.h"
 #include "format/json_writer.h"
 #include "measure/machine.h"
-#include "sampler.h"
+#include "random.h"
 #include "threads/placement.h"
 
 namespace ml {
@@ -73,7 +73,18 @@ struct Row {
     std::optional<double> ceiling_tokens_per_s{}, other_cores{}, stolen_cores{};
     std::optional<uint64_t> executed_bytes{}, kv_bytes{};
     uint64_t samples_per_round = 1, repetitions = 0, context_tokens = 0;
-}; // why the figure is not valid
+};
+
+// Whole numbers in turn, by the generator of docs/random.md: the same order and tokens for the same seed.
+class Numbers {
+public:
+    explicit Numbers(uint64_t seed) : seed_(seed) {}
+    uint64_t below(uint64_t bound) {
+        return static_cast<uint64_t>(uniform(seed_, position_++) * static_cast<double>(bound));
+    }
+
+private:
+    uint64_t seed_, position_ = 0;
 };
 
 class Bench {
@@ -106,7 +117,7 @@ private:
     Settings settings_;
     Machine machine_;
     std::string kernels_;
-    Random random_;
+    Numbers random_;
     std::vector<Configuration> configurations_;
     std::vector<uint64_t> skipped_; // loop counts beyond the artifact's bound
     std::vector<Bandwidth> bandwidth_;

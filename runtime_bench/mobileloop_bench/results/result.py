@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, WithJsonSchema, model_validator
 
 from mobileloop_bench.results.prediction import Prediction
 from mobileloop_bench.results.speed import Speed
@@ -139,8 +139,8 @@ class Result(BaseModel):
     executed_bytes: NonNegativeInt | None
     kv_bytes: NonNegativeInt | None
     read_gbps: FiniteFloat | None
-    valid: bool
-    reasons: list[str]
+    valid: Annotated[bool, WithJsonSchema({"type": ["boolean", "null"]})] = False
+    reasons: list[str] = []
     notes: list[str] = []
     median_low_ms: FiniteFloat | None = None
     median_high_ms: FiniteFloat | None = None
