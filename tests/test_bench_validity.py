@@ -17,7 +17,7 @@ STEADY = [10.0] * 20
 SLOWING = [10.0] * 12 + [12.5] * 8
 
 
-WIDE = "interval too wide: the median is known to ±12%, beyond ±5%"
+WIDE = "interval too wide: the median is known to ±12%, beyond ±10%"
 SLOWED = "slowed down: the last round took 1.25 times the first"
 
 

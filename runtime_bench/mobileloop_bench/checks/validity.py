@@ -52,6 +52,7 @@ class Pair(BaseModel):
     low: float
     high: float
     overlap: bool
+    half_widths: tuple[float, float]
     rounds: tuple[int, int]
     doubts: list[str]
 
@@ -92,6 +93,7 @@ def _pair(one: Result, other: Result) -> Pair:
         low=found.low,
         high=found.high,
         overlap=max(low for low, _ in bounds) <= min(high for _, high in bounds),
+        half_widths=(one.half_width or 0.0, other.half_width or 0.0),
         rounds=(len(before), len(after)),
         doubts=short_reasons([*one.reasons, *other.reasons]),
     )

@@ -20,7 +20,7 @@ from mobileloop_bench.results.bootstrap import LEAST_ROUNDS, QUANTILES, as_round
 from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.units import counted
 
-MAX_HALF_WIDTH = 0.05  # of the median's interval, as a share of the median
+MAX_HALF_WIDTH = 0.1  # of the median's interval, as a share of the median; it stands beside every figure
 WIDE_SPREAD = 1.5  # p90 / p10
 MAX_DRIFT = 1.2  # median of the last rounds over that of the first ones: a throttled or heated core
 MIN_WARMING_CELSIUS = 10.0  # between first and last round, for a slow-down to be called throttling
