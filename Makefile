@@ -41,7 +41,7 @@ CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py,imports config schedule pr
   schemes reference generate halting checkpoints tokenizer verify runtime_engine))
 
 check: lint types
-	@$(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m "not real" $(CORE_TESTS)
+	@$(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m "not real" -k "not executorch and not transformers" $(CORE_TESTS)
 
 # Tests without their tool are skipped, and a table says so at the end; with MOBILELOOP_TESTS=all that is a failure.
 test-tools: $(VENV)/.cmake

@@ -644,6 +644,13 @@ void test_memory() {
         for (const double seconds : {0.0, -1.0, 601.0, double{NAN}, double{INFINITY}})
             CHECK(read(kBytes, ML_WARM, seconds) == ML_FAILED && chase(kBytes, ML_WARM, seconds) == ML_FAILED);
         CHECK(read(kBytes, 3, 0.01) == ML_FAILED && chase(kBytes, UINT32_MAX, 0.01) == ML_FAILED);
+        double steps[3] = {};
+        CHECK(ml_memory_arithmetic(memory, 0.001, steps, threads) == ML_OK);
+        CHECK(std::all_of(steps, steps + threads, [](double step) { return std::isfinite(step) && step > 0; }));
+        CHECK(ml_memory_arithmetic(memory, 0.001, steps, threads + 1) == ML_FAILED);
+        CHECK(ml_memory_arithmetic(memory, 0.001, nullptr, threads) == ML_FAILED);
+        for (const double seconds : {0.0, -1.0, 601.0, double{NAN}, double{INFINITY}})
+            CHECK(ml_memory_arithmetic(memory, seconds, steps, threads) == ML_FAILED);
         ml_memory_destroy(memory);
     }
     CHECK(ml_memory_create(uint64_t{8} << 20, 4, nullptr, 0, 1, &memory) == ML_OK);

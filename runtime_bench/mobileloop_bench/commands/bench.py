@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mobileloop.commands.options import Cpus, OnnxKernel, session_options
-from mobileloop.console import INTERRUPTED
+from mobileloop.console import INTERRUPTED, open_console, say
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
@@ -123,9 +123,9 @@ def say_document(document: Document, out: Path | None) -> None:
     if not sys.stdout.isatty():
         typer.echo(document.to_json())
     elif out is not None:
-        typer.echo(f"Wrote {out}")
+        say(f"Wrote {out}")
     else:
-        typer.echo("Nothing was written; --json OUT keeps every sample.")
+        say("Nothing was written; --json OUT keeps every sample.")
 
 
 def measure_and_show(
@@ -138,8 +138,6 @@ def measure_and_show(
     source: Path | None = None,
 ) -> Document:
     """The command but for what it says of its JSON: card, measurement, table and the file."""
-    from rich.console import Console
-
     from mobileloop.files import check_output
     from mobileloop_bench.machine.file import MachineFile
     from mobileloop_bench.measure.plan import make_plan, open_artifacts
@@ -157,7 +155,7 @@ def measure_and_show(
     plan = make_plan(open_artifacts(files, options), settings)
     if peers:
         plan = with_peers(plan, peers, source)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = open_console()
     command = shlex.join(["mobileloop", *sys.argv[1:]])
     document = run_bench(console, plan, probes, json_out, command, machine_file)
     print_results(console, document)
