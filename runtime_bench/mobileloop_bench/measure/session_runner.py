@@ -88,11 +88,11 @@ class SessionRunner:
 
     def _see_stages(self, session: Session, tokens: Sequence[int]) -> None:
         """Reading the times between timed tokens would let threads fall asleep, so these tokens come behind them."""
-        session.time_stages()
+        if not session.time_stages():
+            return
         for token in tokens[: min(STAGE_TOKENS, session.info.context - len(tokens))]:
             run_tokens(session, self.samples.configuration.sequences, [token])
-            if times := session.stage_times():
-                self.samples.stage_ms.append(times)
+            self.samples.stage_ms.append(session.stage_times())
         session.time_stages(False)
 
 
