@@ -141,7 +141,7 @@ class Session(ABC):
         raise MobileloopError(f"{self.path} runs on {self.runtime}, which holds one sequence.")
 
     def time_stages(self, on: bool = True) -> bool:
-        """Note from here on where the time of a run goes; whether the runtime can."""
+        """Note from here on where the time of a run goes; says whether the runtime can."""
         return False
 
     def stage_times(self) -> list[tuple[str, list[float]]]:
