@@ -32,7 +32,7 @@ class Column:
         header: its name, in words that may stand below each other.
         left: aligned to the left, as texts are; figures are not.
         context: it says what a row is about, no result: said above the table where all rows share it.
-        name: a context that names what rows are about, as at most one column does: the one that is shortened or set apart.
+        name: a context that names what rows are about, as one column at most does; it is shortened or set apart.
         shared: how the sentence above the table says the value, such as `on {}`; `header value` where it is empty.
     """
 
@@ -101,7 +101,9 @@ class _Grid:
         """What a sentence above says of all rows, and the columns that are left; a single row keeps its columns."""
         if len(self.rows) < 2:
             return [], self
-        alike = [(column.context or column.name) and len(set(self._cells(i))) == 1 for i, column in enumerate(self.columns)]
+        alike = [
+            (column.context or column.name) and len(set(self._cells(i))) == 1 for i, column in enumerate(self.columns)
+        ]
         told = [c.says(self.rows[0][i]) for i, c in enumerate(self.columns) if alike[i] and self.rows[0][i]]
         return told, self._keeping([i for i in range(len(self.columns)) if not alike[i]])
 
@@ -192,8 +194,10 @@ class _Grid:
 
         def is_own(i: int) -> bool:
             column = self.columns[i]
-            return column.context and (column.left or several) and all(
-                len({self.rows[row][i] for row in group}) == 1 for group in groups
+            return (
+                column.context
+                and (column.left or several)
+                and all(len({self.rows[row][i] for row in group}) == 1 for group in groups)
             )
 
         own = [i for i in range(len(self.columns)) if i != name and is_own(i)]
