@@ -1,5 +1,6 @@
 # make demo   from a fresh machine to a report
-# make test   everything that CI runs
+# make test   everything that CI runs and this machine has the tools for; make test-tools installs them
+# make check  in under a minute: lint, types, the core's tests
 # make help   the rest, such as make bench-peers
 
 PYTHON ?= python3
@@ -13,11 +14,13 @@ ENGINE_SOURCES := $(shell find runtime_bench/engine -name '*.cpp' -o -name '*.h'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test setup tools check lint types pytest report-picture bench-peers arm-evidence format engine engine-arm64 fuzz clean
+.PHONY: help demo test test-tools setup tools check compilers lint types pytest report-picture bench-peers arm-evidence format engine engine-arm64 fuzz clean
 
 help:
 	@echo "make demo    install, fetch a real model, export it three ways, generate, measure, report"
 	@echo "make test    lint, type check and run every test (installs what it needs)"
+	@echo "make check   under a minute: lint, type check and the tests of the core"
+	@echo "make test-tools  install from Debian or Ubuntu what the tests use, such as Chromium and QEMU"
 	@echo "make setup   only install into $(VENV)"
 	@echo "make format  format Python and C++"
 	@echo "make engine  build the static program build/engine/mobileloop-engine; needs no Python package but cmake"
@@ -32,6 +35,18 @@ demo: setup
 	@$(BIN)/mobileloop demo --folder demo
 
 test: setup $(MODEL) lint types pytest
+
+# For the hand, after each edit. What takes long, or needs more than Python, is in `make test` alone.
+CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py,imports config schedule presets costs artifact records packed \
+  schemes reference generate halting checkpoints tokenizer verify runtime_engine))
+
+check: lint types
+	@$(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m "not real" -k "not executorch and not transformers" $(CORE_TESTS)
+
+# Tests without their tool are skipped, and a table says so at the end; with MOBILELOOP_TESTS=all that is a failure.
+test-tools: $(VENV)/.cmake
+	@$(PYTHON) tests/tools.py
+	@$(MAKE) --no-print-directory engine-arm64 ARM64_CXX=zig
 
 setup: tools $(VENV)/.ready
 
@@ -79,8 +94,24 @@ lint: | setup
 types: | setup
 	@$(BIN)/mypy
 
+# More workers than this mean more time in importing PyTorch than in tests.
+TEST_WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -le 4 ] && echo $$n || echo 4)
+
 pytest: | setup
-	@CXX="$(CXX)" $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@CXX="$(CXX)" $(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
+
+# Every program and library of the engine by both compilers; a warning is an error here. What GCC makes of the other
+# two, the tests build.
+compilers: | setup
+	@mkdir -p build/compilers
+	@for build in g++-ML_TESTS clang++-ML_TESTS clang++-ML_CLI clang++-ML_FUZZ; do \
+	  compiler=$${build%-*}; folder=build/compilers/$$build; echo "building $$folder"; \
+	  command -v $$compiler >/dev/null || { echo "$$compiler is missing; on Debian and Ubuntu: make test-tools"; exit 2; }; \
+	  { $(BUILD_ENGINE) -B $$folder -D$${build##*-}=ON -DCMAKE_CXX_FLAGS=-Werror -DCMAKE_CXX_COMPILER=$$compiler && \
+	    $(BIN)/cmake --build $$folder; } >$$folder.log 2>&1 || { tail -40 $$folder.log; exit 1; }; \
+	done
+	@for name in engine_tests topology_tests; do program=build/compilers/clang++-ML_TESTS/$$name; \
+	  $$program >$$program.log 2>&1 || { tail -20 $$program.log; exit 1; }; tail -1 $$program.log; done
 
 REPORT_RESULT ?= demo/result.json
 
@@ -134,11 +165,12 @@ endif
 # Crashing inputs land in build/fuzz/found; the exit code says whether there are any. libFuzzer where clang++ has it.
 FUZZ_SECONDS ?= 600
 FUZZ_CXX ?= $(shell command -v clang++ || echo $(CXX))
+FUZZ_FOLDER ?= build/fuzz
 
 fuzz: tools $(VENV)/.cmake
-	@$(BUILD_ENGINE) -B build/fuzz -DML_FUZZ=ON -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) >/dev/null
-	@$(BIN)/cmake --build build/fuzz
-	@FUZZ_SECONDS=$(FUZZ_SECONDS) runtime_bench/engine/fuzz/run.sh build/fuzz
+	@$(BUILD_ENGINE) -B $(FUZZ_FOLDER) -DML_FUZZ=ON -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) >/dev/null
+	@$(BIN)/cmake --build $(FUZZ_FOLDER)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) runtime_bench/engine/fuzz/run.sh $(FUZZ_FOLDER)
 
 # Minutes; ARM_BLOCKS=6 is faster. ARM_PEERS="--llama-cpp FOLDER --onnxruntime LIBRARY" counts theirs too (docs/arm.md).
 ARM_BLOCKS ?= 30

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cores
 import pytest
+import skips
 from builders import TINY, packed_model, write_engine
 
 from mobileloop.checkpoints.random import random_model
@@ -19,6 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure(config):
+    cores.install(config)
+    skips.install(config)
     # A warning raised in our own code is an error; other packages may warn.
     for package in ("mobileloop", "mobileloop_export", "mobileloop_bench"):
         config.addinivalue_line("filterwarnings", f"error:::{package}(\\..*)?$")

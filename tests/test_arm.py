@@ -21,6 +21,7 @@ from mobileloop_bench.simulate.qemu import Emulator, build
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "arm-tests"
+pytestmark = pytest.mark.long
 KIB, MIB = 1 << 10, 1 << 20
 # What each processor has: both extensions, the dot products of Armv8.2, neither.
 SETS = {
@@ -48,12 +49,12 @@ def engine_tests(arm):
 
 
 @pytest.fixture(scope="module")
-def artifact(arm):
+def artifact(arm, tmp_path_factory):
     """Four blocks of the real size, up to four times in a row each, behind a tiny head.
 
     All four are beyond every cache of these tests, so that a token finds nothing of the one before.
     """
-    path = FOLDER / "four-blocks.safetensors"
+    path = tmp_path_factory.mktemp("arm") / "four-blocks.safetensors"
     return path, misses.write_artifact(path, "immediate", 4, vocab_size=64)
 
 
@@ -73,7 +74,8 @@ def emulated(arm, processor, *command, **environment):
 
 @pytest.mark.parametrize("processor", list(SETS))
 def test_every_kernel_set_equals_the_scalar_one(arm, engine_tests, processor):
-    done = emulated(arm, processor, engine_tests)
+    # A set's instructions are the same everywhere: the newest processor runs every set, the others their own best.
+    done = emulated(arm, processor, engine_tests, *([] if processor == "max" else SETS[processor][:1]))
     assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     assert done.stdout.rstrip().endswith("passed, 0 failed")
 

@@ -191,8 +191,8 @@ def test_other_runtimes_skip_what_only_the_engine_can(fake_artifact: Path) -> No
     plan = make_plan([other], small_settings(threads=[2], loops=[1], streams=["auto", "prefetch"], sequences=[1, 4]))
     assert [(one.stream, one.sequences) for one in plan.configurations] == [("auto", 1)]
     assert {skip.reason for skip in plan.skipped} == {
-        "onnx holds one sequence; --batch 4 needs an engine artifact",
-        "onnx knows no next stage to stream; --stream prefetch needs an engine artifact",
+        "onnx does not run 4 sequences at once; that needs an engine artifact",
+        "onnx does not run streaming by 'prefetch'; that needs an engine artifact",
     }
 
 

@@ -454,6 +454,31 @@ def test_unrolling_repeats_each_block_in_place(q4_0, tmp_path):
                     assert np.array_equal(mine, theirs)
 
 
+def test_llamas_own_loop_has_the_same_tensors_once(q4_0, tmp_path):
+    from gguf import GGUFReader
+
+    weights.write_looped(q4_0, tmp_path / "looped.gguf", 2, loop_end_norm=False)
+    weights.write_looped(q4_0, tmp_path / "normed.gguf", 3, loop_end_norm=True)
+    plain, looped, normed = (
+        GGUFReader(str(path)) for path in (q4_0, tmp_path / "looped.gguf", tmp_path / "normed.gguf")
+    )
+    assert [(t.name, t.tensor_type, t.data.tobytes()) for t in looped.tensors] == [
+        (t.name, t.tensor_type, t.data.tobytes()) for t in plain.tensors
+    ]
+    read = {name: field.contents() for name, field in looped.fields.items()}
+    assert read["general.architecture"] == "nanbeige"
+    assert (read["nanbeige.num_loops"], read["nanbeige.skip_loop_final_norm"]) == (2, True)
+    assert normed.fields["nanbeige.num_loops"].contents() == 3
+    assert normed.fields["nanbeige.skip_loop_final_norm"].contents() is False
+    same = {name.replace("llama.", "nanbeige."): field.contents() for name, field in plain.fields.items()}
+    own = ("GGUF.", "general.architecture", "nanbeige.num_loops", "nanbeige.skip_loop_final_norm")
+    assert {name: value for name, value in read.items() if not name.startswith(own)} == {
+        name: value for name, value in same.items() if not name.startswith(own)
+    }
+    with pytest.raises(MobileloopError, match="of the architecture 'nanbeige'"):
+        weights.write_looped(tmp_path / "looped.gguf", tmp_path / "again.gguf", 2, loop_end_norm=False)
+
+
 def test_the_folder_holds_the_same_numbers(q4_0, tmp_path):
     folder = tmp_path / "floats"
     folder.mkdir()

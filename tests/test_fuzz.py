@@ -5,33 +5,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_engine_native import KINDS, links, run, tool
+from programs import KINDS, engine_tests, run, sanitized
 
 ROOT = Path(__file__).resolve().parents[1]
 FUZZ = ROOT / "runtime_bench" / "engine" / "fuzz"
+pytestmark = pytest.mark.long
 # Inputs that take a few seconds each.
 INPUTS = {"artifact": 1500, "json": 20000, "loop": 8000, "record": 12000, "session": 8000, "tokenizer": 1500}
 
 
-def build(folder, *targets, options):
-    """Configure and build targets of the engine in build/`folder`."""
-    folder = ROOT / "build" / folder
-    more = []
-    if not (folder / "CMakeCache.txt").exists():
-        more = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
-    configured = run(tool("cmake"), "-S", ROOT / "runtime_bench" / "engine", "-B", folder, *options, *more)
-    assert configured.returncode == 0, configured.stderr
-    built = run(tool("cmake"), "--build", folder, "--target", *targets, "--parallel", os.cpu_count() or 1)
-    assert built.returncode == 0, f"{built.stdout[-4000:]}\n{built.stderr[-4000:]}"
-    assert "warning:" not in built.stdout + built.stderr
-    return folder
-
-
 @pytest.fixture(scope="module")
 def programs():
-    # libFuzzer has a main function of its own; the short run is the one driver that every compiler builds.
-    options = ["-DML_FUZZ=ON", "-DML_HAVE_LIBFUZZER=OFF"]
-    return build("fuzz-short", *(f"fuzz_{target}" for target in INPUTS), options=options)
+    return engine_tests("sanitize", *(f"fuzz_{target}" for target in INPUTS))
 
 
 def last_words(done):
@@ -76,14 +61,13 @@ def test_the_driver_keeps_what_crashed(tmp_path):
     assert again.returncode != 0
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_sharing_and_failing_memory(kind, tmp_path):
-    if kind == "thread-sanitize" and not links("-fsanitize=thread", tmp_path):
-        pytest.skip("this compiler does not link ThreadSanitizer")
-    folder = build(f"engine-tests-{kind}", "concurrency_tests", options=["-DML_TESTS=ON", *KINDS[kind]])
-    for seed in ("plain", "looped"):
-        tested = run(folder / "concurrency_tests", FUZZ / "corpus" / "artifact" / seed)
-        if "ThreadSanitizer: unexpected memory mapping" in tested.stderr:
-            pytest.skip("this kernel's address layout does not suit ThreadSanitizer")
-        assert tested.returncode == 0, last_words(tested)
-        assert tested.stdout.rstrip().endswith("passed, 0 failed")
+@pytest.fixture(params=KINDS)
+def folder(request):
+    return engine_tests(request.param)
+
+
+@pytest.mark.parametrize("seed", ["plain", "looped"])
+def test_sharing_and_failing_memory(folder, seed):
+    tested = sanitized(run(folder / "concurrency_tests", FUZZ / "corpus" / "artifact" / seed))
+    assert tested.returncode == 0, last_words(tested)
+    assert tested.stdout.rstrip().endswith("passed, 0 failed")

@@ -4,6 +4,7 @@ import pytest
 from mobileloop.decode.batch import generate_samples
 from mobileloop.decode.generate import Generation, generate
 from mobileloop.decode.sampling import Sampler
+from mobileloop.errors import MobileloopError
 
 
 class Counting:
@@ -90,6 +91,37 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
     if top_p == 0.5 and float(np.exp(LOGITS.astype(np.float64))[1]) >= 0.5:
         kept = {1}
     assert set(picks(400, temperature=1.0, top_p=top_p)) == kept
+
+
+@pytest.mark.parametrize(("top_k", "kept"), [(1, {1}), (2, {1, 3}), (3, {0, 1, 3}), (9, {0, 1, 2, 3})])
+def test_top_k_keeps_the_likeliest(top_k, kept):
+    assert set(picks(400, temperature=1.0, top_k=top_k)) == kept
+
+
+@pytest.mark.parametrize(("min_p", "kept"), [(1.0, {1}), (0.65, {1, 3}), (0.19, {0, 1, 3}), (0.0, {0, 1, 2, 3})])
+def test_min_p_keeps_what_is_near_to_the_likeliest(min_p, kept):
+    assert set(picks(400, temperature=1.0, min_p=min_p)) == kept
+
+
+def test_the_filters_follow_each_other():
+    # Of the two likeliest, 0.5 is 59%: top_p is a share of what top_k left.
+    assert set(picks(400, temperature=1.0, top_k=2, top_p=0.55)) == {1}
+    assert set(picks(400, temperature=1.0, top_k=2, top_p=0.65)) == {1, 3}
+    assert set(picks(400, temperature=1.0, top_k=2, top_p=0.65, min_p=0.8)) == {1}
+
+
+def test_a_token_depends_on_its_place_and_not_on_the_draws_before_it():
+    drawn = picks(50, temperature=1.0, seed=4)
+    later = Sampler(temperature=1.0, seed=4, position=20)
+    assert [later.pick(LOGITS) for _ in range(30)] == drawn[20:]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_refused(value):
+    with pytest.raises(MobileloopError, match="no numbers"):
+        Sampler(temperature=1.0).pick(np.array([1, value, 0], np.float32))
+    with pytest.raises(MobileloopError, match="no numbers"):
+        Sampler(temperature=1.0).pick(np.full(3, -np.inf, np.float32))
 
 
 def test_huge_logits_do_not_overflow():

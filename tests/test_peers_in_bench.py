@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from mobileloop.cli import app
 from mobileloop.commands import fetch
 from mobileloop.errors import MobileloopError
-from mobileloop.spec.schedule import Schedule
+from mobileloop.spec.schedule import Schedule, Stage
 from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.measure import validity
 from mobileloop_bench.measure.card import peer_notes
@@ -33,8 +33,8 @@ from mobileloop_bench.measure.summary import make_document
 from mobileloop_bench.peers import contestants, executorch, genai, llama, weights
 from mobileloop_bench.peers import plan as bench
 from mobileloop_bench.peers.builds import Store, default_folder
-from mobileloop_bench.peers.contestant import Contestant, Source
-from mobileloop_bench.peers.plan import times_in_a_row, with_peers
+from mobileloop_bench.peers.contestant import ONCE, Contestant, Repetition, Source
+from mobileloop_bench.peers.plan import repetition_of, with_peers
 from mobileloop_bench.report.page import page
 from mobileloop_bench.report.verdict import verdict
 from mobileloop_bench.results.compare import Rule, compare_runs
@@ -56,7 +56,7 @@ class FakePeer(Contestant):
     name, label = "fake", "a fake"
 
     def __init__(self, path: Path, **changes: object) -> None:
-        self.asked: list[tuple[Source, int]] = []
+        self.asked: list[tuple[Source, Repetition]] = []
         self.turns: list[Turn] = []
         self._changes = {"path": path, **changes}
 
@@ -75,9 +75,9 @@ class FakePeer(Contestant):
     def greedy(self, store, settings, prompt):
         return {}
 
-    def entry(self, store, source, times):
-        self.asked.append((source, times))
-        if times > 1:
+    def entry(self, store, source, repetition):
+        self.asked.append((source, repetition))
+        if repetition.times > 1:
             raise MobileloopError("it has no loops.")
 
         def commands(turn: Turn) -> list[Command]:
@@ -137,7 +137,7 @@ def test_a_peer_runs_once_per_checkpoint(fake_artifact: Path, fake_peer) -> None
     theirs = [one for one in plan.configurations if one.peer == "fake"]
     assert [(one.threads, one.label) for one in theirs] == [(1, "fake.bin"), (2, "fake.bin")]
     assert plan.configurations == (*ours, *theirs)
-    assert peer.asked == [(Source("model.gguf", SHA, None), 1)]
+    assert peer.asked == [(Source("model.gguf", SHA, None), ONCE)]
     assert str(theirs[0]) == "fake: fake.bin, 1 loop, 1 thread"
     assert peer_notes(plan) == ["fake (1.2) runs fake.bin."]
 
@@ -171,27 +171,30 @@ def test_random_weights_have_no_peer(fake_artifact: Path, fake_peer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "loops", "times"),
+    ("schedule", "loops", "repetition"),
     [
-        (PLAIN, None, 1),
-        (Schedule.immediate(2, 4), 1, 1),
-        (Schedule.immediate(2, 2), None, 2),
-        (Schedule.immediate(2, 4), 2, 2),
-        (Schedule.repeat_all_over(2, 3), 1, 1),
+        (PLAIN, None, ONCE),
+        (Schedule.immediate(2, 4), 1, ONCE),
+        (Schedule.immediate(2, 2), None, Repetition(2)),
+        (Schedule.immediate(2, 4), 2, Repetition(2)),
+        (Schedule.repeat_all_over(2, 3), 1, ONCE),
+        (Schedule.repeat_all_over(2, 2), 2, Repetition(2, whole_stack=True)),
+        (Schedule.repeat_all_over(2, 4), None, Repetition(4, whole_stack=True)),
+        (Schedule.repeat_all_over(2, 2, loop_end_norm=True), 2, Repetition(2, whole_stack=True, loop_end_norm=True)),
+        (Schedule.repeat_all_over(2, 2, loop_end_norm=True), 1, ONCE),  # its norm is the final one
         (Schedule.immediate(2, 4), 4, None),
-        (Schedule.repeat_all_over(2, 2), 2, None),
-        (Schedule.repeat_all_over(2, 2, loop_end_norm=True), 1, None),
+        (Schedule(name="x", stages=(Stage(blocks=(0,), loop_end_norm=True), Stage(blocks=(1,)))), None, None),
         (Schedule.damped_range(2, 0, 1, 2, 0.5), 1, None),
         (Schedule.parse("range:1-1:2:1", 2), 2, None),
         (Schedule.immediate(2, 2), 3, None),
     ],
 )
-def test_what_a_model_without_loops_can_do_too(schedule: Schedule, loops: int | None, times: int | None) -> None:
-    if times is not None:
-        assert times_in_a_row(schedule, loops) == times
+def test_what_a_peer_can_do_too(schedule: Schedule, loops: int | None, repetition: Repetition | None) -> None:
+    if repetition is not None:
+        assert repetition_of(schedule, loops) == repetition
         return
     with pytest.raises(MobileloopError, match=r"counterpart|outside"):
-        times_in_a_row(schedule, loops)
+        repetition_of(schedule, loops)
 
 
 # -- the checkpoint -------------------------------------------------------------------------------------
@@ -348,7 +351,7 @@ def built(tmp_path, q4_0):  # noqa: F811
 
 def test_llama_runs_the_checkpoint_itself(built) -> None:
     cache, source = built
-    entry = llama.Llama(llama.variants()[0]).entry(cache, source, 1)
+    entry = llama.Llama(llama.variants()[0]).entry(cache, source, ONCE)
     assert (entry.path, entry.quantization, entry.whole_decodes, entry.kv_bits) == (source.path, "Q4_0", True, 16)
     assert entry.version == "llama-cpp-python 0.3.36"
     assert entry.flags.startswith("-DA=ON; llama-bench -r 1")
@@ -363,42 +366,61 @@ def test_llama_runs_the_checkpoint_itself(built) -> None:
 def test_llama_gets_every_block_twice(built) -> None:
     cache, source = built
     peer = llama.Llama(llama.variants()[0])
-    once, twice = peer.entry(cache, source, 1), peer.entry(cache, source, 2)
+    once, twice = peer.entry(cache, source, ONCE), peer.entry(cache, source, Repetition(2))
     assert twice.path.parent == cache.models
     assert twice.flags.endswith("every block written twice")
     head = 67 * 64 // 32 * 18 + 4 * 64  # the embedding, which is the head too, and the final norm
     assert twice.unique_bytes == 2 * once.unique_bytes - head
     written = twice.path.stat().st_mtime_ns
-    assert peer.entry(cache, source, 2).path.stat().st_mtime_ns == written
+    assert peer.entry(cache, source, Repetition(2)).path.stat().st_mtime_ns == written
+
+
+def test_llama_loops_over_the_whole_stack_by_itself(built) -> None:
+    cache, source = built
+    peer = llama.Llama(llama.variants()[0])
+    once, looped = peer.entry(cache, source, ONCE), peer.entry(cache, source, Repetition(3, whole_stack=True))
+    assert looped.path.name == f"tiny-{SHA[:12]}-looped-3.gguf"
+    assert looped.flags.endswith("with num_loops 3 for llama.cpp's own loop")
+    assert (once.schedule, looped.schedule) == (None, "all:3")
+    assert looped.unique_bytes == once.unique_bytes
+    head = 67 * 64 // 32 * 18 + 4 * 64
+    assert looped.executed_bytes == 3 * once.unique_bytes - 2 * head
+    assert (once.executed_bytes, looped.kv_bits) == (None, 16)
+    normed = peer.entry(cache, source, Repetition(3, whole_stack=True, loop_end_norm=True))
+    assert normed.path.name.endswith("-looped-3-normed.gguf")
+    with pytest.raises(MobileloopError, match="every block written 3 times"):
+        peer.entry(cache, source, Repetition(3))
 
 
 def test_what_llama_has_nothing_for_says_why(built, monkeypatch) -> None:
     cache, source = built
     peer = llama.Llama(llama.variants()[0])
     with pytest.raises(MobileloopError, match=r"not built; build it once with: python -m .* --build-only"):
-        peer.entry(Store(cache.folder / "empty"), source, 1)
+        peer.entry(Store(cache.folder / "empty"), source, ONCE)
     with pytest.raises(MobileloopError, match=r"tiny\.gguf is not beside the artifact; .* --source"):
-        peer.entry(cache, dataclasses.replace(source, path=None), 1)
+        peer.entry(cache, dataclasses.replace(source, path=None), ONCE)
     with pytest.raises(MobileloopError, match=r"reads \.gguf files"):
-        peer.entry(cache, dataclasses.replace(source, path=Path("model.safetensors")), 1)
+        peer.entry(cache, dataclasses.replace(source, path=Path("model.safetensors")), ONCE)
     damaged = cache.folder / "damaged.gguf"
     damaged.write_bytes(source.path.read_bytes()[:200])
     with pytest.raises(MobileloopError, match=r"damaged\.gguf is damaged"):
-        peer.entry(cache, dataclasses.replace(source, path=damaged), 1)
+        peer.entry(cache, dataclasses.replace(source, path=damaged), ONCE)
     with pytest.raises(MobileloopError, match=r"models cannot be made .* MOBILELOOP_PEERS_CACHE"):
-        genai.Genai().entry(Store(damaged), dataclasses.replace(source, sha256=llama.SOURCE_SHA256), 1)
-    monkeypatch.setattr(weights, "stored", lambda path: ({"Q4_0", "Q6_K"}, 10))
+        genai.Genai().entry(Store(damaged), dataclasses.replace(source, sha256=llama.SOURCE_SHA256), ONCE)
+    monkeypatch.setattr(weights, "stored", lambda path: weights.Stored(frozenset({"Q4_0", "Q6_K"}), 10, 8))
     with pytest.raises(MobileloopError, match=r"holds Q6_K, .* takes part with Q4_0, Q4_1, Q8_0"):
-        peer.entry(cache, source, 1)
+        peer.entry(cache, source, ONCE)
 
 
 def test_the_others_are_of_one_model_alone(built) -> None:
     cache, source = built
     for peer in (genai.Genai(), executorch.Executorch()):
         with pytest.raises(MobileloopError, match=r"is built from SmolLM2-135M-Instruct\.Q4_1\.gguf alone"):
-            peer.entry(cache, source, 1)
-        with pytest.raises(MobileloopError, match="has no looped model"):
-            peer.entry(cache, source, 2)
+            peer.entry(cache, source, ONCE)
+        with pytest.raises(
+            MobileloopError, match="built with every block once; no file of it runs every block 2 times"
+        ):
+            peer.entry(cache, source, Repetition(2))
     assert not llama.is_smollm2(cache, SHA)
     llama.gguf(cache).write_bytes(b"made of it")
     assert llama.SOURCE_SHA256 == fetch._SHA256

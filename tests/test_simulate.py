@@ -24,7 +24,7 @@ from mobileloop_bench.simulate.traffic import (
     verdict,
 )
 
-FOLDER = Path(__file__).resolve().parents[1] / "build" / "simulate-tests"
+FOLDER = Path(__file__).resolve().parents[1] / "build" / "arm-tests"  # test_arm.py builds the same
 KIB, MIB = 1 << 10, 1 << 20
 
 
@@ -51,10 +51,9 @@ def simulator(request):
 
 
 @pytest.fixture(scope="module")
-def artifact():
+def artifact(tmp_path_factory):
     """Three blocks of 2.2 MB, up to four times in a row each, behind a tiny head."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / "three-blocks.safetensors"
+    path = tmp_path_factory.mktemp("simulate") / "three-blocks.safetensors"
     return path, write_artifact(path, "immediate", 3, vocab_size=64)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Stream, Threads, check_range, session_options
+from mobileloop.console import say
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ def run(
     top_p: Annotated[
         float, typer.Option("--top-p", help="Sample from the likeliest tokens of this total probability.")
     ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="Sample from this many of the likeliest tokens; 0 takes all.")
+    ] = 0,
+    min_p: Annotated[
+        float, typer.Option("--min-p", help="Sample from tokens at least this share as likely as the likeliest.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the sampling.")] = 0,
     samples: Annotated[
         int,
@@ -73,13 +80,14 @@ def run(
     from mobileloop.decode.sampling import Sampler
     from mobileloop.runtimes import open_session
     from mobileloop.runtimes.base import MAX_SEQUENCES
-    from mobileloop.runtimes.engine import EngineSession
     from mobileloop.spec.halting import Halting
     from mobileloop.tokenizer import TextStream, Tokenizer
 
     check_range("max-tokens", max_tokens, 1, 1 << 20)
     check_range("temperature", temperature, 0, 100)
     check_range("top-p", top_p, 1e-6, 1)
+    check_range("top-k", top_k, 0, 1 << 24)
+    check_range("min-p", min_p, 0, 1)
     check_range("seed", seed, 0, 2**63 - 1)
     check_range("samples", samples, 1, MAX_SEQUENCES)
     halting = None if halt is None else Halting.parse(halt)
@@ -107,11 +115,10 @@ def run(
             "prompt or export again with a larger --context."
         )
     if session.info.config.random_weights:
-        typer.echo("note: this artifact has random weights, so the text means nothing.", err=True)
+        say("note: this artifact has random weights, so the text means nothing.", err=True)
     most = min(max_tokens, room)
     if samples > 1:
-        assert isinstance(session, EngineSession)  # open_session refuses the others
-        samplers = [Sampler(temperature, top_p, seed + k) for k in range(samples)]
+        samplers = [Sampler(temperature, top_p, seed + k, top_k, min_p) for k in range(samples)]
         answers = generate_samples(session, ids, most, samplers, tokenizer.is_end)
         texts = [_text(tokenizer, tokens) for tokens in answers.tokens]
         _say_samples(texts, answers, session.title(), _facts(session, answers), as_json)
@@ -126,14 +133,14 @@ def run(
             sys.stdout.write(piece)
             sys.stdout.flush()
 
-    result = generate(session, ids, most, Sampler(temperature, top_p, seed), tokenizer.is_end, show)
+    result = generate(session, ids, most, Sampler(temperature, top_p, seed, top_k, min_p), tokenizer.is_end, show)
     facts = _facts(session, result)
     if as_json:
         typer.echo(json.dumps({"text": "".join(pieces), "tokens": result.tokens, **facts}))
         return
     sys.stdout.write("\n")
     sys.stdout.flush()
-    typer.echo(_line(session.title(), facts), err=True)
+    say(_line(session.title(), facts), err=True)
 
 
 def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
@@ -151,7 +158,7 @@ def _say_samples(texts: list[str], answers: Samples, title: str, facts: dict[str
         return
     for number, text in enumerate(texts, start=1):
         typer.echo(f"--- sample {number} of {len(texts)} ---\n{text}")
-    typer.echo(_line(title, facts), err=True)
+    say(_line(title, facts), err=True)
 
 
 def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | None) -> list[int]:
@@ -194,10 +201,8 @@ def _facts(session: Session, result: Generation | Samples) -> dict[str, object]:
 
 def _kv_bytes(session: Session, position: int) -> float:
     """KV bytes of a token at `position`, by the applications that tokens really had where the runtime counts them."""
-    from mobileloop.runtimes.engine import EngineSession
-
     whole = session.info.kv_bytes(position, session.requested_loops)
-    mean = session.mean_applications if isinstance(session, EngineSession) else None
+    mean = session.mean_applications
     if mean is None:
         return whole
     return whole * mean / sum(1 for _ in session.info.schedule.applications(session.requested_loops))
@@ -205,9 +210,7 @@ def _kv_bytes(session: Session, position: int) -> float:
 
 def _applied_loops(session: Session) -> dict[str, object] | None:
     """Loops that tokens ran in the looped stages: mean and histogram; None where nothing loops or nobody counts."""
-    from mobileloop.runtimes.engine import EngineSession
-
-    if not isinstance(session, EngineSession) or not session.loop_counts.any():
+    if not session.loop_counts.any():
         return None
     counts = {loops: int(count) for loops, count in enumerate(session.loop_counts) if count}
     mean = sum(loops * count for loops, count in counts.items()) / sum(counts.values())

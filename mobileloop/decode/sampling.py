@@ -1,40 +1,55 @@
-"""Choosing a token from logits."""
+"""Choosing a token from logits; docs/random.md specifies it to the bit, and the standalone program does the same."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mobileloop.decode.random import uniform
+from mobileloop.errors import MobileloopError
+
 
 @dataclass
 class Sampler:
-    """Temperature and nucleus sampling; temperature 0 takes the most likely token.
+    """Draws tokens; temperature 0 takes the most likely one.
 
     Attributes:
         temperature: divides the logits.
-        top_p: keeps the smallest set of tokens whose probability reaches it.
+        top_k: keeps the likeliest tokens; 0 keeps all.
+        top_p: of those, keeps the smallest set whose probability reaches this share of theirs.
+        min_p: of those, keeps the tokens at least this share as likely as the likeliest.
         seed: makes a run repeatable.
+        position: how many tokens were drawn before; the n-th token's random number depends on the seed and n alone.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    _random: np.random.Generator = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._random = np.random.default_rng(self.seed)
+    top_k: int = 0
+    min_p: float = 0.0
+    position: int = 0
 
     def pick(self, logits: NDArray[np.float32]) -> int:
-        """A token id from logits [vocab]."""
+        """A token id from logits [vocab].
+
+        Raises:
+            MobileloopError: where a token is to be drawn and the logits are no numbers.
+        """
+        drawn = uniform(self.seed, self.position)
+        self.position += 1
         if self.temperature <= 0:
             return int(logits.argmax())
         scaled = logits.astype(np.float64) / self.temperature
-        probabilities = np.exp(scaled - scaled.max())
-        probabilities /= probabilities.sum()
-        order = np.argsort(-probabilities, kind="stable")
-        before = np.cumsum(probabilities[order]) - probabilities[order]
-        kept = order[before < self.top_p] if self.top_p < 1 else order
-        weights = probabilities[kept] / probabilities[kept].sum()
-        return int(self._random.choice(kept, p=weights))
+        with np.errstate(invalid="ignore"):
+            likelihoods = np.exp(scaled - scaled.max())
+        if not np.isfinite(likelihoods).all():
+            raise MobileloopError("the model's logits are no numbers, so no token can be drawn from them.")
+        order = np.argsort(-likelihoods, kind="stable")
+        if self.top_k:
+            order = order[: self.top_k]
+        sums = np.cumsum(likelihoods[order])
+        kept = len(order) if self.top_p >= 1 else 1 + int(np.searchsorted(sums, self.top_p * sums[-1]))
+        kept = min(kept, len(order), int(np.count_nonzero(likelihoods[order] >= self.min_p)))
+        return int(order[min(int(np.searchsorted(sums[:kept], drawn * sums[kept - 1], side="right")), kept - 1)])

@@ -75,7 +75,6 @@ class EngineSession(Session):
     """
 
     runtime = "engine"
-    runs_every_schedule = True
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mobileloop.commands.options import check_range
-from mobileloop.console import progress_bar
+from mobileloop.console import progress_bar, say
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def export(
     from mobileloop.checkpoints.load import load_checkpoint
     from mobileloop.files import check_output, written_whole
     from mobileloop.packed import PackedModel
+    from mobileloop.spec.capabilities import check_built
     from mobileloop_export.formats import FORMATS, exporter
 
     suffix = FORMATS[to.value]
@@ -114,7 +115,7 @@ def export(
         progress("reading the source", 0.0)
         checkpoint = load_checkpoint(source, seed)
         chosen = _schedule(checkpoint, loops, schedule)
-        chosen.check_runnable()
+        check_built(chosen)
         progress("quantizing", 0.1)
         packed = PackedModel.from_checkpoint(
             checkpoint,
@@ -176,9 +177,9 @@ def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) 
         }
         typer.echo(json.dumps(facts))
         return
-    typer.echo(
+    say(
         f"{path}: {size / 1e6:.1f} MB, {info.quantization}, schedule {info.schedule.name}, context {info.context}; "
         f"a token reads {info.unique_bytes() / 1e6:.1f} MB unique and executes {info.executed_bytes() / 1e6:.1f} MB"
     )
     for note in notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")

@@ -27,6 +27,7 @@ const CommandText kGenerate{
         {"--temperature", "X", "0, the default, takes the most likely token."},
         {"--top-k", "N", "Sample from the N likeliest tokens; 0, the default, from all."},
         {"--top-p", "X", "Sample from the likeliest tokens of this total probability (default 1)."},
+        {"--min-p", "X", "Sample from tokens at least this share as likely as the likeliest (default 0)."},
         {"--seed", "N", "Of the sampling (default 0)."},
         {"--json", nullptr, "Print text, tokens and statistics as one JSON document."},
     },
@@ -143,9 +144,10 @@ int run_generate(const Arguments &arguments) {
     const uint64_t most = arguments.whole("--max-tokens", 128, 1, 1u << 20);
     const auto asked_threads = static_cast<uint32_t>(arguments.whole("--threads", 0, 0, 256));
     const auto asked_loops = static_cast<uint32_t>(arguments.whole("--loops", 0, 1, 1024));
-    Sampler sampler(arguments.number("--temperature", 0, 0, 100),
-                    static_cast<uint32_t>(arguments.whole("--top-k", 0, 0, 1u << 24)),
-                    arguments.number("--top-p", 1, 1e-6, 1), arguments.whole("--seed", 0, 0, INT64_MAX));
+    Sampler sampler({arguments.number("--temperature", 0, 0, 100),
+                     static_cast<uint32_t>(arguments.whole("--top-k", 0, 0, 1u << 24)),
+                     arguments.number("--top-p", 1, 1e-6, 1), arguments.number("--min-p", 0, 0, 1),
+                     arguments.whole("--seed", 0, 0, INT64_MAX)});
     const bool as_json = arguments.has("--json");
     const uint32_t threads = asked_threads ? asked_threads : ml_default_threads();
     const Description about(arguments.operand());

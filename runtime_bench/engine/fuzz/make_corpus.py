@@ -59,9 +59,7 @@ SCHEDULES = {
     "wide": Schedule(
         name="wide",
         stages=(
-            Stage(
-                blocks=(0,), loops=2, max_loops=2, causal=False, halting=Halting(rule="cosine", threshold=0.1)
-            ),
+            Stage(blocks=(0,), loops=2, max_loops=2, causal=False, halting=Halting(rule="cosine", threshold=0.1)),
             Stage(blocks=(1,)),
         ),
     ),

@@ -31,6 +31,7 @@
 #include "loop/context.h"
 #include "measure/bandwidth.h"
 #include "mobileloop.h"
+#include "random.h"
 #include "threads/threads.h"
 
 using namespace ml;
@@ -104,14 +105,17 @@ bool refuses(const std::function<void()> &body, const std::string &words = "") {
     return false;
 }
 
-std::vector<const Kernels *> every_set() {
+// Every kernel set of this processor, or the one of that name.
+std::vector<const Kernels *> every_set(const std::string &only = {}) {
     std::vector<const Kernels *> sets;
     std::istringstream names(available_kernels());
     for (std::string name; std::getline(names, name, ',');) {
+        if (!only.empty() && name != only) continue;
         use_kernels(name);
         sets.push_back(&current_kernels());
         CHECK(name == sets.back()->name);
     }
+    CHECK(!sets.empty());
     return sets;
 }
 
@@ -2083,11 +2087,26 @@ void test_sessions_in_threads() {
     CHECK(worked == 15);
 }
 
+// Known answers of Philox4x32-10 (Random123's kat_vectors), and what mobileloop/decode/random.py makes of the same
+// places.
+void test_random_numbers() {
+    CHECK(philox({0, 0, 0, 0}, 0) == (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+    CHECK(philox({~0u, ~0u, ~0u, ~0u}, ~uint64_t{0}) == (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+    CHECK(philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, 0x299f31d0a4093822) ==
+          (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+    CHECK(uniform(0u, 0u, 0, 0) == 0x1.c2d38b1acc4fdp-1);
+    CHECK(uniform(7u, 3u, 1, 0) == 0x1.6e08e78fe6d88p-2);
+    CHECK(uniform(9223372036854775807u, 4294967305u, 5, 4) == 0x1.e5600053adc5ap-2);
+    CHECK(std::fabs(normal_pair(7, 3, 1, 2)[0] - -1.564959168434143f) < 1e-6f);
+    CHECK(std::fabs(normal_pair(7, 3, 1, 2)[1] - 1.2815955877304077f) < 1e-6f);
+}
+
 } // namespace
 
-int main() {
+// engine_tests [SET]: under an emulator, each set once is enough.
+int main(int argc, char **argv) {
     const Kernels &truth = scalar_kernels();
-    for (const Kernels *set : every_set()) {
+    for (const Kernels *set : every_set(argc > 1 ? argv[1] : "")) {
         use_kernels(set->name);
         test_loop_arguments();
         test_a_batch_equals_each_alone();
@@ -2117,6 +2136,7 @@ int main() {
         test_attention(*set, truth);
         test_byte_cache(*set, truth);
         test_read(*set);
+        test_random_numbers();
         test_records();
         test_record_groups();
         test_a_half_cache_holds_large_values();

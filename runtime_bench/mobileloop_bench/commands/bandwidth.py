@@ -69,7 +69,7 @@ def bandwidth(
     """
     from mobileloop.files import check_output
     from mobileloop.runtimes.topology import check_cpus, parse_cpus, read_topology
-    from mobileloop_bench.bandwidth.climb import measure_ladder, parse_sizes, plan_climb
+    from mobileloop_bench.bandwidth.sweep import measure_ladder, parse_sizes, plan_sweep
     from mobileloop_bench.bandwidth.table import print_ladder
     from mobileloop_bench.machine.card import machine_sentence, this_machine
     from mobileloop_bench.writing.lists import numbers
@@ -81,7 +81,7 @@ def bandwidth(
     check_cpus(listed)
     end = time.monotonic() + time_budget
     made, topology = this_machine(), read_topology()
-    climb = plan_climb(
+    sweep = plan_sweep(
         made.machine,
         topology,
         None if threads is None else numbers(threads, "--threads"),
@@ -93,7 +93,7 @@ def bandwidth(
     console = open_console()
     print_text(console, machine_sentence(made.machine))
     with progress_bar("bandwidth") as progress:
-        ladder = made.ladder = measure_ladder(climb, topology, progress)
+        ladder = made.ladder = measure_ladder(sweep, topology, progress)
     print_ladder(console, ladder)
     if json_out is not None:
         made.write(json_out)

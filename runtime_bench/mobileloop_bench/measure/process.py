@@ -56,7 +56,9 @@ class Entry:
         commands: whose series together are `prefill_ms`, one time, and `decode_ms`.
         whole_decodes: it times a decode as a whole, so `decode_ms` is one mean time per token; else one per token.
         context: tokens that it has room for; None where they are the model's.
-        unique_bytes: weight bytes read per token; None where that is not known.
+        unique_bytes: weight bytes read at least once per token; None where that is not known.
+        executed_bytes: weight bytes touched per token, where the runtime applies blocks again; None is `unique_bytes`.
+        schedule: the order of its blocks, where it loops by itself; None where every block of its file runs once.
         kv_bits: per KV element; None where that is not known.
     """
 
@@ -68,6 +70,8 @@ class Entry:
     whole_decodes: bool = False
     context: int | None = None
     unique_bytes: int | None = None
+    executed_bytes: int | None = None
+    schedule: str | None = None
     kv_bits: int | None = None
 
     @property

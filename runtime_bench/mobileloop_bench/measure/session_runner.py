@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from mobileloop import runtimes
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import Session, SessionOptions
-from mobileloop.runtimes.engine import EngineSession
 from mobileloop.runtimes.topology import parse_cpus
 from mobileloop_bench.measure.interference import Watch
 from mobileloop_bench.measure.plan import FIRST_TOKENS, Configuration
@@ -85,12 +84,11 @@ class SessionRunner:
 
     def _see_stages(self, session: Session, tokens: Sequence[int]) -> None:
         """Reading the times between timed tokens would let threads fall asleep, so these tokens come behind them."""
-        if not isinstance(session, EngineSession):
-            return
         session.time_stages()
         for token in tokens[: min(STAGE_TOKENS, session.info.context - len(tokens))]:
             run_tokens(session, self.samples.configuration.sequences, [token])
-            self.samples.stage_ms.append(session.stage_times())
+            if times := session.stage_times():
+                self.samples.stage_ms.append(times)
         session.time_stages(False)
 
 
@@ -105,7 +103,7 @@ def open_configuration(configuration: Configuration, stream: str | None = None) 
     threads, loops = configuration.threads, configuration.requested_loops
     session = runtimes.open_session(artifact.path, threads=threads, loops=loops, sequences=sequences, **options)
     share = slow_down()
-    if share and isinstance(session, EngineSession):
+    if share:
         session.slow_down(share)
     return session
 
@@ -127,7 +125,6 @@ def run_tokens(session: Session, sequences: int, tokens: Sequence[int]) -> None:
     if sequences == 1:
         session.prefill(tokens)
     else:
-        assert isinstance(session, EngineSession)  # the plan gives several sequences to no other
         session.run(range(sequences), [tokens] * sequences)
 
 

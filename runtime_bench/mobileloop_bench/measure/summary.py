@@ -171,14 +171,15 @@ def _what_ran(samples: Samples) -> dict[str, Any]:
 
 
 def _what_the_peer_ran(one: Configuration, peer: str) -> dict[str, Any]:
-    """Its own file, in which every application has weights of its own."""
+    """Its own file; every application has weights of its own there, unless the runtime loops by itself."""
     entry = one.entry
     return {
         "artifact": one.label,
         "runtime": peer,
         "quantization": entry.quantization if entry else UNKNOWN,
         "unique_bytes": entry.unique_bytes if entry else None,
-        "executed_bytes": entry.unique_bytes if entry else None,
+        "executed_bytes": (entry.executed_bytes or entry.unique_bytes) if entry else None,
+        "schedule": entry.schedule if entry else None,
         "size_on_disk_bytes": entry.size_on_disk_bytes if entry else None,
         "peer": Peer(name=peer, version=entry.version if entry else None, flags=entry.flags if entry else None),
     }

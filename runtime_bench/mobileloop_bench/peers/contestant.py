@@ -72,6 +72,28 @@ class Source:
     path: Path | None
 
 
+@dataclass(frozen=True)
+class Repetition:
+    """How often blocks are applied: each `times` in a row, or all of them `times` over (`whole_stack`).
+
+    Attributes:
+        loop_end_norm: the final norm behind each time over the whole stack, as in Nanbeige and Ouro.
+    """
+
+    times: int = 1
+    whole_stack: bool = False
+    loop_end_norm: bool = False
+
+    def __str__(self) -> str:
+        if self.times == 1:
+            return "every block once"
+        normed = ", normed each time" if self.loop_end_norm else ""
+        return f"{'the whole stack' if self.whole_stack else 'every block'} {self.times} times{normed}"
+
+
+ONCE = Repetition()
+
+
 class Contestant(ABC):
     """One runtime; stateless, everything it keeps is in the store."""
 
@@ -101,13 +123,13 @@ class Contestant(ABC):
         """Cells that it will have one day, with the reason why not yet."""
         return {}
 
-    def entry(self, store: Store, source: Source, times: int) -> Entry:
+    def entry(self, store: Store, source: Source, repetition: Repetition) -> Entry:
         """What it runs in `mobileloop bench`; nothing is built for it and nothing fetched.
 
         Args:
             store: what was built.
             source: the checkpoint whose weights are to run.
-            times: how often in a row every block is applied.
+            repetition: how often every block is applied, and in which order.
 
         Raises:
             MobileloopError: why it cannot run these weights that often, with what to do about it.

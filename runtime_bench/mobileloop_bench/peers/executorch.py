@@ -23,7 +23,7 @@ from mobileloop_bench.measure.process import Command, Entry, Turn
 from mobileloop_bench.measure.samples import quiet
 from mobileloop_bench.peers import llama, weights
 from mobileloop_bench.peers.builds import Say, Store, run_logged
-from mobileloop_bench.peers.contestant import BUILD, Cell, Contestant, Settings, Source, worker
+from mobileloop_bench.peers.contestant import BUILD, Cell, Contestant, Repetition, Settings, Source, worker
 from mobileloop_bench.peers.ours import artifact
 from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, timed, tokens_of
 
@@ -78,8 +78,8 @@ class Executorch(Contestant):
         request["vocab_size"] = _vocab_size(store)
         return [Cell(self.name, "decode-2", worker("executorch", request))]
 
-    def entry(self, store: Store, source: Source, times: int) -> Entry:
-        llama.check_smollm2(self.label, store, source, times)
+    def entry(self, store: Store, source: Source, repetition: Repetition) -> Entry:
+        llama.check_smollm2(self.label, store, source, repetition)
         if (reason := self.missing(store)) is not None:
             raise MobileloopError(f"{reason}.")
 

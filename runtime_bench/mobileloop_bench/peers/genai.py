@@ -23,7 +23,7 @@ from mobileloop_bench.measure.samples import quiet
 from mobileloop_bench.peers import builds as stores
 from mobileloop_bench.peers import llama, weights
 from mobileloop_bench.peers.builds import PINS, Say, Store, run_logged
-from mobileloop_bench.peers.contestant import Cell, Contestant, Settings, Source, worker
+from mobileloop_bench.peers.contestant import Cell, Contestant, Repetition, Settings, Source, worker
 from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, timed, tokens_of
 
 PACKAGE, HELPER = "onnxruntime-genai", "onnx-ir"
@@ -82,8 +82,8 @@ class Genai(Contestant):
         request = {**settings.model_dump(), "path": str(_model(store)), "task": "decode", "threads": 2}
         return [Cell(self.name, "decode-2", worker("genai", request, [str(_site(store))]))]
 
-    def entry(self, store: Store, source: Source, times: int) -> Entry:
-        llama.check_smollm2(self.label, store, source, times)
+    def entry(self, store: Store, source: Source, repetition: Repetition) -> Entry:
+        llama.check_smollm2(self.label, store, source, repetition)
         if (reason := self.missing(store)) is not None:
             raise MobileloopError(f"{reason}.")
         versions = self.versions(store)

@@ -28,7 +28,7 @@ from mobileloop_bench.measure.process import Command, Entry, Series, Turn
 from mobileloop_bench.peers import builds as stores
 from mobileloop_bench.peers import weights
 from mobileloop_bench.peers.builds import PINS, Say, Store, run_logged
-from mobileloop_bench.peers.contestant import BUILD, Cell, Contestant, Settings, Source, worker
+from mobileloop_bench.peers.contestant import BUILD, ONCE, Cell, Contestant, Repetition, Settings, Source, worker
 
 PACKAGE = "llama-cpp-python"
 SOURCE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of what `mobileloop fetch` fetches
@@ -162,21 +162,21 @@ class Llama(Contestant):
             cell("busy-2", plain, [*once, "-r", "1"], 2, settings.busy),  # it may be ten times slower there
         ]
 
-    def entry(self, store: Store, source: Source, times: int) -> Entry:
+    def entry(self, store: Store, source: Source, repetition: Repetition) -> Entry:
         if not _stamp(store, self.variant).is_file():
             raise MobileloopError(f"not built; {HOW}.")
         path, made = _weights(store, source)
-        types, unique_bytes = weights.stored(path)
-        if not types <= set(RUNS):
+        held = weights.stored(path)
+        if not held.types <= set(RUNS):
             raise MobileloopError(
-                f"{path.name} holds {', '.join(sorted(types - set(RUNS)))}, which is not what our artifacts hold; "
+                f"{path.name} holds {', '.join(sorted(held.types - set(RUNS)))}, which is not what our artifacts hold; "
                 f"llama.cpp takes part with {', '.join(RUNS)}."
             )
-        if times > 1:
-            path, made = _written_twice(store, source, path), f"{made}, every block written twice"
-            unique_bytes = weights.stored(path)[1]
+        path, how = _repeated(store, source, path, repetition)
+        made, held = f"{made}{how}", weights.stored(path)
+        looped = repetition.whole_stack
         versions = self.versions(store)
-        weights_told = f"{path.name}, {'+'.join(sorted(types))}, {made}"
+        weights_told = f"{path.name}, {'+'.join(sorted(held.types))}, {made}"
         flags = [versions["flags"], versions.get("note", ""), "llama-bench -r 1, KV float16", weights_told]
 
         def commands(turn: Turn) -> list[Command]:
@@ -193,10 +193,12 @@ class Llama(Contestant):
             version=f"{PACKAGE} {versions[PACKAGE]}",
             flags="; ".join(flag for flag in flags if flag),
             path=path,
-            quantization="+".join(sorted(types)),
+            quantization="+".join(sorted(held.types)),
             commands=commands,
             whole_decodes=True,
-            unique_bytes=unique_bytes,
+            unique_bytes=held.unique_bytes,
+            executed_bytes=held.executed_bytes(repetition.times) if looped else None,
+            schedule=f"all:{repetition.times}" if looped else None,
             kv_bits=16,
         )
 
@@ -256,10 +258,10 @@ def is_smollm2(store: Store, sha256: str) -> bool:
     return sha256 == SOURCE_SHA256 or (gguf(store).is_file() and sha256 == file_sha256(gguf(store)))
 
 
-def check_smollm2(label: str, store: Store, from_: Source, times: int) -> None:
+def check_smollm2(label: str, store: Store, from_: Source, repetition: Repetition) -> None:
     """Raise MobileloopError where a peer that is built from SmolLM2 alone has no file of a source."""
-    if times > 1:
-        raise MobileloopError(f"{label} has no looped model, and none with every block twice is built.")
+    if repetition != ONCE:
+        raise MobileloopError(f"{label} is built with every block once; no file of it runs {repetition}.")
     if not is_smollm2(store, from_.sha256):
         raise MobileloopError(f"{label} is built from {source(store).name} alone, not from {from_.name}.")
 
@@ -277,12 +279,30 @@ def _weights(store: Store, source: Source) -> tuple[Path, str]:
     return source.path, "the file that the artifact was exported from"
 
 
-def _written_twice(store: Store, source: Source, path: Path) -> Path:
-    other = store.models / f"{path.stem}-{source.sha256[:12]}-twice.gguf"
-    twice = unrolled(store) if path == gguf(store) else other
-    if not twice.is_file():
-        weights.write_unrolled(path, twice, 2)
-    return twice
+def _repeated(store: Store, source: Source, path: Path, repetition: Repetition) -> tuple[Path, str]:
+    """The file that applies blocks so often, made where it is missing, and what its flags say of it.
+
+    llama.cpp loops over the whole stack by itself; a block that is to run twice in a row must be written twice.
+    """
+    if repetition == ONCE:
+        return path, ""
+    ours, times = path == gguf(store), repetition.times
+    if repetition.whole_stack:
+        kind = f"looped-{times}{'-normed' if repetition.loop_end_norm else ''}"
+        told = f", with num_loops {times} for llama.cpp's own loop"
+    elif times == 2:
+        kind, told = "twice", ", every block written twice"
+    else:
+        raise MobileloopError(
+            f"llama.cpp needs a file with every block written {times} times, of which only 2 is made."
+        )
+    made = store.models / f"{path.stem}{'' if ours else f'-{source.sha256[:12]}'}-{kind}.gguf"
+    if not made.is_file():
+        if repetition.whole_stack:
+            weights.write_looped(path, made, times, repetition.loop_end_norm)
+        else:
+            weights.write_unrolled(path, made, times)
+    return made, told
 
 
 def _tree(store: Store, variant: str) -> Path:

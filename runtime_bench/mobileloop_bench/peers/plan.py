@@ -17,7 +17,7 @@ from mobileloop.spec.schedule import Schedule, Stage
 from mobileloop_bench.measure.plan import Artifact, Configuration, Plan, Skipped
 from mobileloop_bench.measure.process import Entry
 from mobileloop_bench.peers.builds import Store, default_folder
-from mobileloop_bench.peers.contestant import Contestant, Source
+from mobileloop_bench.peers.contestant import Contestant, Repetition, Source
 from mobileloop_bench.peers.contestants import peers
 
 
@@ -38,7 +38,7 @@ def with_peers(plan: Plan, names: Sequence[str], source: Path | None = None, sto
     store = store or Store(default_folder())
     settings = plan.settings
     asked: list[int | None] = [None] if settings.loops is None else [*settings.loops]
-    entries: dict[tuple[str, str, int], Entry | MobileloopError] = {}
+    entries: dict[tuple[str, str, Repetition], Entry | MobileloopError] = {}
     found: dict[tuple[object, ...], Configuration] = {}
     skipped: dict[tuple[object, ...], Skipped] = {}
     sweep = itertools.product(chosen, plan.artifacts, asked, settings.depths, settings.sequences, settings.threads)
@@ -46,10 +46,10 @@ def with_peers(plan: Plan, names: Sequence[str], source: Path | None = None, sto
         loops = artifact.info.schedule.default_loops if requested is None else requested
         one = Configuration(artifact, threads, loops, requested, "off", depth, sequences, name)
         try:
-            times = times_in_a_row(artifact.info.schedule, requested)
-            place = (name, artifact.info.source_sha256, times)
+            repetition = repetition_of(artifact.info.schedule, requested)
+            place = (name, artifact.info.source_sha256, repetition)
             if place not in entries:
-                entries[place] = _entry(chosen[name], store, sources[artifact.label], times)
+                entries[place] = _entry(chosen[name], store, sources[artifact.label], repetition)
             entry = entries[place]
             if isinstance(entry, MobileloopError):
                 raise entry
@@ -66,27 +66,32 @@ def with_peers(plan: Plan, names: Sequence[str], source: Path | None = None, sto
     )
 
 
-def times_in_a_row(schedule: Schedule, loops: int | None) -> int:
-    """1 or 2: how often in a row every block is applied, where a model without loops can do the same.
+def repetition_of(schedule: Schedule, loops: int | None) -> Repetition:
+    """How often every block is applied, where a peer can do the same.
 
     Raises:
-        MobileloopError: where it cannot.
+        MobileloopError: where none can: blocks in any other order, or more to a loop than blocks and the final norm.
     """
     schedule.check_loops(loops)
     order = [application.block for application in schedule.applications(loops)]
-    blocks = sorted(set(order))
+    blocks, single = sorted(set(order)), len(schedule.stages) == 1
     times = len(order) // len(blocks)
-    plain = all(_plain(stage) for stage in schedule.stages)
-    if not plain or times > 2 or order != [block for block in blocks for _ in range(times)]:
-        raise MobileloopError(
-            f"peers have no loops: only every block once or twice in a row has a counterpart, which {schedule.name} "
-            f"{'as it is' if loops is None else f'with {loops} loops'} has not."
-        )
-    return times
+    if all(_plain(stage, single) for stage in schedule.stages):
+        if order == blocks * times:
+            # Behind the last loop, its norm is the model's final one.
+            return Repetition(times, times > 1, times > 1 and schedule.stages[0].loop_end_norm)
+        if times == 2 and order == [block for block in blocks for _ in range(times)]:
+            return Repetition(times)
+    raise MobileloopError(
+        "only every block once, each twice in a row, or all of them in a loop has a counterpart, which "
+        f"{schedule.name} {'as it is' if loops is None else f'with {loops} loops'} has not."
+    )
 
 
-def _plain(stage: Stage) -> bool:
-    return stage.model_copy(update={"loops": 1, "max_loops": 1}) == Stage(blocks=stage.blocks or (0,))
+def _plain(stage: Stage, may_norm: bool) -> bool:
+    """Whether a stage is blocks in a loop and nothing more; a norm at its loop ends counts only beside other stages."""
+    update = {"loops": 1, "max_loops": 1, **({"loop_end_norm": False} if may_norm else {})}
+    return stage.model_copy(update=update) == Stage(blocks=stage.blocks or (0,))
 
 
 def _chosen(names: Sequence[str]) -> Mapping[str, Contestant]:
@@ -126,11 +131,11 @@ def _given_sha256(artifacts: Sequence[Artifact], given: Path) -> str:
     return digest
 
 
-def _entry(contestant: Contestant, store: Store, source: Source, times: int) -> Entry | MobileloopError:
+def _entry(contestant: Contestant, store: Store, source: Source, repetition: Repetition) -> Entry | MobileloopError:
     try:
         if source.sha256 == "random":
             raise MobileloopError("random weights come from no checkpoint that a peer could read.")
-        return contestant.entry(store, source, times)
+        return contestant.entry(store, source, repetition)
     except MobileloopError as error:
         return error
 

@@ -8,6 +8,8 @@ quantize by themselves, so they get the dequantized weights as floats.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from mobileloop_export.engine import write
 
 MAX_LOOPS = 4
 CONTEXT = 512
+LOOPED = "nanbeige"  # llama.cpp's architecture of Llama blocks in a loop over all of them
 
 _FOLDER_NAMES = {
     "embedding": "model.embed_tokens.weight",
@@ -56,13 +59,19 @@ _META_NAMES = {
 }
 
 
-def write_engine(gguf: Path, path: Path) -> None:
-    """Our artifact of a Q4_0 GGUF, every matrix bit for bit; every block may be applied 1 to 4 times in a row."""
+def write_engine(gguf: Path, path: Path, schedule: str = f"immediate:{MAX_LOOPS}") -> None:
+    """Our artifact of a Q4_0 GGUF, every matrix bit for bit; every block may be applied 1 to 4 times in a row.
+
+    Args:
+        gguf: the weights.
+        path: of the artifact.
+        schedule: another one, by its name.
+    """
 
     checkpoint = load_checkpoint(str(gguf))
     _check_symmetric(checkpoint)
-    schedule = Schedule.parse(f"immediate:{MAX_LOOPS}", checkpoint.config.num_blocks)
-    packed = PackedModel(checkpoint.config, schedule, "int4-symmetric", dict(checkpoint.tensors))
+    order = Schedule.parse(schedule, checkpoint.config.num_blocks)
+    packed = PackedModel(checkpoint.config, order, "int4-symmetric", dict(checkpoint.tensors))
     info = ArtifactInfo.describe(checkpoint, packed, CONTEXT, 16)
     with written_whole(path) as temporary:
         write(packed, info, temporary, lambda step, done: None)
@@ -77,10 +86,27 @@ def _check_symmetric(checkpoint: Checkpoint) -> None:
             )
 
 
-def stored(gguf: Path) -> tuple[set[str], int]:
-    """The types of a GGUF's matrices, and the weight bytes that one token reads.
+@dataclass(frozen=True)
+class Stored:
+    """What a GGUF holds.
 
-    Of an embedding that is not the head too, that is one row.
+    Attributes:
+        types: of its matrices.
+        unique_bytes: weight bytes that one token reads; of an embedding that is not the head too, that is one row.
+        block_bytes: of them, those of the blocks.
+    """
+
+    types: frozenset[str]
+    unique_bytes: int
+    block_bytes: int
+
+    def executed_bytes(self, times: int) -> int:
+        """Weight bytes that one token touches where every block is applied `times` times."""
+        return self.unique_bytes + (times - 1) * self.block_bytes
+
+
+def stored(gguf: Path) -> Stored:
+    """What a GGUF holds.
 
     Raises:
         MobileloopError: where the file is damaged.
@@ -89,33 +115,68 @@ def stored(gguf: Path) -> tuple[set[str], int]:
 
     with damage_named(gguf, "the header or a tensor"):
         tensors = GGUFReader(str(gguf)).tensors
-    types = {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1}
+    types = frozenset(tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1)
     untied = any(tensor.name == "output.weight" for tensor in tensors)
-    size = 0
+    size = blocks = 0
     for tensor in tensors:
         rows = int(tensor.shape[-1]) if untied and tensor.name == "token_embd.weight" else 1
         size += int(tensor.n_bytes) // rows
-    return types, size
+        blocks += int(tensor.n_bytes) if tensor.name.startswith("blk.") else 0
+    return Stored(types, size, blocks)
 
 
 def write_unrolled(gguf: Path, path: Path, times: int) -> None:
-    """The GGUF with every block written `times` in a row: what a runtime without loops must be given."""
+    """The GGUF with every block written `times` in a row: for a runtime that cannot apply a block again at once."""
+    _rewrite(gguf, path, times=times)
+
+
+def write_looped(gguf: Path, path: Path, loops: int, loop_end_norm: bool) -> None:
+    """The GGUF for llama.cpp's own loop: the same tensors, each once, and the order to run all blocks `loops` times.
+
+    Args:
+        gguf: of the llama architecture, whose blocks, tensor names and row order the looped one shares.
+        path: of the new file.
+        loops: that the file is fixed to.
+        loop_end_norm: the final norm at every loop end, not at the last one alone.
+
+    Raises:
+        MobileloopError: where the GGUF is of another architecture.
+    """
+    more = {f"{LOOPED}.num_loops": loops, f"{LOOPED}.skip_loop_final_norm": not loop_end_norm}
+    _rewrite(gguf, path, architecture=LOOPED, more=more)
+
+
+def _rewrite(
+    gguf: Path,
+    path: Path,
+    times: int = 1,
+    architecture: str | None = None,
+    more: Mapping[str, int | bool] | None = None,
+) -> None:
+    """A GGUF again, every block `times` in a row, its keys under another architecture's name, with `more` of them."""
     from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
     reader = GGUFReader(str(gguf))
-    architecture = str(reader.fields["general.architecture"].contents())
-    count_key = f"{architecture}.block_count"
+    before = str(reader.fields["general.architecture"].contents())
+    if architecture is not None and before != "llama":
+        raise MobileloopError(
+            f"{gguf} is of the architecture '{before}', but llama.cpp loops the blocks of llama alone."
+        )
+    architecture = architecture or before
     with written_whole(path) as temporary:
         writer = GGUFWriter(str(temporary), architecture)
         for name, field in reader.fields.items():
             if name.startswith("GGUF.") or name == "general.architecture":
                 continue
             value: Any = field.contents()
-            if name == count_key:
-                value *= times
+            prefix, _, key = name.partition(".")
+            if prefix == before:
+                name, value = f"{architecture}.{key}", value * times if key == "block_count" else value
             kind = field.types[0]
             inner = field.types[1] if kind is GGUFValueType.ARRAY else None
             writer.add_key_value(name, value, kind, inner)
+        for name, added in (more or {}).items():
+            writer.add_key_value(name, added, GGUFValueType.BOOL if isinstance(added, bool) else GGUFValueType.UINT32)
         for stored in reader.tensors:
             for name in _copies(stored.name, times):
                 writer.add_tensor(name, stored.data, raw_dtype=stored.tensor_type)

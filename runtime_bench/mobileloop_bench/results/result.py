@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, WithJsonSchema, model_validator
 
 from mobileloop_bench.results.prediction import Prediction
 
@@ -30,6 +30,7 @@ class Memory(BaseModel):
 
 
 SKIPPED = "skipped: "
+UNJUDGED = "not judged: the program that measured gives samples and no verdict"
 
 
 Phase = Literal["load", "first_token", "prefill", "decode"]
@@ -109,7 +110,8 @@ class Result(BaseModel):
         stages: where the time of a decoded token went; empty where the runtime does not tell.
         counters: hardware events per decoded token, by name; empty where the system does not allow them.
         peer: set where another project's runtime ran; byte counts are then null unless they are known.
-        valid: False where `reasons` holds anything; the times are then kept for inspection only.
+        valid: False where `reasons` holds anything; the times are then kept for inspection only. What was not
+            judged when it was measured (null in the file) is not valid.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -132,8 +134,8 @@ class Result(BaseModel):
     executed_bytes: NonNegativeInt | None
     kv_bytes: NonNegativeInt | None
     read_gbps: FiniteFloat | None
-    valid: bool
-    reasons: list[str]
+    valid: Annotated[bool, WithJsonSchema({"type": ["boolean", "null"]})] = False
+    reasons: list[str] = []
     p10_ms: FiniteFloat | None = None
     p90_ms: FiniteFloat | None = None
     p99_ms: FiniteFloat | None = None
@@ -160,6 +162,14 @@ class Result(BaseModel):
     counters: dict[str, FiniteFloat] = {}
     joules_per_token: FiniteFloat | None = None
     peer: Peer | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unjudged(cls, data: Any) -> Any:
+        """The standalone program gives samples and no verdict."""
+        if not isinstance(data, dict) or data.get("valid") is not None:
+            return data
+        return {**data, "valid": False, "reasons": data.get("reasons") or [UNJUDGED]}
 
     @property
     def skipped(self) -> bool:

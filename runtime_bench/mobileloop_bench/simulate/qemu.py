@@ -6,6 +6,7 @@ here is a time. Needed: a cross compiler for aarch64, qemu-aarch64 with plugin s
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -217,10 +218,12 @@ class Emulator:
         plugin = self.folder / "counting_plugin.so"
         version = re.search(r"version (\d+)", run(self.qemu, "--version"))
         spoken = 2 if version and int(version[1]) >= 9 else 1
+        built = plugin.with_suffix(f".{os.getpid()}")
         run(
             *(os.environ.get("CC") or needed("cc", "gcc"), "-std=gnu11", "-O2", "-shared", "-fPIC", "-pthread"),
-            *(f"-DML_PLUGIN_VERSION={spoken}", ENGINE / "arm" / "counting_plugin.c", "-o", plugin),
+            *(f"-DML_PLUGIN_VERSION={spoken}", ENGINE / "arm" / "counting_plugin.c", "-o", built),
         )
+        built.replace(plugin)  # an emulator of another command may have loaded the one that was there
         return plugin
 
     def _build_engine(self, target: str) -> Path:
@@ -230,7 +233,7 @@ class Emulator:
 
 
 def build(folder: Path, target: str, options: Sequence[str] = ()) -> Path:
-    """Configure the engine in `folder` and build one program of it.
+    """Configure the engine in `folder` and build one program of it; another command that does so is waited for.
 
     Raises:
         MobileloopError: where CMake is missing or fails.
@@ -240,12 +243,9 @@ def build(folder: Path, target: str, options: Sequence[str] = ()) -> Path:
     if (folder / "CMakeCache.txt").exists():
         generator = []  # it stays what it was
     off = ["-DML_EVIDENCE=ON", "-DML_EXECUTORCH_DIR=none", "-DML_ONNXRUNTIME_HEADERS=none"]
-    run(cmake, "-S", ENGINE, "-B", folder, *generator, *off, *options)
-    run(cmake, "--build", folder, "--target", target, "--parallel", str(os.cpu_count() or 1))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # CMake writes into the folder even where there is nothing to build
+        run(cmake, "-S", ENGINE, "-B", folder, *generator, *off, *options)
+        run(cmake, "--build", folder, "--target", target, "--parallel", str(os.cpu_count() or 1))
     return folder / target
-
-
-def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, one line per row."""
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

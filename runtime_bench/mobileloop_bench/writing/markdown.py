@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
@@ -16,5 +16,8 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], right:
 
 def markdown_cell(text: str) -> str:
     """`text` without what would end a cell."""
-    bare = " ".join(text.split())
-    return "".join("\\|" if c == "|" and (i == 0 or bare[i - 1] != "\\") else c for i, c in enumerate(bare))
+    return " ".join(text.replace("|", r"\|").split())
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
