@@ -186,8 +186,9 @@ class Store:
     def runs(self) -> Table:
         """Every run, the newest last."""
         return self.sql(
-            "SELECT run, time, cpu, count(results.run) AS results, string_agg(DISTINCT artifact, ', ') AS artifacts, "
-            "interrupted FROM runs LEFT JOIN results USING (run) GROUP BY ALL ORDER BY time, run"
+            "SELECT run, time, cpu, interrupted, count(results.run) AS results, "
+            "string_agg(DISTINCT artifact, ', ') AS artifacts FROM runs LEFT JOIN results USING (run) "
+            "GROUP BY ALL ORDER BY time, run"
         )
 
     def measurements(self, wanted: Filter, columns: str = "*") -> Table:

@@ -1,7 +1,7 @@
 """A table that fits: what all rows share is said once above it, and a narrow screen gets more lines, never less.
 
 How a table becomes narrower, in this order: headers take two lines; names lose their middle, where they stay different;
-names stand on lines of their own above the rows they hold for; the gaps shrink; a row takes several lines.
+names stand on lines of their own above the rows they hold for; gaps and unknowns shrink; a row takes several lines.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 
 from mobileloop.console import filled, print_lines
+from mobileloop_bench.writing.units import UNKNOWN
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 GAP = 2  # columns between two cells
 SHORTEST_NAME = 16  # what a name is shortened to at most
+BRIEF = "?"  # for an unknown, where the word takes too much room
 INDENT = "  "  # of what belongs to the line above
 
 
@@ -79,7 +81,9 @@ class Table:
         shared, grid = grid.without_shared()
         above = [self.title, *([f"In all rows: {', '.join(shared)}."] if shared and self.rows else [])]
         told = [line for text in above if text for line in filled(_printable(text), width)]
-        return [*told, *grid.lines(width), *self.notes.lines(width)]
+        drawn = grid.lines(width)
+        brief = [f"{BRIEF}: {UNKNOWN}"] if grid.holds(UNKNOWN) and any(BRIEF in line.split() for line in drawn) else []
+        return [*told, *drawn, *brief, *self.notes.lines(width)]
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -107,6 +111,10 @@ class _Grid:
         told = [c.says(self.rows[0][i]) for i, c in enumerate(self.columns) if alike[i] and self.rows[0][i]]
         return told, self._keeping([i for i in range(len(self.columns)) if not alike[i]])
 
+    def holds(self, cell: str) -> bool:
+        """Whether a cell is this text."""
+        return any(cell in row for row in self.rows)
+
     def lines(self, width: int) -> Lines:
         """The first arrangement that fits; the last one always does."""
         name = next((i for i, column in enumerate(self.columns) if column.name), None)
@@ -119,9 +127,10 @@ class _Grid:
 
     def _arranged(self, width: int) -> tuple[Lines, list[Lines]]:
         """Lines of the header with a rule below, and those of each row."""
-        for stacked, gap in ((False, GAP), (True, GAP), (True, 1)):
-            if self._width(stacked, gap) <= width:
-                return self._drawn(stacked, gap)
+        brief = replace(self, rows=[[BRIEF if cell == UNKNOWN else cell for cell in row] for row in self.rows])
+        for grid, stacked, gap in ((self, False, GAP), (self, True, GAP), (self, True, 1), (brief, True, 1)):
+            if grid._width(stacked, gap) <= width:
+                return grid._drawn(stacked, gap)
         parts = [self._keeping(pack) for pack in self._packs(width - len(INDENT))]
         drawn = [part._drawn(False, GAP, width - len(INDENT)) for part in parts]
         head = [line for part, _ in drawn for line in part[:-1]]
