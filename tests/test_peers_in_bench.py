@@ -21,7 +21,6 @@ from mobileloop.commands import fetch
 from mobileloop.errors import MobileloopError
 from mobileloop.spec.schedule import Schedule, Stage
 from mobileloop_bench.machine.facts import Machine
-from mobileloop_bench.measure import validity
 from mobileloop_bench.measure.card import peer_notes
 from mobileloop_bench.measure.memory import measure_memory
 from mobileloop_bench.measure.plan import Plan, make_plan, open_artifacts
@@ -37,6 +36,7 @@ from mobileloop_bench.peers.contestant import ONCE, Contestant, Repetition, Sour
 from mobileloop_bench.peers.plan import repetition_of, with_peers
 from mobileloop_bench.report.page import page
 from mobileloop_bench.report.verdict import verdict
+from mobileloop_bench.results import bootstrap
 from mobileloop_bench.results.compare import Rule, compare_runs
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.table import print_results
@@ -448,4 +448,4 @@ def test_a_real_peer_in_a_real_run(name: str, tmp_path: Path, monkeypatch) -> No
     assert row.peer is not None
     assert row.peer.version
     assert row.peer.flags
-    assert row.reasons[0].startswith(f"too few samples: of 1 round, at least {validity.MIN_REPETITIONS}")
+    assert row.reasons[0].startswith(f"too few samples: of 1 round, at least {bootstrap.LEAST_ROUNDS}")

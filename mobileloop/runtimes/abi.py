@@ -141,6 +141,12 @@ def declare(engine: ctypes.CDLL) -> None:
     ]
     engine.ml_memory_destroy.argtypes = [ctypes.c_void_p]
     engine.ml_memory_destroy.restype = None
+    engine.ml_memory_arithmetic.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_double,
+        ctypes.POINTER(ctypes.c_double),
+        ctypes.c_uint32,
+    ]
     for function in (engine.ml_memory_read, engine.ml_memory_chase):
         function.argtypes = [
             ctypes.c_void_p,

@@ -140,8 +140,9 @@ class Session(ABC):
         """Make `target` a copy of sequence `source`; a runtime of one sequence has none."""
         raise MobileloopError(f"{self.path} runs on {self.runtime}, which holds one sequence.")
 
-    def time_stages(self, on: bool = True) -> None:  # noqa: B027  (optional for a subclass)
-        """Note from here on where the time of a run goes, where the runtime can."""
+    def time_stages(self, on: bool = True) -> bool:
+        """Note from here on where the time of a run goes; says whether the runtime can."""
+        return False
 
     def stage_times(self) -> list[tuple[str, list[float]]]:
         """Every stage of the last run and the ms of its loops; empty where the runtime does not note them."""

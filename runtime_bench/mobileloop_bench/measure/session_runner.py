@@ -19,6 +19,7 @@ from mobileloop_bench.measure.plan import FIRST_TOKENS, Configuration
 from mobileloop_bench.measure.probes import Probes
 from mobileloop_bench.measure.samples import Samples, ms_since, prompt_of, quiet
 from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.results.speed import slower
 
 STAGE_TOKENS = 4  # decoded behind each timed block to see where the time goes
 SLOW_DOWN = "MOBILELOOP_BENCH_SLOW_DOWN"  # a share such as 0.1, for tests of what compares results
@@ -38,7 +39,10 @@ class SessionRunner:
         lengths = (one.depth, settings.prompt_tokens, settings.decode_tokens)
         tokens = prompt_of(session.info.config.vocab_size, sum(lengths), settings.seed)
         prompt_end = one.depth + settings.prompt_tokens
+        named = samples.details.get("cpus")
+        cpus = parse_cpus(named) if named else None
         with quiet():
+            before = self._probes.speed.read(one.threads, cpus)
             if one.depth:
                 run_tokens(session, one.sequences, tokens[: one.depth])
             with Watch(samples.interference):
@@ -47,9 +51,9 @@ class SessionRunner:
                 samples.prefill_ms.append(ms_since(start))
                 with self._probes.decoding(samples.consumption, settings.decode_tokens * one.sequences):
                     _decode(session, one, tokens[prompt_end:], samples.decode_ms)
-            cpus = samples.details.get("cpus")
-            self._probes.conditions(samples, parse_cpus(cpus) if cpus else None)
+            self._probes.conditions(samples, cpus)
             self._see_stages(session, tokens)
+            samples.speeds.append(slower(before, self._probes.speed.read(one.threads, cpus)))
 
     def load(self) -> None:
         """Calibration of streaming is no part of a load."""
@@ -84,11 +88,11 @@ class SessionRunner:
 
     def _see_stages(self, session: Session, tokens: Sequence[int]) -> None:
         """Reading the times between timed tokens would let threads fall asleep, so these tokens come behind them."""
-        session.time_stages()
+        if not session.time_stages():
+            return
         for token in tokens[: min(STAGE_TOKENS, session.info.context - len(tokens))]:
             run_tokens(session, self.samples.configuration.sequences, [token])
-            if times := session.stage_times():
-                self.samples.stage_ms.append(times)
+            self.samples.stage_ms.append(session.stage_times())
         session.time_stages(False)
 
 

@@ -15,6 +15,7 @@
 #include "error.h"
 #include "format/json_writer.h"
 #include "threads/placement.h"
+#include "threads/sysfs.h"
 
 namespace ml {
 namespace {
