@@ -127,7 +127,7 @@ class _Grid:
 
     def _arranged(self, width: int) -> tuple[Lines, list[Lines]]:
         """Lines of the header with a rule below, and those of each row."""
-        brief = replace(self, rows=[[BRIEF if cell == UNKNOWN else cell for cell in row] for row in self.rows])
+        brief = self._brief()
         for grid, stacked, gap in ((self, False, GAP), (self, True, GAP), (self, True, 1), (brief, True, 1)):
             if grid._width(stacked, gap) <= width:
                 return grid._drawn(stacked, gap)
@@ -136,6 +136,13 @@ class _Grid:
         head = [line for part, _ in drawn for line in part[:-1]]
         rows = [[line for _, part in drawn for line in part[i]] for i in range(len(self.rows))]
         return [*_hanging(head), drawn[0][0][-1]], [_hanging(row) for row in rows]
+
+    def _brief(self) -> _Grid:
+        return replace(self, rows=[[BRIEF if cell == UNKNOWN else cell for cell in row] for row in self.rows])
+
+    def _narrowest(self) -> int:
+        """The least columns that take a row in one line."""
+        return self._brief()._width(True, 1)
 
     def _cells(self, index: int) -> Lines:
         return [row[index] for row in self.rows]
@@ -211,13 +218,14 @@ class _Grid:
 
         own = [i for i in range(len(self.columns)) if i != name and is_own(i)]
         rest = self._keeping([i for i in range(len(self.columns)) if i != name and i not in own])
-        head, rows = rest._arranged(width - len(INDENT))
-        lines = [INDENT + line for line in head]
+        indent = "" if width - len(INDENT) < rest._narrowest() <= width else INDENT
+        head, rows = rest._arranged(width - len(indent))
+        lines = [indent + line for line in head]
         for group in groups:
             first = self.rows[group[0]]
             about = [first[name], *(self.columns[i].says(first[i]) for i in own if first[i])]
             lines += filled(", ".join(about), width, INDENT)
-            lines += [INDENT + line for row in group for line in rows[row]]
+            lines += [indent + line for row in group for line in rows[row]]
         return lines
 
 
