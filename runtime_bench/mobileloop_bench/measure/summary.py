@@ -20,9 +20,9 @@ from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.prediction import Prediction
 from mobileloop_bench.results.result import (
     LOADING,
-    PEER_PHASES,
     PHASES,
     SKIPPED,
+    TURN_PHASES,
     Memory,
     Peer,
     Phase,
@@ -33,7 +33,7 @@ from mobileloop_bench.results.result import (
 from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.timemodel.levels import UnknownError
 from mobileloop_bench.timemodel.predict import Workload, predict
-from mobileloop_bench.writing.units import UNKNOWN
+from mobileloop_bench.writing.units import UNKNOWN, beside
 
 
 def make_document(
@@ -61,12 +61,14 @@ def make_document(
         one = samples.configuration
         used = memory.get(memory_key(one)) if one.peer is None else None
         predicted = None if machine_file is None else predicted_decode(one, plan.settings, machine_file)
-        for phase in PHASES if one.peer is None else PEER_PHASES:
+        for phase in PHASES if one.peer is None and not one.busy else TURN_PHASES:
             row = _row(samples, phase, plan, bandwidth)
             doubts = reasons(row, samples, measurement, machine)
             ended = samples.failure or measurement.ended
             if not row.samples_ms and ended and not measurement.interrupted:
                 doubts = [SKIPPED + ended]
+            if one.busy:
+                doubts.append(f"not alone: {beside(one.busy)}, as asked")
             more = {"prediction": predicted} if phase == "decode" else {}
             update = {"memory": used, "reasons": doubts, "valid": not doubts, **more}
             results.append(row.model_copy(update=update))
@@ -95,7 +97,7 @@ def predicted_decode(one: Configuration, settings: Settings, machine_file: Machi
     """
     if machine_file.ladder is None or machine_file.costs is None or one.sequences > 1:
         return None
-    if one.artifact.runtime != "engine" or one.peer is not None:
+    if one.artifact.runtime != "engine" or one.peer is not None or one.busy:
         return None
     position = one.depth + settings.prompt_tokens + settings.decode_tokens // 2
     try:
@@ -124,6 +126,7 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         phase=phase,
         depth=one.depth,
         sequences=one.sequences,
+        busy=one.busy,
         stream=samples.details.get("stream"),
         samples_per_round=per_round,
         samples_ms=[round(value, 5) for value in values],
@@ -214,8 +217,8 @@ def _add_loop_tax(measurement: Measurement, results: Sequence[Result]) -> None:
             row.loop_tax = row.median_ms / base
 
 
-def _but_loops(one: Configuration) -> tuple[str, int, str, int, int]:
-    return one.artifact.label, one.threads, one.stream, one.depth, one.sequences
+def _but_loops(one: Configuration) -> tuple[str, int, str, int, int, int]:
+    return one.artifact.label, one.threads, one.stream, one.depth, one.sequences, one.busy
 
 
 def _stages(stage_ms: Sequence[Sequence[tuple[str, list[float]]]]) -> list[StageTime]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import Result
-from mobileloop_bench.writing.units import counted, figure, megabytes
+from mobileloop_bench.writing.units import beside, counted, figure, megabytes
 
 ARTIFACT_WIDTH = 34
 
@@ -21,7 +21,9 @@ def print_results(console: Console, document: Document) -> None:
     widest = max((len(_name(row)) for row in document.results), default=0)
     table.add_column("artifact", overflow="fold", min_width=min(widest, ARTIFACT_WIDTH))
     swept = [
-        name for name, usual in (("stream", None), ("depth", 0), ("sequences", 1)) if _varies(document, name, usual)
+        name
+        for name, usual in (("stream", None), ("depth", 0), ("sequences", 1), ("busy", 0))
+        if _varies(document, name, usual)
     ]
     for name in swept:
         table.add_column(name, justify="right")
@@ -69,6 +71,7 @@ def place_of(row: Result) -> str:
     parts = [_name(row), counted(row.loops, "loop"), counted(row.threads, "thread")]
     parts += [f"depth {row.depth}"] if row.depth else []
     parts += [counted(row.sequences, "sequence")] if row.sequences > 1 else []
+    parts += [beside(row.busy)] if row.busy else []
     return ", ".join(parts)
 
 
