@@ -12,6 +12,7 @@ from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import GROUP, GROUPS
+from mobileloop.spec.capabilities import check_built
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.costs import TokenBytes
 from mobileloop.spec.schedule import Schedule
@@ -104,7 +105,7 @@ class ArtifactInfo(BaseModel):
                 f"{FORMAT_VERSION}; upgrade mobileloop."
             )
         info = validated(cls, data, f"the metadata of {where}")
-        info.schedule.check_runnable()
+        check_built(info.schedule)
         info.schedule.check_blocks(info.config.num_blocks)
         info.schedule.check_halting(None, info.config.exit_gate)
         return info

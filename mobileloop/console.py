@@ -1,33 +1,127 @@
-"""What commands share of the terminal: progress, and what an interrupted one returns."""
+"""What commands share of the terminal: its width, sentences, progress, and what an interrupted one returns.
+
+A terminal's lines are filled and never cut; in a pipe every sentence is one line, however long, for other programs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:  # rich takes a third of the time that a command may need to start
+    from rich.console import Console
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
+PIPE_WIDTH = 1 << 16  # columns where there is no terminal: wider than anything we print
+NARROWEST = 40  # columns that a layout is made for; below them a terminal wraps by itself
+
+Update = Callable[[str, float], None]  # of one bar: (step, share done)
+UpdateLine = Callable[[str, float, float, str], None]  # of several: (line, done, of how many, step)
+
+
+def width_of(stream: IO[str]) -> int:
+    """Columns of the terminal behind `stream`, or of COLUMNS where that is set; PIPE_WIDTH where there is none."""
+    try:
+        if not stream.isatty():
+            return PIPE_WIDTH
+        told = os.environ.get("COLUMNS", "")
+        columns = int(told) if told.isdigit() else os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    return max(columns or 80, NARROWEST)
+
+
+def open_console(err: bool = False) -> Console:
+    """The one way to a rich Console: of standard output, or of the error stream."""
+    from rich.console import Console
+
+    return Console(stderr=err, width=width_of(sys.stderr if err else sys.stdout), highlight=False)
+
+
+def filled(text: str, width: int, indent: str = "") -> list[str]:
+    """`text` in lines of at most `width` columns, all but the first behind `indent`; words are kept whole if they fit."""
+    if len(text) <= width:
+        return [text]
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False) or [""]
+
+
+def fact_lines(facts: Iterable[tuple[str, str]], width: int) -> list[str]:
+    """(name, value) pairs, one below the other, the values aligned and filled."""
+    pairs = list(facts)
+    indent = max((len(name) for name, _ in pairs), default=0) + 2
+    return [line for name, value in pairs for line in filled(f"{name + ':':<{indent}}{value}", width, " " * indent)]
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print a sentence, filled to the terminal's width."""
+    say_lines(filled(text, width_of(sys.stderr if err else sys.stdout)), err)
+
+
+def say_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print (name, value) pairs."""
+    say_lines(fact_lines(facts, width_of(sys.stdout)))
+
+
+def print_text(console: Console, *texts: str, style: str = "") -> None:
+    """Print sentences, each filled to the console's width; nothing in them is markup."""
+    print_lines(console, [line for text in texts for line in filled(text, console.width)], style)
+
+
+def print_lines(console: Console, lines: Sequence[str], style: str = "") -> None:
+    """Print lines as they are."""
+    for line in lines:
+        console.print(line, style=style or None, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def say_lines(lines: Sequence[str], err: bool = False) -> None:
+    """Write lines as they are, without rich."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write("".join(f"{line}\n" for line in lines))
+    stream.flush()
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar on stderr; yields update(step, share done). It vanishes when the block ends, however it ends.
+def progress_bar(title: str) -> Iterator[Update]:
+    """One bar on stderr; yields update(step, share done)."""
+    with progress_bars() as update:
+        yield lambda step, done: update(title, done, 1.0, step)
+
+
+@contextmanager
+def progress_bars(by_thread: bool = True) -> Iterator[UpdateLine]:
+    """Bars on stderr, one for each line that is updated; they vanish when the block ends, however it ends.
 
     Where stderr is no terminal there is no bar, so that a log holds nothing but sentences.
+
+    Args:
+        by_thread: whether a thread draws them every tenth of a second. A measurement says no, since that thread takes
+            a core: its bars are drawn by the updates, between turns.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    if not sys.stderr.isatty():
+        yield lambda line, done, total, step: None
+        return
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[count]}", markup=False),
         TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(title, total=1.0)
+    with Progress(*columns, console=open_console(err=True), transient=True, auto_refresh=by_thread) as bars:
+        tasks: dict[str, TaskID] = {}
 
-        def update(step: str, done: float) -> None:
-            bars.update(task, description=f"{title}: {step}", completed=done)
+        def update(line: str, done: float, total: float, step: str) -> None:
+            if line not in tasks:
+                tasks[line] = bars.add_task(line, total=None, count="")
+            count = f"{done / (total or 1):4.0%}" if total <= 1 else f"{done:.0f}/{total:.0f}"
+            told = f"{line}: {step}" if line else step
+            bars.update(tasks[line], description=told, completed=done, total=total or None, count=count)
+            if not by_thread:
+                bars.refresh()
 
         yield update

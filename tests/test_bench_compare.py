@@ -85,9 +85,9 @@ def test_the_interval_holds_the_ratio_and_grows_with_what_is_unknown() -> None:
     assert tight == ratio_interval(before, after, confidence=0.9, drift=0, **more)
     wide = ratio_interval(before, after, confidence=0.9, drift=0.03, **more)
     wider = ratio_interval(before, after, confidence=0.99, drift=0.03, **more)
-    assert wider.low < wide.low < tight.low <= tight.ratio <= tight.high < wide.high < wider.high
+    assert wider.low < wide.low < tight.low <= tight.estimate <= tight.high < wide.high < wider.high
     flat = ratio_interval(np.ones((5, 4)), np.full((5, 4), 1.5), confidence=0.95, drift=0, **more)
-    assert (flat.ratio, flat.low, flat.high) == pytest.approx((1.5, 1.5, 1.5))
+    assert (flat.estimate, flat.low, flat.high) == pytest.approx((1.5, 1.5, 1.5))
 
 
 def test_slower_but_not_beyond_doubt_is_undecided() -> None:

@@ -88,9 +88,17 @@ def test_emulation(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert probe(root).emulated is True
 
 
-def test_an_x86_host_under_an_arm_program_is_emulation(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+def test_an_x86_host_under_an_arm_program_is_emulation(root: Path) -> None:
+    put(root, "proc/sys/kernel/arch", "aarch64\n")
     assert probe(root).emulated is True
+
+
+def test_the_quota_of_a_container(root: Path) -> None:
+    assert probe(root).cpu_quota is None
+    put(root, "proc/self/cgroup", "0::/\n")
+    put(root, "sys/fs/cgroup/cpu.max", "150000 100000\n")
+    machine = probe(root)
+    assert (machine.cpu_quota, machine.default_threads, machine.cores_usable) == (1.5, 1, 2)
 
 
 def test_this_machine_round_trips() -> None:

@@ -13,9 +13,10 @@ from mobileloop_bench.machine.facts import Cache, Machine
 from mobileloop_bench.measure import memory as memory_module
 from mobileloop_bench.measure.plan import make_plan, open_artifacts
 from mobileloop_bench.measure.probes import Probes
-from mobileloop_bench.measure.rounds import measure, rotated
+from mobileloop_bench.measure.rounds import measure
 from mobileloop_bench.measure.samples import prompt_of
 from mobileloop_bench.measure.summary import make_document
+from mobileloop_bench.measure.turns import rotated
 from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.writing.lists import numbers
 
@@ -191,8 +192,8 @@ def test_other_runtimes_skip_what_only_the_engine_can(fake_artifact: Path) -> No
     plan = make_plan([other], small_settings(threads=[2], loops=[1], streams=["auto", "prefetch"], sequences=[1, 4]))
     assert [(one.stream, one.sequences) for one in plan.configurations] == [("auto", 1)]
     assert {skip.reason for skip in plan.skipped} == {
-        "onnx holds one sequence; --batch 4 needs an engine artifact",
-        "onnx knows no next stage to stream; --stream prefetch needs an engine artifact",
+        "onnx does not run 4 sequences at once; that needs an engine artifact",
+        "onnx does not run streaming by 'prefetch'; that needs an engine artifact",
     }
 
 
@@ -262,7 +263,7 @@ def test_until_stable_goes_on_and_says_how_it_ended(fake_artifact: Path, monkeyp
 
 def test_a_cooldown_lies_between_rounds(fake_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("mobileloop_bench.measure.rounds.time.sleep", slept.append)
+    monkeypatch.setattr("mobileloop_bench.measure.turns.time.sleep", slept.append)
     measure(plan_of(fake_artifact, threads=[1], loops=[1], repetitions=3, cooldown_s=4), probes=Ticking())
     assert sum(slept) > 0
     slept.clear()

@@ -34,7 +34,6 @@ from mobileloop.reference.model import ReferenceModel
 from mobileloop.runtimes import open_session
 from mobileloop.spec.schedule import Schedule, Stage
 from mobileloop_bench.machine.facts import Machine
-from mobileloop_bench.measure import validity
 from mobileloop_bench.measure.card import peer_notes
 from mobileloop_bench.measure.interference import Watch, neighbours
 from mobileloop_bench.measure.memory import measure_memory
@@ -53,10 +52,11 @@ from mobileloop_bench.peers.builds import Store, default_folder
 from mobileloop_bench.peers.contestant import ONCE, Contestant, Repetition, Source
 from mobileloop_bench.peers.plan import repetition_of, with_peers
 from mobileloop_bench.peers.scoreboard import Row, rows
-from mobileloop_bench.peers.table import markdown, print_table
+from mobileloop_bench.peers.table import markdown, print_scoreboard
 from mobileloop_bench.report.page import page
 from mobileloop_bench.report.verdict import verdict
 from mobileloop_bench.results.agreement import Agreement, Continuation, same_start
+from mobileloop_bench.results.bootstrap import LEAST_ROUNDS
 from mobileloop_bench.results.compare import Rule, compare_runs
 from mobileloop_bench.results.document import Document, read_document
 from mobileloop_bench.results.result import Memory, Peer, Result
@@ -219,7 +219,7 @@ def test_the_table_on_a_terminal() -> None:
     document = made_up(2)
     document.settings.ended = "interrupted"
     stream = Console(record=True, width=190, file=open(os.devnull, "w"))  # noqa: SIM115
-    print_table(stream, document)
+    print_scoreboard(stream, document)
     text = stream.export_text()
     assert "2 of 2" in text
     assert "Ended: interrupted." in text
@@ -1208,7 +1208,7 @@ def test_a_real_peer_in_a_real_run(name: str, tmp_path: Path, monkeypatch) -> No
     assert row.peer is not None
     assert row.peer.version
     assert row.peer.flags
-    assert row.reasons[0].startswith(f"too few samples: of 1 round, at least {validity.MIN_REPETITIONS}")
+    assert row.reasons[0].startswith(f"too few samples: of 1 round, at least {LEAST_ROUNDS}")
 
 
 def test_llamas_own_loop_says_what_we_say(monkeypatch) -> None:

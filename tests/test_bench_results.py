@@ -94,8 +94,10 @@ def test_spread_drift_and_neighbours_are_said(fake_artifact: Path) -> None:
     decode = make_document(measurement, Machine(), [], {}, None).results[-1]
     assert not decode.valid
     said = "; ".join(decode.reasons)
-    assert "spread too wide: p90 is 2.00 times p10" in said
-    assert "the last repetition took 2.00 times the first" in said
+    assert decode.notes == ["wide spread: p90 is 2.00 times p10"]
+    assert (decode.median_low_ms, decode.median_high_ms) == (10, 20)
+    assert "interval too wide: the median is known to ±25%, beyond ±5%" in said
+    assert "the last round took 2.00 times the first" in said
     assert "preempted" in said
     assert "other programs used 0.50 cores" in said
 

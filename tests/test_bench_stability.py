@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from mobileloop_bench.results.stability import half_width, stable
+from mobileloop_bench.results.bootstrap import median_interval, stable
+
+
+def half_width(samples: list[float], per_round: int) -> float | None:
+    found = median_interval(samples, per_round)
+    return found and found.half_width
 
 
 def test_equal_rounds_are_stable_and_few_are_not() -> None:

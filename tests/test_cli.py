@@ -146,7 +146,7 @@ def test_export_takes_a_group(world, tmp_path):
     passed(cli("verify", path, "--against", world.source, "--tokens", 20, cwd=tmp_path))
     refused(cli("export", world.source, "--group", 48, cwd=tmp_path), "groups of 48")
     refused(cli("export", world.source, "--group", 64, "--quantize", "none", cwd=tmp_path), "groups of 64")
-    refused(cli("export", world.source, "--group", 64, "--to", "onnx", cwd=tmp_path), "in groups of 64 are not")
+    refused(cli("export", world.source, "--group", 64, "--to", "onnx", cwd=tmp_path), "in groups of 64, which onnx")
 
 
 def test_export_again_replaces_the_file(world, tmp_path):
@@ -505,14 +505,23 @@ REFUSED_ARTIFACTS = {
     "halt, not yet": (lambda w, f: ["run", w.engine, *prompt("--halt", "router:1")], "'router:1' is not known"),
     "halt, beyond": (lambda w, f: ["run", w.engine, *prompt("--halt", "cosine:1:4")], "outside 1-3"),
     "halt, no gate": (lambda w, f: ["run", w.engine, *prompt("--halt", "exit_gate:1")], "no norm at its loop ends"),
-    "halt, onnx": (lambda w, f: ["run", w.onnx, *prompt("--halt", "cosine:1")], "runs on onnx, which runs every loop"),
+    "halt, onnx": (
+        lambda w, f: ["run", w.onnx, *prompt("--halt", "cosine:1")],
+        "a halting rule, which onnx",
+    ),
     "halt, pte": (
         lambda w, f: ["run", w.executorch, *prompt("--halt", "cosine:1")],
-        "needs an engine artifact",
+        "asks for a halting rule, which executorch does not run",
     ),
     "no samples": (lambda w, f: ["run", w.engine, *prompt("--samples", 0)], "samples 0 is outside 1-1024"),
-    "samples, onnx": (lambda w, f: ["run", w.onnx, *prompt("--samples", 2)], "runs on onnx, which holds one sequence"),
-    "samples, pte": (lambda w, f: ["run", w.executorch, *prompt("--samples", 2)], "runs on executorch, which holds"),
+    "samples, onnx": (
+        lambda w, f: ["run", w.onnx, *prompt("--samples", 2)],
+        "2 sequences at once, which onnx",
+    ),
+    "samples, pte": (
+        lambda w, f: ["run", w.executorch, *prompt("--samples", 2)],
+        "2 sequences at once, which",
+    ),
     "threads": (lambda w, f: ["run", w.engine, *prompt("--threads", -1)], "threads -1 is outside 0-256"),
     "cpus list": (lambda w, f: ["run", w.engine, *prompt("--cpus", "1-")], "write for example --cpus 4-7,2"),
     "cpus there": (lambda w, f: ["run", w.engine, *prompt("--cpus", 1023)], "cpu 1023 does not exist"),

@@ -63,7 +63,7 @@ def export(checkpoint: Checkpoint, packed: PackedModel, path: Path, kv_bits: int
 
 def test_an_eight_bit_cache_is_refused_by_name(tmp_path: Path) -> None:
     checkpoint, packed = pack(Schedule.plain(CONFIG.num_blocks), "int4")
-    with pytest.raises(MobileloopError, match="a KV cache of 8 bits is not something the onnx export carries"):
+    with pytest.raises(MobileloopError, match="the export asks for a KV cache of 8 bits, which onnx does not run"):
         export(checkpoint, packed, tmp_path / "model.onnx", kv_bits=8)
 
 

@@ -334,7 +334,7 @@ def test_other_formats_refuse_a_halting_rule(tmp_path, target):
     stage = Stage(blocks=(0, 1, 2), loops=2, max_loops=2, halting=Halting(rule="cosine", threshold=0.1))
     checkpoint, packed = packed_model(TINY, Schedule(name="halting", stages=(stage,)))
     info = ArtifactInfo.describe(checkpoint, packed, 64, 32)
-    with pytest.raises(MobileloopError, match="the schedule halting has a halting rule, which"):
+    with pytest.raises(MobileloopError, match="the schedule halting asks for a halting rule, which"):
         exporter(target)(packed, info, tmp_path / "out", lambda step, share: None)
 
 

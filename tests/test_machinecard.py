@@ -19,6 +19,7 @@ def shown(file: MachineFile) -> str:
 def test_a_phone() -> None:
     machine = Machine(
         soc="A Chip",
+        cpu_quota=1.5,
         default_threads=1,
         clusters=[
             Cluster(cpus=[2], cores=1, core="Cortex-X4", big=True, max_mhz=3300),
@@ -43,6 +44,7 @@ def test_a_phone() -> None:
     )
     for part in (
         "[bold]Phone",
+        "a quota of 1.5 cores' time, by default 1 thread",
         "Android 15, API level 35, security patch unknown",
         "80%, Discharging, unknown, 4.10 V",
         "cpu 40.0 °C",

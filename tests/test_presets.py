@@ -2,6 +2,7 @@ import pytest
 
 from mobileloop.errors import MobileloopError
 from mobileloop.families.registry import preset, preset_names
+from mobileloop.spec.capabilities import check_built
 
 # MobileLLM (arXiv 2402.14905): millions of parameters with a tied embedding, and of one block.
 COUNTS = {
@@ -29,7 +30,7 @@ def test_parameter_counts(name):
     assert per_block / 1e6 == pytest.approx(block, abs=0.006)
     assert config.name == name
     assert config.random_weights
-    schedule.check_runnable()
+    check_built(schedule)
     schedule.check_blocks(config.num_blocks)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mobileloop.errors import MobileloopError, validated
+from mobileloop.spec.capabilities import Asked, check_built, check_runs, unbuilt
 from mobileloop.spec.halting import Halting
 from mobileloop.spec.schedule import KvPolicy, Schedule, Stage
 
@@ -66,7 +67,7 @@ def test_parse(text, blocks, slots, executed):
     schedule = Schedule.parse(text, blocks)
     assert schedule.num_slots == slots
     assert [a.block for a in schedule.applications()] == executed
-    schedule.check_runnable()
+    check_built(schedule)
     assert Schedule.parse(schedule.name, blocks) == schedule
 
 
@@ -231,9 +232,9 @@ def test_every_system_can_be_said_and_is_refused_by_name(make, slots, reason):
     assert Schedule.model_validate_json(schedule.model_dump_json()) == schedule
     assert Schedule.model_validate(json.loads(schedule.model_dump_json())) == schedule
     assert schedule.num_slots == slots
-    assert schedule.not_runnable().startswith(reason)
+    assert unbuilt(schedule).startswith(reason)
     with pytest.raises(MobileloopError, match=f"the schedule {schedule.name} cannot run yet"):
-        schedule.check_runnable()
+        check_built(schedule)
 
 
 def test_halting_rules_as_text():
@@ -291,10 +292,10 @@ def test_halting_that_does_not_fit_its_schedule():
 
 
 def test_what_only_the_engine_runs():
-    Schedule.immediate(2, 3).check_carried("onnx")
-    for schedule, words in ((ouro(), "ouro has a halting rule"), (loop_mdm(), "loopmdm has full attention")):
+    check_runs("it", "onnx", Asked(Schedule.immediate(2, 3)))
+    for schedule, words in ((ouro(), "ouro asks for a halting rule"), (loop_mdm(), "loopmdm asks for full attention")):
         with pytest.raises(MobileloopError, match=f"the schedule {words}, which onnx does not run"):
-            schedule.check_carried("onnx")
+            check_runs(f"the schedule {schedule.name}", "onnx", Asked(schedule))
 
 
 def test_the_systems_that_run_now():
@@ -308,7 +309,7 @@ def test_the_systems_that_run_now():
         Schedule(name="middle-cycle", stages=(Stage(blocks=(0,)), Stage(blocks=(1, 2), loops=2, max_loops=2))),
     ]
     for schedule in runnable:
-        assert schedule.not_runnable() is None
+        assert unbuilt(schedule) is None
         assert Schedule.model_validate_json(schedule.model_dump_json()) == schedule
 
 
@@ -323,7 +324,7 @@ def test_the_systems_that_run_now():
     ],
 )
 def test_each_unbuilt_feature_is_named(change, reason):
-    assert reason in Schedule(stages=(Stage(blocks=(0,), **change),)).not_runnable()
+    assert reason in unbuilt(Schedule(stages=(Stage(blocks=(0,), **change),)))
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.sampled_from(["immediate", "all"]))

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import skips
-from tools import TOOLS, Fuzzer, packages
 
 pytest_plugins = ["pytester"]
 
@@ -52,7 +51,7 @@ def test_an_ordinary_run_passes_and_ends_with_a_table(suite):
         [
             "*what was skipped*",
             "    1  valgrind is not installed * install valgrind",
-            "On Debian and Ubuntu `make test-tools` installs all of it.",
+            "On Debian and Ubuntu `make test-tools` installs what is to be installed.",
             "*1 passed, 2 skipped*",
         ]
     )
@@ -106,7 +105,7 @@ def test_another_value_is_refused(suite):
 
 def test_every_excused_test_exists():
     text = "\n".join(path.read_text() for path in HERE.glob("test_*.py"))
-    assert [name for name in skips.IMPOSSIBLE if f"def {name}(" not in text] == []
+    assert [name for name in skips.EXCUSED if f"def {name}(" not in text] == []
 
 
 def test_what_is_skipped_is_told_by_its_tool():
@@ -120,9 +119,3 @@ def test_the_table_is_80_wide():
     assert max(map(len, lines)) <= 80
     assert lines[1].startswith("   12  word")
     assert lines[-1] == "    3  short"
-
-
-def test_the_fuzzer_is_of_the_distributions_clang():
-    missing = [tool for tool in TOOLS if "clang" in tool.packages or isinstance(tool, Fuzzer)]
-    assert packages(missing, lambda name: f"{name}\n  Depends: clang-14\n") == ["clang", "libclang-rt-14-dev"]
-    assert packages(missing, lambda name: "") == ["clang", "libclang-rt-dev"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mobileloop.artifact import ArtifactInfo
-from mobileloop.errors import MobileloopError
 from mobileloop.packed import PackedModel
+from mobileloop.spec.capabilities import Asked, check_runs
 
 Progress = Callable[[str, float], None]
 
@@ -22,18 +22,7 @@ class Exporter(Protocol):
     def __call__(self, packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progress) -> None: ...
 
 
-def check_carried(
-    packed: PackedModel, info: ArtifactInfo, target: str, kv_bits: tuple[int, ...], groups: tuple[int, ...]
-) -> None:
-    """Raise MobileloopError where a format cannot say what the engine's own can."""
-    packed.schedule.check_carried(target)
-    if info.kv_bits not in kv_bits:
-        raise MobileloopError(
-            f"a KV cache of {info.kv_bits} bits is not something the {target} export carries; choose another --kv, "
-            "or export with --to engine."
-        )
-    if packed.group not in groups:
-        raise MobileloopError(
-            f"weights in groups of {packed.group} are not something the {target} export carries; choose another "
-            "--group, or export with --to engine."
-        )
+def check_carried(packed: PackedModel, info: ArtifactInfo, target: str) -> None:
+    """Raise MobileloopError where the runtime of a format does not run what the artifact would ask for."""
+    check_runs(f"the schedule {packed.schedule.name}", target, Asked(packed.schedule))
+    check_runs("the export", target, Asked(kv_bits=info.kv_bits, group=packed.group))

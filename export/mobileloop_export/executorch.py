@@ -19,7 +19,6 @@ from torch import Tensor
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.packed import PackedModel
-from mobileloop.quant.schemes import GROUPS
 from mobileloop.quiet import quiet_imports
 from mobileloop.spec.costs import kv_vector_bytes
 from mobileloop_export.contract import Progress, check_carried
@@ -160,7 +159,7 @@ def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progres
     Raises:
         MobileloopError: where the model asks for what the program's operators do not do.
     """
-    check_carried(packed, info, "executorch", kv_bits=(8, 16, 32), groups=GROUPS)
+    check_carried(packed, info, "executorch")
     progress("packing blocks", 0.0)
     program = _Program(packed, info).eval()
     with quiet_imports():

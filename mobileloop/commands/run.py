@@ -79,7 +79,6 @@ def run(
     from mobileloop.decode.sampling import Sampler
     from mobileloop.runtimes import open_session
     from mobileloop.runtimes.base import MAX_SEQUENCES
-    from mobileloop.runtimes.engine import EngineSession
     from mobileloop.spec.halting import Halting
     from mobileloop.tokenizer import TextStream, Tokenizer
 
@@ -118,7 +117,6 @@ def run(
         typer.echo("note: this artifact has random weights, so the text means nothing.", err=True)
     most = min(max_tokens, room)
     if samples > 1:
-        assert isinstance(session, EngineSession)  # open_session refuses the others
         samplers = [Sampler(temperature, top_p, seed + k, top_k, min_p) for k in range(samples)]
         answers = generate_samples(session, ids, most, samplers, tokenizer.is_end)
         texts = [_text(tokenizer, tokens) for tokens in answers.tokens]
@@ -202,10 +200,8 @@ def _facts(session: Session, result: Generation | Samples) -> dict[str, object]:
 
 def _kv_bytes(session: Session, position: int) -> float:
     """KV bytes of a token at `position`, by the applications that tokens really had where the runtime counts them."""
-    from mobileloop.runtimes.engine import EngineSession
-
     whole = session.info.kv_bytes(position, session.requested_loops)
-    mean = session.mean_applications if isinstance(session, EngineSession) else None
+    mean = session.mean_applications
     if mean is None:
         return whole
     return whole * mean / sum(1 for _ in session.info.schedule.applications(session.requested_loops))
@@ -213,9 +209,7 @@ def _kv_bytes(session: Session, position: int) -> float:
 
 def _applied_loops(session: Session) -> dict[str, object] | None:
     """Loops that tokens ran in the looped stages: mean and histogram; None where nothing loops or nobody counts."""
-    from mobileloop.runtimes.engine import EngineSession
-
-    if not isinstance(session, EngineSession) or not session.loop_counts.any():
+    if not session.loop_counts.any():
         return None
     counts = {loops: int(count) for loops, count in enumerate(session.loop_counts) if count}
     mean = sum(loops * count for loops, count in counts.items()) / sum(counts.values())

@@ -18,6 +18,7 @@ from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.reference.cache import KvCache
 from mobileloop.reference.layers import rms_norm, rotate
+from mobileloop.spec.capabilities import check_built
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.costs import TokenBytes
 from mobileloop.spec.halting import Halting
@@ -33,7 +34,7 @@ class ReferenceModel:
         Raises:
             MobileloopError: where the schedule cannot run yet, or names a block the model lacks.
         """
-        schedule.check_runnable()
+        check_built(schedule)
         schedule.check_blocks(config.num_blocks)
         schedule.check_halting(None, config.exit_gate)
         self.config = config

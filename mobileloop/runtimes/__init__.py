@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mobileloop.artifact import runtime_of
-from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import Session
 from mobileloop.runtimes.streaming import Streaming
+from mobileloop.spec.capabilities import Asked, check_runs
 from mobileloop.spec.halting import Halting
 
 
@@ -42,6 +42,7 @@ def open_session(
     """
     streaming = Streaming.parse(stream)
     runtime = runtime_of(path)
+    check_runs(str(path), runtime, Asked(halting=halting, sequences=sequences, stream=streaming.mode))
     if runtime == "engine":
         from mobileloop.runtimes.engine import EngineSession
 
@@ -53,21 +54,6 @@ def open_session(
             halting=halting,
             streaming=streaming,
             cpus=cpus,
-        )
-    if sequences != 1:
-        raise MobileloopError(
-            f"{path} runs on {runtime}, which holds one sequence; several at once need an engine artifact: export "
-            "with --to engine."
-        )
-    if halting is not None and halting.rule != "none":
-        raise MobileloopError(
-            f"{path} runs on {runtime}, which runs every loop; halting needs an engine artifact: export with "
-            "--to engine."
-        )
-    if streaming.mode not in ("auto", "off"):
-        raise MobileloopError(
-            f"{path} runs on {runtime}, which knows no next stage to stream; --stream needs an engine artifact: export "
-            "with --to engine."
         )
     if runtime == "executorch":
         from mobileloop.runtimes.executorch import ExecutorchSession

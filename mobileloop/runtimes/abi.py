@@ -123,12 +123,8 @@ def declare(engine: ctypes.CDLL) -> None:
     engine.ml_session_times.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_uint64]
     engine.ml_session_slow_down.argtypes = [ctypes.c_void_p, ctypes.c_double]
     engine.ml_default_threads.restype = ctypes.c_uint32
-    engine.ml_topology_json.argtypes = [
-        ctypes.c_char_p,
-        ctypes.c_char_p,
-        ctypes.c_uint64,
-        ctypes.POINTER(ctypes.c_uint64),
-    ]
+    for function in (engine.ml_topology_json, engine.ml_describe_machine):
+        function.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64, ctypes.POINTER(ctypes.c_uint64)]
     engine.ml_read_bandwidth.argtypes = [
         ctypes.c_uint32,
         ctypes.c_uint64,
@@ -145,6 +141,12 @@ def declare(engine: ctypes.CDLL) -> None:
     ]
     engine.ml_memory_destroy.argtypes = [ctypes.c_void_p]
     engine.ml_memory_destroy.restype = None
+    engine.ml_memory_arithmetic.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_double,
+        ctypes.POINTER(ctypes.c_double),
+        ctypes.c_uint32,
+    ]
     for function in (engine.ml_memory_read, engine.ml_memory_chase):
         function.argtypes = [
             ctypes.c_void_p,

@@ -15,6 +15,7 @@ from mobileloop.artifact import ArtifactInfo, check_tokens
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes import native
 from mobileloop.runtimes.topology import check_cpus, write_cpus
+from mobileloop.spec.capabilities import Asked, check_runs
 
 F32 = NDArray[np.float32]
 MAX_THREADS = 256  # the engine's bound
@@ -64,7 +65,6 @@ class Session(ABC):
     """
 
     runtime: str
-    runs_every_schedule = False  # whether a runtime carries out halting rules and full attention
 
     def __init__(
         self, path: Path, info: ArtifactInfo, threads: int, loops: int | None, cpus: Sequence[int] | None = None
@@ -72,8 +72,7 @@ class Session(ABC):
         check_threads(threads)
         check_cpus(cpus)
         info.schedule.check_loops(loops)
-        if not self.runs_every_schedule:
-            info.schedule.check_carried(self.runtime)
+        check_runs(f"the schedule {info.schedule.name}", self.runtime, Asked(info.schedule))
         self.path = path
         self.info = info
         self.cpus = None if cpus is None else list(cpus)
@@ -81,6 +80,8 @@ class Session(ABC):
         self.requested_loops = loops  # None: each stage's own count, which may differ between stages
         self.loops = loops if loops is not None else info.schedule.default_loops
         self.position = 0
+        # How often a token ran n loops of a looped stage since the last reset; all 0 where the runtime does not count.
+        self.loop_counts = np.zeros(info.schedule.max_loops + 1, dtype=np.int64)
 
     def prefill(self, tokens: Sequence[int]) -> F32:
         """Run `tokens` behind what was run before; logits [vocab] of the last one."""
@@ -111,6 +112,44 @@ class Session(ABC):
             self.loops = self.requested_loops = loops
         self.position = 0
         self._clear()
+
+    # -- what not every runtime does; the defaults say that there is nothing ----------------------
+
+    @property
+    def mean_applications(self) -> float | None:
+        """Executions of a block per token since the last reset; None where the runtime does not count them."""
+        return None
+
+    def run(
+        self,
+        sequences: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        all_logits: bool = False,
+        loops: int | None = None,
+    ) -> F32:
+        """Run tokens of several sequences in one pass over the weights; here of sequence 0 alone.
+
+        Raises:
+            MobileloopError: for other sequences, or loops that differ from the session's.
+        """
+        if list(sequences) != [0] or loops not in (None, self.requested_loops):
+            raise MobileloopError(f"{self.path} runs on {self.runtime}, which holds one sequence with one loop count.")
+        return (self.logits(tokens[0]) if all_logits else self.prefill(tokens[0]))[None]
+
+    def fork(self, source: int, target: int) -> None:
+        """Make `target` a copy of sequence `source`; a runtime of one sequence has none."""
+        raise MobileloopError(f"{self.path} runs on {self.runtime}, which holds one sequence.")
+
+    def time_stages(self, on: bool = True) -> bool:
+        """Note from here on where the time of a run goes; says whether the runtime can."""
+        return False
+
+    def stage_times(self) -> list[tuple[str, list[float]]]:
+        """Every stage of the last run and the ms of its loops; empty where the runtime does not note them."""
+        return []
+
+    def slow_down(self, share: float) -> None:  # noqa: B027
+        """Make the runtime slower by a share, for tests of what compares results; only the engine can."""
 
     def title(self) -> str:
         """The runtime, and which of its paths computes where it has several."""

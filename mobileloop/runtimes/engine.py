@@ -75,7 +75,6 @@ class EngineSession(Session):
     """
 
     runtime = "engine"
-    runs_every_schedule = True
 
     def __init__(
         self,
@@ -159,9 +158,10 @@ class EngineSession(Session):
             args = ctypes.pointer(abi.HaltingArgs(*numbers))
         native.check(native.library().ml_session_set_halting(self._open(), args))
 
-    def time_stages(self, on: bool = True) -> None:
+    def time_stages(self, on: bool = True) -> bool:
         """Let every run from here on note where its time goes, at the cost of a clock read per loop; off at first."""
         native.check(native.library().ml_session_time(self._open(), on))
+        return True
 
     def stage_times(self) -> list[tuple[str, list[float]]]:
         """Where the time of the last run went: a row of `Schedule.stage_rows`, or "head", and the ms of each loop.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -99,10 +99,20 @@ def topology_json(root: Path | None = None) -> str:
     Args:
         root: None is this machine; else a folder that holds another machine's `sys`.
     """
-    place, needed, size = (None if root is None else os.fsencode(root)), ctypes.c_uint64(), 0
+    return _told(library().ml_topology_json, root)
+
+
+def machine_json(root: Path | None = None) -> str:
+    """The machine as `ml_describe_machine` writes it; `root` holds `proc`, `sys` and `etc` of another one."""
+    return _told(library().ml_describe_machine, root)
+
+
+def _told(function: Callable[..., int], of: Path | None) -> str:
+    """A text of the engine, which is asked for its size first."""
+    place, needed, size = (None if of is None else os.fsencode(of)), ctypes.c_uint64(), 0
     buffer = None
-    while True:  # the cpus that may be used can change between two calls
-        check(library().ml_topology_json(place, buffer, size, ctypes.byref(needed)))
+    while True:  # what it tells of can grow between two calls
+        check(function(place, buffer, size, ctypes.byref(needed)))
         if buffer is not None:
             return str(buffer.value.decode())
         size = needed.value + 4096

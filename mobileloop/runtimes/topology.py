@@ -64,12 +64,17 @@ class Cache(BaseModel):
 
 
 class Topology(BaseModel):
-    """The cpus that this process may run on; clusters from the strongest down."""
+    """The cpus that this process may run on; clusters from the strongest down.
+
+    Attributes:
+        cpu_quota: cores' worth of time that the control groups of a container allow; None for all there is.
+    """
 
     cpus: list[Cpu]
     clusters: list[Cluster]
     caches: list[Cache]
     default_threads: int
+    cpu_quota: float | None = None
 
 
 def read_topology(root: Path | None = None) -> Topology:

@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mobileloop.errors import MobileloopError, validated
-from mobileloop.spec.halting import MAX_LOOPS, RUNNABLE_RULES, Halting
+from mobileloop.spec.halting import MAX_LOOPS, Halting
 
 
 class KvPolicy(BaseModel):
@@ -298,34 +298,6 @@ class Schedule(BaseModel):
                 "latent_difference or cosine."
             )
 
-    def check_carried(self, runtime: str) -> None:
-        """Raise MobileloopError where a stage halts or has full attention, which the engine alone runs."""
-        if self.halts:
-            raise MobileloopError(
-                f"the schedule {self.name} has a halting rule, which {runtime} does not run; export it to the engine, "
-                "or take the rule out."
-            )
-        if not self.causal:
-            raise MobileloopError(
-                f"the schedule {self.name} has full attention, which {runtime} does not run; export it to the engine."
-            )
-
-    def not_runnable(self) -> str | None:
-        """The first thing this schedule asks for that no runtime here does yet, by name; None where all run."""
-        for number, stage in enumerate(self.stages):
-            reason = _not_runnable(stage)
-            if number > 0 and stage.start == "embedding":
-                reason = "the embedding as its start state behind another stage, which is not built yet"
-            if reason:
-                return f"stage {number} needs {reason}"
-        return None
-
-    def check_runnable(self) -> None:
-        """Raise MobileloopError, naming the reason, where the schedule cannot run yet."""
-        reason = self.not_runnable()
-        if reason:
-            raise MobileloopError(f"the schedule {self.name} cannot run yet: {reason}.")
-
     def applications(self, loops: int | None = None) -> Iterator[Application]:
         """Every application of a runnable schedule in execution order."""
         index = 0
@@ -365,17 +337,3 @@ def _max_loops(stage: Stage) -> int:
 
 def _default_loops(stage: Stage) -> int:
     return max([stage.loops, *(_default_loops(inner) for inner in stage.stages)])
-
-
-def _not_runnable(stage: Stage) -> str | None:
-    checks = (
-        (bool(stage.stages), "nested stages, which no runtime here executes yet"),
-        (stage.injection != "none" or bool(stage.inject), f"the injection '{stage.injection}', which is not built yet"),
-        (stage.start not in ("carry", "embedding"), f"the start state '{stage.start}', which is not built yet"),
-        (stage.state != "h", f"a second hidden state '{stage.state}', which is not built yet"),
-        (stage.halting.rule not in RUNNABLE_RULES, f"the halting rule '{stage.halting.rule}', which is not built yet"),
-        (stage.kv_policy.kind != "own", f"the KV policy '{stage.kv_policy.kind}', which is not built yet"),
-        (stage.noise, "a noise input, which is not built yet"),
-        (stage.low_rank > 0, "per-application low-rank deltas, which are not built yet"),
-    )
-    return next((reason for failed, reason in checks if failed), None)

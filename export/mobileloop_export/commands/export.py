@@ -99,6 +99,7 @@ def export(
     from mobileloop.checkpoints.load import load_checkpoint
     from mobileloop.files import check_output, written_whole
     from mobileloop.packed import PackedModel
+    from mobileloop.spec.capabilities import check_built
     from mobileloop_export.formats import FORMATS, exporter
 
     suffix = FORMATS[to.value]
@@ -114,7 +115,7 @@ def export(
         progress("reading the source", 0.0)
         checkpoint = load_checkpoint(source, seed)
         chosen = _schedule(checkpoint, loops, schedule)
-        chosen.check_runnable()
+        check_built(chosen)
         progress("quantizing", 0.1)
         packed = PackedModel.from_checkpoint(
             checkpoint,

@@ -15,6 +15,7 @@ from onnx import FunctionProto, ModelProto, TensorProto, ValueInfoProto, helper
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
 from mobileloop.packed import PackedModel
+from mobileloop.spec.capabilities import check_built
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Stage
 from mobileloop_export.contract import Progress, check_carried
@@ -51,8 +52,8 @@ def write(packed: PackedModel, info: ArtifactInfo, path: Path, progress: Progres
     Raises:
         MobileloopError: where the schedule cannot run yet, or the model is beyond 2 GB.
     """
-    packed.schedule.check_runnable()
-    check_carried(packed, info, "onnx", kv_bits=(16, 32), groups=(32,))
+    check_built(packed.schedule)
+    check_carried(packed, info, "onnx")
     metadata = info.model_dump_json()
     size = packed.weight_bytes() + len(metadata.encode())
     if size + _GRAPH_ROOM > MAX_BYTES:

@@ -2,7 +2,7 @@
 
     python runtime_bench/engine/fuzz/make_corpus.py
 
-Inputs that fuzzing has found are kept beside the seeds under names that begin with `found-`.
+Inputs that fuzzing has found are kept beside the seeds: `found-...` once crashed, `grown-...` reach what seeds do not.
 """
 
 from __future__ import annotations

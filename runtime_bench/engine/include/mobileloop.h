@@ -254,6 +254,10 @@ ML_API ml_status ml_memory_read(ml_memory *memory, uint64_t size_bytes, uint32_t
  * it follows it for at most 8192 lines behind each eviction. The set must fit one thread's part of max_bytes. */
 ML_API ml_status ml_memory_chase(ml_memory *memory, uint64_t size_bytes, uint32_t state, double seconds,
                                  double *nanoseconds, uint32_t capacity, uint32_t *count);
+/* How fast the cores compute at this moment: all threads run one fixed loop of arithmetic out of registers for about
+ * `seconds`. Gives each thread's median nanoseconds of a step; `size` is the number of threads. The same core takes up
+ * to twice as long while its other hardware thread is busy, whoever uses that one. */
+ML_API ml_status ml_memory_arithmetic(ml_memory *memory, double seconds, double *nanoseconds, uint32_t size);
 
 /* Whether runs note where their time goes (1) or not (0, as at first). It takes a clock read per loop. Refused where
  * ml_model_num_stages * ml_model_max_loops is more than 2^20. */

@@ -330,6 +330,15 @@ ml_status ml_memory_chase(ml_memory *memory, uint64_t size_bytes, uint32_t state
                           uint32_t capacity, uint32_t *count) {
     return memory_samples(&ml_memory::chase, memory, size_bytes, state, seconds, nanoseconds, capacity, count);
 }
+ml_status ml_memory_arithmetic(ml_memory *memory, double seconds, double *nanoseconds, uint32_t size) {
+    return guarded([&] {
+        const Exclusive exclusive(given(memory, "memory").busy);
+        const std::vector<double> found = memory->arithmetic(seconds);
+        ml::require(size == found.size(), "room for ", size, " figures was given, but there are ", found.size(),
+                    " threads");
+        std::copy(found.begin(), found.end(), &given(nanoseconds, "place for the times"));
+    });
+}
 
 ml_status ml_session_time(ml_session *session, uint32_t on) {
     return guarded([&] {

@@ -644,6 +644,13 @@ void test_memory() {
         for (const double seconds : {0.0, -1.0, 601.0, double{NAN}, double{INFINITY}})
             CHECK(read(kBytes, ML_WARM, seconds) == ML_FAILED && chase(kBytes, ML_WARM, seconds) == ML_FAILED);
         CHECK(read(kBytes, 3, 0.01) == ML_FAILED && chase(kBytes, UINT32_MAX, 0.01) == ML_FAILED);
+        double steps[3] = {};
+        CHECK(ml_memory_arithmetic(memory, 0.001, steps, threads) == ML_OK);
+        CHECK(std::all_of(steps, steps + threads, [](double step) { return std::isfinite(step) && step > 0; }));
+        CHECK(ml_memory_arithmetic(memory, 0.001, steps, threads + 1) == ML_FAILED);
+        CHECK(ml_memory_arithmetic(memory, 0.001, nullptr, threads) == ML_FAILED);
+        for (const double seconds : {0.0, -1.0, 601.0, double{NAN}, double{INFINITY}})
+            CHECK(ml_memory_arithmetic(memory, seconds, steps, threads) == ML_FAILED);
         ml_memory_destroy(memory);
     }
     CHECK(ml_memory_create(uint64_t{8} << 20, 4, nullptr, 0, 1, &memory) == ML_OK);
@@ -2094,9 +2101,9 @@ void test_random_numbers() {
     CHECK(philox({~0u, ~0u, ~0u, ~0u}, ~uint64_t{0}) == (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
     CHECK(philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, 0x299f31d0a4093822) ==
           (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
-    CHECK(uniform(0u, 0u, 0, 0) == 0x1.c2d38b1acc4fdp-1);
-    CHECK(uniform(7u, 3u, 1, 0) == 0x1.6e08e78fe6d88p-2);
-    CHECK(uniform(9223372036854775807u, 4294967305u, 5, 4) == 0x1.e5600053adc5ap-2);
+    CHECK(ml::uniform(0u, 0u, 0, 0) == 0x1.c2d38b1acc4fdp-1);
+    CHECK(ml::uniform(7u, 3u, 1, 0) == 0x1.6e08e78fe6d88p-2);
+    CHECK(ml::uniform(9223372036854775807u, 4294967305u, 5, 4) == 0x1.e5600053adc5ap-2);
     CHECK(std::fabs(normal_pair(7, 3, 1, 2)[0] - -1.564959168434143f) < 1e-6f);
     CHECK(std::fabs(normal_pair(7, 3, 1, 2)[1] - 1.2815955877304077f) < 1e-6f);
 }

@@ -53,7 +53,7 @@ class Memory:
     def __init__(
         self, max_bytes: int, threads: int, cpus: Sequence[int] | None = None, huge_pages: bool = True
     ) -> None:
-        self._handle = ctypes.c_void_p()
+        self._handle, self._threads = ctypes.c_void_p(), threads
         listed = cpu_array(cpus or ())
         check(
             library().ml_memory_create(max_bytes, threads, listed, len(listed), huge_pages, ctypes.byref(self._handle))
@@ -87,6 +87,16 @@ class Memory:
     def chase_ns(self, size_bytes: int, seconds: float, state: str = "warm") -> list[float]:
         """Samples of the nanoseconds of one load that depends on the load before, by one thread; as `read_gbps`."""
         return self._samples(library().ml_memory_chase, size_bytes, seconds, state)
+
+    def arithmetic_ns(self, seconds: float) -> list[float]:
+        """Nanoseconds of one step of a fixed loop of arithmetic, by thread, all at once: how fast the cores compute now.
+
+        Raises:
+            MobileloopError: for a time out of bounds.
+        """
+        found = (ctypes.c_double * self._threads)()
+        check(library().ml_memory_arithmetic(self._handle, seconds, found, self._threads))
+        return list(found)
 
     def _samples(self, measure: Callable[..., int], size_bytes: int, seconds: float, state: str) -> list[float]:
         samples, count = (ctypes.c_double * MAX_SAMPLES)(), ctypes.c_uint32()

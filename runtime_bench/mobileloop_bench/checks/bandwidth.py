@@ -26,8 +26,8 @@ from mobileloop.files import check_output, written_whole
 from mobileloop.runtimes import native
 from mobileloop.runtimes.topology import read_topology
 from mobileloop_bench.bandwidth.ceiling import working_set_bytes
-from mobileloop_bench.bandwidth.climb import cache_sizes
 from mobileloop_bench.bandwidth.memory import Memory
+from mobileloop_bench.bandwidth.sweep import cache_sizes
 from mobileloop_bench.machine.probe import probe
 from mobileloop_bench.writing.lists import numbers
 from mobileloop_bench.writing.units import mebibytes

@@ -73,7 +73,7 @@ def bandwidth(
 
     from mobileloop.files import check_output
     from mobileloop.runtimes.topology import check_cpus, parse_cpus, read_topology
-    from mobileloop_bench.bandwidth.climb import measure_ladder, parse_sizes, plan_climb
+    from mobileloop_bench.bandwidth.sweep import measure_ladder, parse_sizes, plan_sweep
     from mobileloop_bench.machine.card import machine_sentence, this_machine
     from mobileloop_bench.writing.lists import numbers
 
@@ -84,7 +84,7 @@ def bandwidth(
     check_cpus(listed)
     end = time.monotonic() + time_budget
     made, topology = this_machine(), read_topology()
-    climb = plan_climb(
+    sweep = plan_sweep(
         made.machine,
         topology,
         None if threads is None else numbers(threads, "--threads"),
@@ -96,7 +96,7 @@ def bandwidth(
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(machine_sentence(made.machine), highlight=False, markup=False)
     with progress_bar("bandwidth") as progress:
-        ladder = made.ladder = measure_ladder(climb, topology, progress)
+        ladder = made.ladder = measure_ladder(sweep, topology, progress)
     console.print(_table(ladder) if ladder.steps else _rungs(ladder))
     for note in _notes(ladder):
         console.print(note, highlight=False, markup=False)

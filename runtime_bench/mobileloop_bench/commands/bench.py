@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mobileloop.commands.options import Cpus, OnnxKernel, session_options
-from mobileloop.console import INTERRUPTED
+from mobileloop.console import INTERRUPTED, open_console, say
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
@@ -154,9 +154,9 @@ def say_document(document: Document, out: Path | None) -> None:
     if not sys.stdout.isatty():
         typer.echo(document.to_json())
     elif out is not None:
-        typer.echo(f"Wrote {out}")
+        say(f"Wrote {out}")
     else:
-        typer.echo("Nothing was written; --json OUT keeps every sample.")
+        say("Nothing was written; --json OUT keeps every sample.")
 
 
 def measure_and_show(
@@ -169,8 +169,6 @@ def measure_and_show(
     source: Path | None = None,
 ) -> Document:
     """The command but for what it says of its JSON: card, measurement, table and the file."""
-    from rich.console import Console
-
     from mobileloop.files import check_output
     from mobileloop_bench.machine.file import MachineFile
     from mobileloop_bench.measure.plan import make_plan, open_artifacts
@@ -188,7 +186,7 @@ def measure_and_show(
     plan = make_plan(open_artifacts(files, options), settings)
     if peers:
         plan = with_peers(plan, peers, source)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = open_console()
     command = shlex.join(["mobileloop", *sys.argv[1:]])
     document = run_bench(console, plan, probes, json_out, command, machine_file)
     print_results(console, document)
@@ -204,8 +202,6 @@ def _recipe(
     machine: Path | None,
 ) -> Document:
     """A fixed comparison: does everybody say the same, the measurement, its own table; `outputs` are JSON, Markdown."""
-    from rich.console import Console
-
     from mobileloop.files import check_output, written_whole
     from mobileloop_bench.machine.file import MachineFile
     from mobileloop_bench.machine.probe import probe
@@ -216,8 +212,8 @@ def _recipe(
     from mobileloop_bench.peers.builds import Store, default_folder
     from mobileloop_bench.writing.units import counted
 
-    def say(text: str) -> None:
-        typer.echo(text, err=True)
+    def tell(text: str) -> None:
+        say(text, err=True)
 
     recipe.check_name(name)
     for output in outputs:
@@ -226,15 +222,15 @@ def _recipe(
     json_out, markdown = outputs
     machine_file = None if machine is None else MachineFile.read(machine)
     probes, store = Probes(), Store(default_folder())
-    plan = recipe.recipe_plan(peers, recipe.settings_of(**rounds), store, say, options)
+    plan = recipe.recipe_plan(peers, recipe.settings_of(**rounds), store, tell, options)
     before = earlier(json_out, plan, probe(), name)
     if before is not None:
-        say(f"going on behind {counted(before.rounds, 'round')} of {json_out}")
-    agreed = agreement.check(plan, llama.gguf(store), say)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+        tell(f"going on behind {counted(before.rounds, 'round')} of {json_out}")
+    agreed = agreement.check(plan, llama.gguf(store), tell)
+    console = open_console()
     command = shlex.join(["mobileloop", *sys.argv[1:]])
     document = run_bench(console, plan, probes, json_out, command, machine_file, before, recipe=name, agreement=agreed)
-    table.print_table(console, document)
+    table.print_scoreboard(console, document)
     if markdown is not None:
         with written_whole(markdown) as temporary:
             temporary.write_text(table.markdown(document), encoding="utf-8")

@@ -80,8 +80,8 @@ def compare(
 
 
 def _rule(metric: str, threshold: str, confidence: float, statistic: str, drift: str | None) -> Rule:
-    from mobileloop_bench.results.bootstrap import QUANTILES
-    from mobileloop_bench.results.compare import DRIFT, Rule
+    from mobileloop_bench.results.bootstrap import DRIFT, QUANTILES
+    from mobileloop_bench.results.compare import Rule
     from mobileloop_bench.results.result import PHASES
     from mobileloop_bench.writing.lists import percentage
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mobileloop.errors import MobileloopError
+from mobileloop_bench.measure.turns import Stopped
 
 STATES = ("device", "offline", "unauthorized", "authorizing", "no permissions", "recovery", "sideload", "bootloader")
 LOST = ("vanished", "offline", "late")
@@ -71,10 +72,6 @@ class AdbError(MobileloopError):
     def __init__(self, kind: str, serial: str = "the device", doing: str = "talking to it", detail: str = "") -> None:
         super().__init__(SENTENCES[kind].format(serial=serial, doing=doing, detail=detail or "no reason given") + ".")
         self.kind = kind
-
-
-class Stopped(Exception):
-    """The user stopped the run while adb was at work."""
 
 
 @dataclass(frozen=True)

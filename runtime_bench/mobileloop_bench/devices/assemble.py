@@ -8,14 +8,15 @@ from mobileloop.errors import MobileloopError
 from mobileloop_bench.bandwidth.ceiling import Bandwidth
 from mobileloop_bench.devices.describe import Device, by_cluster
 from mobileloop_bench.machine.facts import Machine
-from mobileloop_bench.measure.journal import Turn
+from mobileloop_bench.measure.journal import Taken
 from mobileloop_bench.measure.plan import Configuration, Plan
-from mobileloop_bench.measure.rounds import rotated
 from mobileloop_bench.measure.samples import Measurement, Samples
 from mobileloop_bench.measure.summary import make_document
+from mobileloop_bench.measure.turns import Rounds
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import Result, Sample
 from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.results.validity import Code, doubted
 from mobileloop_bench.writing.units import counted
 
 Turns = Sequence[tuple[Configuration, bool]]  # what runs, and whether it measures the read bandwidth first
@@ -23,16 +24,17 @@ Turns = Sequence[tuple[Configuration, bool]]  # what runs, and whether it measur
 
 def order_of_turns(plan: Plan, with_bandwidth: bool) -> Turns:
     """Every round's configurations in the order they run; the first of each thread count measures bandwidth too."""
-    configurations, turns, seen = plan.configurations, list[tuple[Configuration, bool]](), set[int]()
-    for turn in range(plan.settings.repetitions):
-        for index in rotated(len(configurations), turn):
-            one = configurations[index]
+    turns, seen = list[tuple[Configuration, bool]](), set[int]()
+    rounds = Rounds(len(plan.configurations), plan.settings)
+    for number in range(rounds.most):
+        for turn in rounds.turns(number):
+            one = plan.configurations[turn.contestant]
             turns.append((one, with_bandwidth and one.threads not in seen))
             seen.add(one.threads)
     return turns
 
 
-def check_turns(found: Mapping[int, Turn], turns: Turns, settings: Settings, serial: str) -> None:
+def check_turns(found: Mapping[int, Taken], turns: Turns, settings: Settings, serial: str) -> None:
     """Raise MobileloopError where turns of a journal are not those of the run."""
     for number, turn in found.items():
         if number >= len(turns):
@@ -58,7 +60,7 @@ def check_turn(document: Document, one: Configuration, settings: Settings, seria
 
 
 def assemble(
-    plan: Plan, machine: Machine, device: Device, turns: Turns, found: Mapping[int, Turn], max_celsius: float | None
+    plan: Plan, machine: Machine, device: Device, turns: Turns, found: Mapping[int, Taken], max_celsius: float | None
 ) -> Document:
     """Everything so far; `interrupted` while turns are missing."""
     done = [found[number] for number in sorted(found)]
@@ -75,13 +77,13 @@ def assemble(
     measurement = Measurement(plan, list(samples.values()), sessions_kept=False, interrupted=interrupted)
     document = make_document(measurement, machine, bandwidth, {}, None)
     doubts = {key: _heat(degrees, max_celsius) for key, degrees in hot.items()}
-    virtual = ["virtual: the device is an emulated phone of the Android SDK"] if device.virtual else []
+    virtual = [Code.VIRTUAL.said("the device is an emulated phone of the Android SDK")] if device.virtual else []
     return document.model_copy(
         update={
             "seconds": done[-1].after_s if done else 0.0,
             "series": [sample for turn in done for sample in _series(turn, machine)],
             "results": [
-                _doubted(row, doubts.get((row.artifact, row.loops, row.threads), []) + virtual)
+                doubted(row, doubts.get((row.artifact, row.loops, row.threads), []) + virtual)
                 for row in document.results
             ],
         }
@@ -95,15 +97,10 @@ def place(one: Configuration) -> tuple[str, int, int]:
 
 def _heat(degrees: Sequence[float], max_celsius: float | None) -> list[str]:
     limit = "the limit" if max_celsius is None else f"{max_celsius:g} °C"
-    return [f"hot: {counted(len(degrees), 'turn')} began above {limit}, at up to {max(degrees):.1f} °C"]
+    return [Code.HOT.said(f"{counted(len(degrees), 'turn')} began above {limit}, at up to {max(degrees):.1f} °C")]
 
 
-def _doubted(row: Result, doubts: Sequence[str]) -> Result:
-    reasons = [*row.reasons, *doubts]
-    return row.model_copy(update={"reasons": reasons, "valid": not reasons})
-
-
-def _series(turn: Turn, machine: Machine) -> list[Sample]:
+def _series(turn: Taken, machine: Machine) -> list[Sample]:
     clusters = [one.cpus for one in machine.clusters]
     return [
         Sample(t_s=t_s, mhz=by_cluster(sensors.mhz, clusters), celsius=sensors.celsius)

@@ -15,14 +15,15 @@ from typing import Any
 from mobileloop import __version__
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.topology import write_cpus
-from mobileloop_bench.devices.adb import Adb, AdbError, Listed, Stopped, quoted, retried
+from mobileloop_bench.devices.adb import Adb, AdbError, Listed, quoted, retried
 from mobileloop_bench.devices.assemble import assemble, check_turn, check_turns, order_of_turns
 from mobileloop_bench.devices.describe import FOLDER, Device, describe, read_sensors
 from mobileloop_bench.devices.install import File, Payload, find_engine, install, payload
 from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.sensors import Sensors
-from mobileloop_bench.measure.journal import Journal, Turn
+from mobileloop_bench.measure.journal import Journal, Taken
 from mobileloop_bench.measure.plan import Artifact, Configuration, Plan, make_plan
+from mobileloop_bench.measure.turns import Rounds, Stopped, Turn
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.settings import Settings
 
@@ -138,16 +139,25 @@ class Run:
         self.plan = self._plan()
         turns = self.turns = order_of_turns(self.plan, self.order.with_bandwidth)
         check_turns(self.journal.turns, turns, self.order.settings, self.adb.serial)
+
+        def take(turn: Turn) -> None:
+            self._kept(lambda: self._turn(turn.number, *turns[turn.number]))
+            self._publish()
+
+        rounds = Rounds(len(self.plan.configurations), self.plan.settings)
         try:
-            for number, (configuration, with_bandwidth) in enumerate(turns):
-                if number not in self.journal.turns:
-                    self._say(str(configuration), number, len(turns))
-                    self._kept(lambda n=number, c=configuration, b=with_bandwidth: self._turn(n, c, b))  # type: ignore[misc]
-                    self._publish()
-        except (Stopped, MobileloopError):
+            ended = rounds.run(
+                take,
+                lambda turn: str(turns[turn.number][0]),
+                done=self.journal.turns,
+                progress=lambda done, total, what: self._say(what, done, total),
+            )
+        except MobileloopError:
             self._publish()
             raise
         self._publish()
+        if ended.interrupted:
+            raise Stopped
         with suppress(AdbError):  # the result is complete, and what stays there is small
             self.adb.shell(quoted("rm", "-rf", self._folder), "removing what was pulled")
 
@@ -168,7 +178,7 @@ class Run:
         document = self._pulled(remote)
         check_turn(document, configuration, self.order.settings, self.adb.serial)
         self.journal.add(
-            Turn(
+            Taken(
                 number=number,
                 t_s=began_s,
                 after_s=self.journal.elapsed_s,

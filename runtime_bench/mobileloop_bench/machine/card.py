@@ -85,6 +85,8 @@ def _cores(machine: Machine) -> str:
         for count, noun in ((machine.cores_usable, "usable cpu"), (machine.cores_physical, "physical core"))
         if count is not None
     ]
+    if machine.cpu_quota is not None:
+        told.append(f"a quota of {machine.cpu_quota:g} cores' time")
     if machine.default_threads is not None:
         told.append(f"by default {counted(machine.default_threads, 'thread')}")
     return ", ".join(told)

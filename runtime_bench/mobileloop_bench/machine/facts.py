@@ -58,6 +58,8 @@ class Machine(BaseModel):
         soc: the chip; on phones it names more than `cpu` does.
         cpu_id: vendor, family, model and stepping of an x86 processor; Arm cores are named in `clusters`.
         cores_usable: cores this process may run on, SMT siblings counted.
+        cpu_quota: cores' worth of time that the control groups around this process allow (docker run --cpus); null
+            where nothing limits it.
         default_threads: that the engine takes.
         memory_available_bytes: what a program may still take without swapping.
         memory_type: such as `LPDDR5X-8533`; no kernel tells, so only machine files from published figures have it.
@@ -78,6 +80,7 @@ class Machine(BaseModel):
     architecture: str | None = None
     cores_usable: int | None = None
     cores_physical: int | None = None
+    cpu_quota: FiniteFloat | None = Field(default=None, gt=0)
     default_threads: int | None = Field(default=None, ge=1)
     clusters: list[Cluster] = []
     caches: list[Cache] = []

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from mobileloop.console import print_text
 from mobileloop.runtimes.topology import write_cpus
 from mobileloop_bench.bandwidth.ceiling import Bandwidth, bandwidth_sentence, ceiling_gbps
 from mobileloop_bench.machine.card import machine_sentence
@@ -15,7 +14,7 @@ from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.measure.memory import memory_key
 from mobileloop_bench.measure.plan import Artifact, Configuration, Plan, kv_bytes
 from mobileloop_bench.measure.session_runner import SLOW_DOWN, slow_down
-from mobileloop_bench.results.table import ARTIFACT_WIDTH
+from mobileloop_bench.writing.table import Column, Table, print_table
 from mobileloop_bench.writing.units import UNKNOWN, counted, figure, megabytes
 
 
@@ -25,17 +24,13 @@ def print_card(console: Console, plan: Plan, machine: Machine, bandwidth: Sequen
     The ceiling is read bandwidth / (unique + KV bytes): it grants that every block is resident while it is
     applied again, so no schedule can beat it from DRAM.
     """
-    console.print(escape(machine_sentence(machine)), highlight=False)
-    console.print(escape(bandwidth_sentence(bandwidth)), highlight=False)
+    print_text(console, machine_sentence(machine), bandwidth_sentence(bandwidth))
     if plan.settings.cpus is not None:
-        console.print(f"Threads run on cpus {write_cpus(plan.settings.cpus)}.", highlight=False)
-    console.print(_table(plan, bandwidth))
-    for note in notes(plan.artifacts, machine):
-        console.print(escape(note), highlight=False)
-    for note in peer_notes(plan):
-        console.print(escape(note), highlight=False)
+        print_text(console, f"Threads run on cpus {write_cpus(plan.settings.cpus)}.")
+    print_table(console, _table(plan, bandwidth))
+    print_text(console, *notes(plan.artifacts, machine), *peer_notes(plan))
     if share := slow_down():
-        console.print(f"{SLOW_DOWN} is set: engine sessions are slowed down by {share:.0%}.", highlight=False)
+        print_text(console, f"{SLOW_DOWN} is set: engine sessions are slowed down by {share:.0%}.")
 
 
 def notes(artifacts: Sequence[Artifact], machine: Machine) -> list[str]:
@@ -62,21 +57,17 @@ def peer_notes(plan: Plan) -> list[str]:
 
 
 def _table(plan: Plan, bandwidth: Sequence[Bandwidth]) -> Table:
-    table = Table(title="Bytes per decoded token and the ceiling they set", title_justify="left")
-    widest = max(len(artifact.label) for artifact in plan.artifacts)
-    table.add_column("artifact", overflow="fold", min_width=min(widest, ARTIFACT_WIDTH))
-    for name in ("format", "quantization", "schedule"):
-        table.add_column(name)
-    swept = plan.settings.swept()
-    for name in (*swept, "loops", "size on disk", "unique", "executed", "KV", "activations"):
-        table.add_column(name, justify="right")
-    for threads in plan.settings.threads:
-        table.add_column(f"ceiling tok/s, {counted(threads, 'thread')}", justify="right")
+    columns = [Column("artifact", left=True, name=True)]
+    columns += [Column(name, left=True, context=True) for name in ("format", "quantization", "schedule")]
+    columns += [Column(name, context=True) for name in (*plan.settings.swept(), "loops", "size on disk", "unique")]
+    columns += [Column(name) for name in ("executed", "KV", "activations")]
+    columns += [Column(f"ceiling tok/s, {counted(threads, 'thread')}") for threads in plan.settings.threads]
+    table = Table("Bytes per decoded token and the ceiling they set", columns)
     seen = set()
     for one in plan.configurations:
         if one.peer is None and memory_key(one) not in seen:
             seen.add(memory_key(one))
-            table.add_row(*_cells(one, plan, bandwidth))
+            table.rows.append(_cells(one, plan, bandwidth))
     return table
 
 
@@ -84,10 +75,10 @@ def _cells(one: Configuration, plan: Plan, bandwidth: Sequence[Bandwidth]) -> li
     artifact, info, settings = one.artifact, one.artifact.info, plan.settings
     kv = kv_bytes(one, "decode", settings) or 0
     cells = [
-        escape(artifact.label),
+        artifact.label,
         artifact.runtime,
-        escape(info.quantization),
-        escape(info.schedule.name),
+        info.quantization,
+        info.schedule.name,
         *(str({"depth": one.depth, "batch": one.sequences}[name]) for name in settings.swept()),
         str(one.loops),
         megabytes(artifact.size_on_disk_bytes),

@@ -31,8 +31,8 @@ class Header(BaseModel):
     key: dict[str, Any]
 
 
-class Turn(BaseModel):
-    """One configuration in one round.
+class Taken(BaseModel):
+    """A turn that was taken: one configuration in one round.
 
     Attributes:
         number: place in the run's order of turns.
@@ -62,7 +62,7 @@ class Journal:
     """
 
     def __init__(self, path: Path | None, key: dict[str, Any]) -> None:
-        self.turns: dict[int, Turn] = {}
+        self.turns: dict[int, Taken] = {}
         self.header = Header(id=secrets.token_hex(8), began=time.time(), key=key)
         self._path, self._file = path, None if path is None else _locked(path)
         if self._file is not None:
@@ -73,7 +73,7 @@ class Journal:
         """Since the run began, pauses between commands included."""
         return max(0.0, time.time() - self.header.began)
 
-    def add(self, turn: Turn) -> None:
+    def add(self, turn: Taken) -> None:
         """Keep a turn; it is on the disk when this returns."""
         self.turns[turn.number] = turn
         self._append(turn.model_dump_json(by_alias=True))
@@ -100,7 +100,7 @@ class Journal:
                 )
             self.header = header
             for number, line in enumerate(rest, 2):
-                turn = validated(Turn, self._json(line, number), f"line {number} of {self._path}")
+                turn = validated(Taken, self._json(line, number), f"line {number} of {self._path}")
                 self.turns[turn.number] = turn
         file.seek(len(whole) + 1 if whole else 0)
         file.truncate()

@@ -14,6 +14,7 @@ from mobileloop.artifact import ArtifactInfo, runtime_of
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import SessionOptions
 from mobileloop.runtimes.streaming import Streaming
+from mobileloop.spec.capabilities import Asked, lacking
 from mobileloop_bench.results.result import LOADING, Phase
 from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.writing.units import beside, counted
@@ -172,10 +173,8 @@ def _refusal(one: Configuration, needed: int) -> str | None:
         info.schedule.check_loops(one.requested_loops)
     except MobileloopError as error:
         return str(error).rstrip(".")
-    if runtime != "engine" and one.sequences > 1:
-        return f"{runtime} holds one sequence; --batch {one.sequences} needs an engine artifact"
-    if runtime != "engine" and one.stream not in ("auto", "off"):
-        return f"{runtime} knows no next stage to stream; --stream {one.stream} needs an engine artifact"
+    if lacks := lacking(runtime, Asked(sequences=one.sequences, stream=one.stream)):
+        return f"{runtime} does not run {lacks}; that needs an engine artifact"
     streaming = Streaming.parse(one.stream).threads
     if streaming >= one.threads:
         return f"--stream {one.stream} on {counted(one.threads, 'thread')} leaves none to compute"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mobileloop_bench.machine.sensors import EnergyMeter, cluster_cpus, read_frequencies, read_temperatures
 from mobileloop_bench.measure.counters import Counters, between
 from mobileloop_bench.measure.samples import Consumption, Moment
+from mobileloop_bench.measure.speed import SpeedMeter
 
 if TYPE_CHECKING:
     from mobileloop_bench.measure.samples import Samples
@@ -26,6 +27,7 @@ class Probes:
     def __init__(self) -> None:
         self.start = time.perf_counter()
         self.counters = Counters()
+        self.speed = SpeedMeter()
         self.clusters = cluster_cpus()
         self.series: list[Moment] = []
         self._metered = EnergyMeter().source is not None
@@ -67,8 +69,9 @@ class Probes:
             consumption.metered_tokens += tokens
 
     def close(self) -> None:
-        """Stop counting."""
+        """Stop counting, and let the threads of the speed meter go."""
         self.counters.close()
+        self.speed.close()
 
     def _moment(self) -> Moment:
         return Moment(round(self.seconds, 3), read_frequencies(clusters=self.clusters), read_temperatures())

@@ -13,6 +13,7 @@ from mobileloop_bench.measure.probes import Probes
 from mobileloop_bench.measure.process import Command, CommandFailed, Entry, Series, Turn, run_command
 from mobileloop_bench.measure.samples import Samples
 from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.results.speed import slower
 
 # Starts its arguments on the cpus of a list; what it starts keeps them, and so do all its threads.
 _ON_CPUS = "import json, os, sys; os.sched_setaffinity(0, json.loads(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
@@ -30,6 +31,7 @@ class ProcessRunner:
         one, samples = self.samples.configuration, self.samples
         if one.entry is None or samples.failure is not None:
             return
+        before = self._probes.speed.read(one.threads, self._settings.cpus)
         try:
             with Watch(samples.interference, children=True), neighbours(one.busy):
                 series = self._series(one.entry)
@@ -39,6 +41,7 @@ class ProcessRunner:
         samples.prefill_ms += series["prefill_ms"]
         samples.decode_ms += series["decode_ms"]
         self._probes.conditions(samples, self._settings.cpus)
+        samples.speeds.append(slower(before, self._probes.speed.read(one.threads, self._settings.cpus)))
 
     def load(self) -> None:
         """Opening its file is part of starting its process, and is not timed."""

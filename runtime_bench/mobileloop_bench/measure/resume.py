@@ -44,6 +44,8 @@ class Earlier:
 
     def _joined(self, rows: dict[Phase, Result], after: Samples) -> Samples:
         before: dict[str, Any] = {f"{phase}_ms": _whole(row, self.rounds) for phase, row in rows.items()}
+        told = next((row.speeds for phase, row in rows.items() if phase not in LOADING), [])
+        before["speeds"] = list(told[: self.rounds])
         interference = dataclasses.replace(after.interference)
         _add(interference, rows)
         failed = [reason for row in rows.values() for reason in row.reasons if reason.startswith(FAILED)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from mobileloop.console import progress_bars
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.bandwidth.ceiling import Bandwidth, bandwidth_of, measure_bandwidth
 from mobileloop_bench.machine.facts import Machine
@@ -161,14 +160,5 @@ def _bandwidth(plan: Plan, machine: Machine, machine_file: MachineFile | None) -
 
 def _measured(plan: Plan, checkpoint: Callable[[Measurement], None], probes: Probes) -> Measurement:
     """Measure with a progress bar on stderr that draws only between turns: a drawing thread would take a core."""
-    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-    console = Console(stderr=True)
-    quiet = not sys.stderr.isatty()
-    with Progress(*columns, console=console, auto_refresh=False, transient=True, disable=quiet) as progress:
-        task = progress.add_task("starting")
-
-        def show(done: int, total: int, what: str) -> None:
-            progress.update(task, completed=done, total=total, description=what)
-            progress.refresh()
-
-        return measure(plan, show, checkpoint, probes)
+    with progress_bars(by_thread=False) as update:
+        return measure(plan, lambda done, total, what: update("", done, total, what), checkpoint, probes)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mobileloop_bench.measure.plan import Configuration, Plan
+from mobileloop_bench.results.speed import Speed
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Samples:
         consumption: hardware events and energy of the decoded tokens.
         mhz, celsius: the clock and the temperature behind each repetition, None where the machine hides one; empty
             where it hides both.
+        speeds: how fast the cores were beside each turn; None where that was not told.
         details: what the session said of itself; the artifact's where none was opened yet.
         failure: why there are no more of a peer's; None where nothing failed.
     """
@@ -89,6 +91,7 @@ class Samples:
     consumption: Consumption = field(default_factory=Consumption)
     mhz: list[float | None] = field(default_factory=list)
     celsius: list[float | None] = field(default_factory=list)
+    speeds: list[Speed | None] = field(default_factory=list)
     failure: str | None = None
 
     def __post_init__(self) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from mobileloop import runtimes
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import Session, SessionOptions
-from mobileloop.runtimes.engine import EngineSession
 from mobileloop.runtimes.topology import parse_cpus
 from mobileloop_bench.measure.interference import Watch, neighbours
 from mobileloop_bench.measure.plan import FIRST_TOKENS, Configuration
 from mobileloop_bench.measure.probes import Probes
 from mobileloop_bench.measure.samples import Samples, ms_since, prompt_of, quiet
 from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.results.speed import slower
 
 STAGE_TOKENS = 4  # decoded behind each timed block to see where the time goes
 SLOW_DOWN = "MOBILELOOP_BENCH_SLOW_DOWN"  # a share such as 0.1, for tests of what compares results
@@ -39,7 +39,10 @@ class SessionRunner:
         lengths = (one.depth, settings.prompt_tokens, settings.decode_tokens)
         tokens = prompt_of(session.info.config.vocab_size, sum(lengths), settings.seed)
         prompt_end = one.depth + settings.prompt_tokens
+        named = samples.details.get("cpus")
+        cpus = parse_cpus(named) if named else None
         with quiet():
+            before = self._probes.speed.read(one.threads, cpus)
             if one.depth:
                 run_tokens(session, one.sequences, tokens[: one.depth])
             with Watch(samples.interference, children=one.busy > 0), neighbours(one.busy):
@@ -48,9 +51,9 @@ class SessionRunner:
                 samples.prefill_ms.append(ms_since(start))
                 with self._probes.decoding(samples.consumption, settings.decode_tokens * one.sequences):
                     _decode(session, one, tokens[prompt_end:], samples.decode_ms)
-            cpus = samples.details.get("cpus")
-            self._probes.conditions(samples, parse_cpus(cpus) if cpus else None)
+            self._probes.conditions(samples, cpus)
             self._see_stages(session, tokens)
+            samples.speeds.append(slower(before, self._probes.speed.read(one.threads, cpus)))
 
     def load(self) -> None:
         """Calibration of streaming is no part of a load; beside busy processes none is timed."""
@@ -87,9 +90,8 @@ class SessionRunner:
 
     def _see_stages(self, session: Session, tokens: Sequence[int]) -> None:
         """Reading the times between timed tokens would let threads fall asleep, so these tokens come behind them."""
-        if not isinstance(session, EngineSession):
+        if not session.time_stages():
             return
-        session.time_stages()
         for token in tokens[: min(STAGE_TOKENS, session.info.context - len(tokens))]:
             run_tokens(session, self.samples.configuration.sequences, [token])
             self.samples.stage_ms.append(session.stage_times())
@@ -107,7 +109,7 @@ def open_configuration(configuration: Configuration, stream: str | None = None) 
     threads, loops = configuration.threads, configuration.requested_loops
     session = runtimes.open_session(artifact.path, threads=threads, loops=loops, sequences=sequences, **options)
     share = slow_down()
-    if share and isinstance(session, EngineSession):
+    if share:
         session.slow_down(share)
     return session
 
@@ -129,7 +131,6 @@ def run_tokens(session: Session, sequences: int, tokens: Sequence[int]) -> None:
     if sequences == 1:
         session.prefill(tokens)
     else:
-        assert isinstance(session, EngineSession)  # the plan gives several sequences to no other
         session.run(range(sequences), [tokens] * sequences)
 
 

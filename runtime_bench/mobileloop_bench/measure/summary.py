@@ -15,7 +15,7 @@ from mobileloop_bench.machine.file import MachineFile
 from mobileloop_bench.measure.memory import MemoryKey, memory_key
 from mobileloop_bench.measure.plan import Configuration, Plan, _runs, kv_bytes
 from mobileloop_bench.measure.samples import Consumption, Measurement, Samples
-from mobileloop_bench.measure.validity import reasons
+from mobileloop_bench.results.bootstrap import LEAST_ROUNDS, as_rounds, median_interval
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.prediction import Prediction
 from mobileloop_bench.results.result import (
@@ -31,9 +31,11 @@ from mobileloop_bench.results.result import (
     StageTime,
 )
 from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.results.speed import alike, fastest_ns
+from mobileloop_bench.results.validity import Code, Evidence, doubted, judged
 from mobileloop_bench.timemodel.levels import UnknownError
 from mobileloop_bench.timemodel.predict import Workload, predict
-from mobileloop_bench.writing.units import UNKNOWN, beside
+from mobileloop_bench.writing.units import UNKNOWN, beside, counted
 
 
 def make_document(
@@ -62,16 +64,14 @@ def make_document(
         used = memory.get(memory_key(one)) if one.peer is None else None
         predicted = None if machine_file is None else predicted_decode(one, plan.settings, machine_file)
         for phase in PHASES if one.peer is None and not one.busy else TURN_PHASES:
-            row = _row(samples, phase, plan, bandwidth)
-            doubts = reasons(row, samples, measurement, machine)
+            row = judged(_row(samples, phase, plan, bandwidth), _evidence(samples, measurement, machine))
             ended = samples.failure or measurement.ended
             if not row.samples_ms and ended and not measurement.interrupted:
-                doubts = [SKIPPED + ended]
+                row.reasons = [SKIPPED + ended]
             if one.busy:
-                doubts.append(f"not alone: {beside(one.busy)}, as asked")
-            more = {"prediction": predicted} if phase == "decode" else {}
-            update = {"memory": used, "reasons": doubts, "valid": not doubts, **more}
-            results.append(row.model_copy(update=update))
+                row = doubted(row, [Code.NOT_ALONE.said(f"{beside(one.busy)}, as asked")])
+            row.memory, row.prediction = used, predicted if phase == "decode" else None
+            results.append(row)
     _add_loop_tax(measurement, results)
     for skip in plan.skipped:
         row = _row(Samples(skip.configuration), "decode", plan, bandwidth)
@@ -87,6 +87,21 @@ def make_document(
         command=command,
         interrupted=measurement.interrupted,
         **run,
+    )
+
+
+def _evidence(samples: Samples, measurement: Measurement, machine: Machine) -> Evidence:
+    cpus, threads = measurement.plan.settings.cpus, samples.configuration.threads
+    every = [one.speeds for one in measurement.samples if one.configuration.threads == threads]
+    return Evidence(
+        machine=machine,
+        cpus=None if cpus is None else len(cpus),
+        interrupted=measurement.interrupted,
+        failure=samples.failure,
+        switches_per_s=samples.interference.switches_per_s(),
+        fastest_ns=fastest_ns([speed for speeds in every for speed in speeds]),
+        mhz=samples.mhz,
+        celsius=samples.celsius,
     )
 
 
@@ -118,6 +133,7 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
     per_round = one.decode_samples(settings) if decode else 1
     tokens = one.sequences * {"prefill": settings.prompt_tokens, "decode": 1}.get(phase, 0)
     ceiling = ceiling_gbps(bandwidth, one.threads) if decode else None
+    interval = median_interval(values, per_round)
     return Result(
         **ran,
         model=one.artifact.info.config.name,
@@ -136,6 +152,8 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         read_gbps=_gbps(unique, kv, median) if decode else None,
         valid=False,
         reasons=[],
+        median_low_ms=interval.low if interval else None,
+        median_high_ms=interval.high if interval else None,
         p10_ms=float(np.percentile(values, 10)) if values else None,
         p90_ms=float(np.percentile(values, 90)) if values else None,
         p99_ms=float(np.percentile(values, 99)) if values else None,
@@ -149,6 +167,7 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         source_sha256=one.artifact.info.source_sha256,
         other_cores=None if phase in LOADING else samples.interference.other_cores(),
         stolen_cores=None if phase in LOADING else samples.interference.stolen_cores(),
+        speeds=[] if phase in LOADING else samples.speeds,
         stages=_stages(samples.stage_ms) if decode else [],
         **(_per_token(samples.consumption) if decode else {}),
     )
@@ -203,18 +222,27 @@ def _gbps(weights: int | None, kv: int | None, median_ms: float | None) -> float
 
 
 def _add_loop_tax(measurement: Measurement, results: Sequence[Result]) -> None:
-    """Over the decode median with 1 loop of a configuration that is the same in everything else.
+    """Over the decode with 1 loop of a configuration that is the same in everything else, in rounds of like speed.
 
     A peer's file with every block twice has other weights to read, so its time over that of its plain file is none.
     """
     decodes = [row for row in results if row.phase == "decode"]
     pairs = [(samples.configuration, row) for samples, row in zip(measurement.samples, decodes, strict=True)]
     pairs = [(one, row) for one, row in pairs if one.peer is None]
-    once = {_but_loops(one): row.median_ms for one, row in pairs if one.loops == 1}
+    once = {_but_loops(one): row for one, row in pairs if one.loops == 1}
     for one, row in pairs:
         base = once.get(_but_loops(one))
-        if base and row.median_ms is not None:
-            row.loop_tax = row.median_ms / base
+        if base is None or not base.median_ms or row.median_ms is None:
+            continue
+        rounds = alike(base.speeds, row.speeds)
+        if len(rounds) >= LEAST_ROUNDS:
+            over, under = (as_rounds(each.samples_ms, each.samples_per_round or 1) for each in (row, base))
+            row.loop_tax = float(np.median(over[rounds]) / np.median(under[rounds]))
+            continue
+        row.loop_tax = row.median_ms / base.median_ms
+        if base.speeds and row.speeds:
+            told = f"in {len(rounds)} of {counted(len(row.speeds), 'round')} the cores were as fast with 1 loop"
+            row.notes = [*row.notes, Code.UNLIKE_ROUNDS.said(f"{told}; the loop tax is of all rounds")]
 
 
 def _but_loops(one: Configuration) -> tuple[str, int, str, int, int, int]:

@@ -1,7 +1,8 @@
 """From a document of the recipe to the table: per round a figure of ours, a figure of the peer and their ratio.
 
 A ratio is taken inside a round, whose two figures were measured within a minute of each other, and the table shows the
-median of these ratios and their spread: dividing two medians would throw the pairing away.
+median of these ratios and their spread: dividing two medians would throw the pairing away. Where enough rounds found
+the cores equally fast for both, only those count.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Literal
 import numpy as np
 
 from mobileloop_bench.peers.recipe import BUSY, STREAM, THREADS
+from mobileloop_bench.results.bootstrap import LEAST_ROUNDS, as_rounds
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import SKIPPED, Phase, Result
+from mobileloop_bench.results.speed import alike
 from mobileloop_bench.results.table import short_reasons
 from mobileloop_bench.writing.units import beside, counted
 
@@ -164,7 +167,8 @@ def _row(figure: Figure, document: Document) -> Row:
         others = [mine.ceiling_gbps] * len(ours)
     if figure.compared:
         count = min(len(ours), len(others))
-        ours, others = ours[:count], others[:count]
+        kept = _compared(mine, theirs, count)
+        ours, others = [ours[number] for number in kept], [others[number] for number in kept]
     ratios = [one / other for one, other in zip(ours, others, strict=True)] if figure.compared else ours
     if not ratios:
         return Row(figure, reason=_reason(figure, document, mine, theirs))
@@ -189,15 +193,22 @@ def _rounds(unit: Unit, row: Result) -> list[float]:
     """The row's figure in every round: of a decode, from the time of the whole of it."""
     if unit == "MB":
         return _megabytes(row)
-    each = row.samples_per_round or 1
-    whole = len(row.samples_ms) // each
-    times = [statistics.fmean(row.samples_ms[at * each : (at + 1) * each]) for at in range(whole)]
+    times = [float(time) for time in as_rounds(row.samples_ms, row.samples_per_round or 1).mean(axis=1)]
     if unit in ("ms", "ms/token"):
         return times
     at_median = row.tokens_per_s if unit == "tokens/s" else row.read_gbps
     if at_median is None or row.median_ms is None:
         return []
     return [at_median * row.median_ms / time for time in times]
+
+
+def _compared(mine: Result | None, theirs: Result | None, count: int) -> Sequence[int]:
+    """The rounds of `count` in which the cores were as fast for both, where there are enough of them; else all."""
+    if mine is not None and theirs is not None:
+        same = [number for number in alike(mine.speeds, theirs.speeds) if number < count]
+        if len(same) >= LEAST_ROUNDS:
+            return same
+    return range(count)
 
 
 def _megabytes(row: Result) -> list[float]:

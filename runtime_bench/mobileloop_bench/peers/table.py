@@ -5,37 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from mobileloop.console import print_text
 from mobileloop_bench.machine.card import machine_sentence
 from mobileloop_bench.peers.scoreboard import Row, failures, rows
 from mobileloop_bench.results.agreement import Continuation
 from mobileloop_bench.results.document import Document
+from mobileloop_bench.writing.table import Column, Table, print_table
 from mobileloop_bench.writing.units import figure
 
 COLUMNS = ("figure", "over", "ours", "other", "ratio (p10-p90)", "rounds", "target", "doubts")
-LEFT = ("figure", "over", "doubts")
 SAID = ("who", "blocks", "equal", "text")
+LEFT = (*COLUMNS[:2], "doubts", *SAID[:2], "text")
 
 
-def print_table(console: Console, document: Document) -> None:
+def print_scoreboard(console: Console, document: Document) -> None:
     """Correctness, figures and doubts."""
     if document.agreement:
-        said = Table(title=f"The same text? Against {document.agreement.reference}", title_justify="left")
-        for name in SAID:
-            said.add_column(name, overflow="fold")
-        for one in document.agreement.continuations:
-            said.add_row(*[escape(cell) for cell in _said(one)])
-        console.print(said)
-    table = Table(title="Medians over the rounds", title_justify="left")
-    for name in COLUMNS:
-        table.add_column(name, overflow="fold", justify="left" if name in LEFT else "right")
+        said = Table(f"The same text? Against {document.agreement.reference}", _columns(SAID))
+        said.rows = [_said(one) for one in document.agreement.continuations]
+        print_table(console, said)
+    table = Table("Medians over the rounds", _columns(COLUMNS))
     for row in rows(document):
-        table.add_row(*[escape(cell) for cell in cells(row)])
-    console.print(table)
-    for sentence in notes(document):
-        console.print(escape(sentence), highlight=False)
+        told = cells(row)
+        doubts = table.notes.mark(row.doubts)
+        table.rows.append([*told[:2], *_fitting(told[2], table), *told[3:-1], doubts])
+    print_table(console, table)
+    print_text(console, *notes(document))
+
+
+def _columns(names: Sequence[str]) -> list[Column]:
+    return [Column(name, left=name in LEFT, name=name in ("figure", "who")) for name in names]
+
+
+def _fitting(text: str, table: Table) -> list[str]:
+    """A reason in the place of a figure is a note: a sentence would make the column as wide."""
+    return [text if text[:1].isdigit() else f"none {table.notes.mark([text])}"]
 
 
 def markdown(document: Document) -> str:

@@ -52,8 +52,11 @@ def tables(document: Document) -> list[ResultTable]:
 
 
 def validity(row: Result) -> str:
-    """`yes`, or `no` with every reason."""
-    return "yes" if row.valid else f"no: {'; '.join(row.reasons) or 'no reason given'}"
+    """`yes` with every note, or `no` with every reason and note."""
+    told = "; ".join([*row.reasons, *row.notes])
+    if row.valid:
+        return f"yes; {told}" if told else "yes"
+    return f"no: {told or 'no reason given'}"
 
 
 def _of(rows: Sequence[Result], phase: Phase) -> list[Result]:
@@ -119,6 +122,13 @@ def _tokens(row: Result) -> str:
     return figure(row.tokens_per_s)
 
 
+def _interval(row: Result) -> str:
+    """What holds the median with 95% confidence."""
+    if row.median_low_ms is None or row.median_high_ms is None:
+        return UNKNOWN
+    return f"{figure(row.median_low_ms)}–{figure(row.median_high_ms)}"
+
+
 def _spread(row: Result) -> str:
     if row.p10_ms is None or row.p90_ms is None:
         return UNKNOWN
@@ -129,6 +139,7 @@ _PLACE: list[Column] = [("Loops", lambda row: str(row.loops)), ("Threads", lambd
 _TIME: list[Column] = [
     ("Samples", lambda row: str(len(row.samples_ms))),
     ("Median ms", lambda row: figure(row.median_ms)),
+    ("Interval ms", _interval),
     ("p10–p90 ms", _spread),
     ("p99 ms", lambda row: figure(row.p99_ms)),
 ]

@@ -1,13 +1,14 @@
-"""How sure a ratio of two measured times is: rounds drawn again, as whole rounds, and the drift between two runs.
+"""How sure a measured time, or a ratio of two, is: rounds drawn again, as whole rounds, and the drift between two runs.
 
 Samples of one round share what the machine did in those seconds, so they are no independent evidence; rounds nearly
 are. What no round can show is a machine that was slower during the whole of one run. `drift` stands for that: the
 standard deviation, as a share, of the ratio of two runs of one program. Runs that were measured in the same rounds
-have none, and their rounds are drawn in pairs.
+have none, and their rounds are drawn in pairs. The generator is seeded: the same samples always give the same interval.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,23 +18,51 @@ F64 = NDArray[np.float64]
 RESAMPLES = 1000
 CHUNK = 1 << 21  # samples drawn at a time: 16 MiB
 QUANTILES = {"p5": 0.05, "median": 0.5}
+CONFIDENCE = 0.95  # of the interval of a median
+DRIFT = 0.025  # between runs minutes apart on a shared virtual machine (docs/lab-log.md)
+LEAST_ROUNDS = 5  # fewer give no interval worth the name
+STABLE_HALF_WIDTH = 0.02
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A ratio of times, after over before, and the interval that holds it with the asked-for confidence."""
+    """A figure, and the interval that holds it with the asked-for confidence."""
 
-    ratio: float
+    estimate: float
     low: float
     high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval, as a share of the figure."""
+        return (self.high - self.low) / 2 / self.estimate
+
+
+def as_rounds(samples: Sequence[float], per_round: int) -> F64:
+    """Samples in order as [rounds, samples per round]; a last round that was cut short is left out."""
+    rounds = len(samples) // per_round
+    return np.array(samples[: rounds * per_round], np.float64).reshape(rounds, per_round)
+
+
+def median_interval(samples: Sequence[float], per_round: int) -> Interval | None:
+    """The median of all whole rounds' samples, by the percentile bootstrap over rounds; None with too few rounds."""
+    times = as_rounds(samples, per_round)
+    if len(times) < LEAST_ROUNDS:
+        return None
+    drawn = np.random.default_rng(0).integers(len(times), size=(RESAMPLES, len(times)))
+    return _interval(_quantiles(times, drawn, 0.5), float(np.median(times)), CONFIDENCE)
+
+
+def stable(samples: Sequence[float], per_round: int) -> bool:
+    """Whether the median is known to within 2%: what `--until-stable` waits for."""
+    found = median_interval(samples, per_round)
+    return found is not None and found.half_width < STABLE_HALF_WIDTH
 
 
 def ratio_interval(
     before: F64, after: F64, *, quantile: float, confidence: float, drift: float, paired: bool
 ) -> Interval:
-    """The ratio of one quantile of two runs' times, by the percentile bootstrap over rounds.
-
-    The generator is seeded, so the same samples always give the same interval.
+    """The ratio, after over before, of one quantile of two runs' times, by the percentile bootstrap over rounds.
 
     Args:
         before, after: times [rounds, samples per round], in any unit.
@@ -47,9 +76,13 @@ def ratio_interval(
     again = drawn if paired else generator.integers(len(after), size=(RESAMPLES, len(after)))
     logs = np.log(_quantiles(after, again, quantile)) - np.log(_quantiles(before, drawn, quantile))
     logs += generator.normal(0, drift, RESAMPLES)
-    low, high = np.exp(np.quantile(logs, [(1 - confidence) / 2, (1 + confidence) / 2]))
     ratio = float(np.quantile(after, quantile) / np.quantile(before, quantile))
-    return Interval(ratio, min(float(low), ratio), max(float(high), ratio))
+    return _interval(np.exp(logs), ratio, confidence)
+
+
+def _interval(drawn: F64, estimate: float, confidence: float) -> Interval:
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(estimate, min(float(low), estimate), max(float(high), estimate))
 
 
 def _quantiles(times: F64, drawn: NDArray[np.int64], quantile: float) -> F64:

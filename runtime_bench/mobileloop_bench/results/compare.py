@@ -15,17 +15,15 @@ from pydantic import BaseModel, ConfigDict
 
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.machine.facts import Machine
-from mobileloop_bench.results.bootstrap import F64, QUANTILES, ratio_interval
+from mobileloop_bench.results.bootstrap import DRIFT, F64, LEAST_ROUNDS, QUANTILES, as_rounds, ratio_interval
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import Phase, Result
+from mobileloop_bench.results.speed import alike, at_full_speed, fastest_ns
 from mobileloop_bench.results.table import short_reasons
+from mobileloop_bench.results.validity import NOISE, code_of
 from mobileloop_bench.writing.units import UNKNOWN, counted, megabytes
 
-MIN_ROUNDS = 5  # fewer say nothing about their own spread
-DRIFT = 0.025  # between runs minutes apart on a shared virtual machine (docs/lab-log.md)
 MAX_DISTURBED = 3.0  # median over 5th percentile; beyond, the fast samples hold waiting too (docs/lab-log.md)
-# Doubts that the interval and the statistic account for; a figure with any other is not compared.
-NOISE = ("spread", "not alone", "preempted", "slowed down", "interrupted", "too few samples", "fewer than")
 MACHINE = ("cpu", "architecture", "cores_usable", "emulated")
 MACHINE_NOTES = ("governor", "kernel", "mobileloop", "git_commit")
 LOADING = ("load", "first_token")
@@ -228,16 +226,16 @@ def _pair(before: Result, after: Result, interleaved: bool) -> _Pair:
     if before.stream != after.stream:
         notes.append(f"streaming is {_told(before.stream)} before and {_told(after.stream)} after")
     for where, row in (("before", before), ("after", after)):
-        doubts = [reason for reason in row.reasons if not reason.startswith(NOISE)]
+        doubts = [reason for reason in row.reasons if code_of(reason) not in NOISE]
         reasons += [f"not valid {where}: {reason}" for reason in doubts]
         times = _rounds(row)
-        if not doubts and times is not None and len(times) < MIN_ROUNDS:
-            reasons.append(f"fewer than {MIN_ROUNDS} rounds {where}: {len(times)}")
+        if not doubts and times is not None and len(times) < LEAST_ROUNDS:
+            reasons.append(f"fewer than {LEAST_ROUNDS} rounds {where}: {len(times)}")
         elif times is not None and times.size and (share := _disturbed(times)) > MAX_DISTURBED:
             reasons.append(f"disturbed {where}: the median is {share:.1f} times the 5th percentile; measure again")
         elif not doubts and times is None:
             reasons.append(f"its rounds are unknown {where}")
-        if noisy := short_reasons([reason for reason in row.reasons if reason.startswith(NOISE)]):
+        if noisy := short_reasons([one for one in (*row.reasons, *row.notes) if one not in doubts]):
             notes.append(f"{where}: {', '.join(noisy)}")
     if interleaved and not reasons and before.samples_ms and after.samples_ms:
         one, other = _rounds(before), _rounds(after)
@@ -251,8 +249,22 @@ def _rounds(row: Result) -> F64 | None:
     each = row.samples_per_round or (len(row.samples_ms) // row.repetitions if row.repetitions else None)
     if not each or min(row.samples_ms, default=1) <= 0:
         return None
-    whole = len(row.samples_ms) // each
-    return np.array(row.samples_ms[: whole * each]).reshape(whole, each)
+    return as_rounds(row.samples_ms, each)
+
+
+def _like_rounds(before: Result, after: Result, paired: bool) -> tuple[F64 | None, F64 | None]:
+    """The rounds of both that the cores took at the same speed, where that is known of enough; else all."""
+    one, other = _rounds(before), _rounds(after)
+    fastest = fastest_ns([*before.speeds, *after.speeds])
+    if one is None or other is None or fastest is None:
+        return one, other
+    if paired:
+        kept = (alike(before.speeds, after.speeds),) * 2
+    else:
+        kept = at_full_speed(before.speeds, fastest), at_full_speed(after.speeds, fastest)
+    if min(map(len, kept)) < LEAST_ROUNDS:
+        return one, other
+    return one[kept[0]], other[kept[1]]
 
 
 def _disturbed(times: F64) -> float:
@@ -260,7 +272,7 @@ def _disturbed(times: F64) -> float:
 
 
 def _compared(pair: _Pair, rule: Rule, count: int, interleaved: bool, any_artifact: bool) -> Comparison:
-    before, after = _rounds(pair.before), _rounds(pair.after)
+    before, after = _like_rounds(pair.before, pair.after, interleaved)
     against = pair.before.artifact if any_artifact and pair.before.artifact != pair.after.artifact else None
     if pair.reasons or before is None or after is None:
         reasons = [*pair.reasons]
@@ -276,11 +288,11 @@ def _compared(pair: _Pair, rule: Rule, count: int, interleaved: bool, any_artifa
     )
     notes = list(pair.notes)
     verdict: Verdict = "no change"
-    if found.low > 1 and found.ratio > 1 + rule.threshold:
+    if found.low > 1 and found.estimate > 1 + rule.threshold:
         verdict = "regression"
-    elif found.high < 1 and found.ratio < 1 / (1 + rule.threshold):
+    elif found.high < 1 and found.estimate < 1 / (1 + rule.threshold):
         verdict = "improvement"
-    elif found.ratio > 1 + rule.threshold:
+    elif found.estimate > 1 + rule.threshold:
         verdict = "undecided"
         notes.append("slower beyond the threshold, but not beyond doubt: measure again")
     return _comparison(
@@ -292,7 +304,7 @@ def _compared(pair: _Pair, rule: Rule, count: int, interleaved: bool, any_artifa
         after_ms=float(np.quantile(after, quantile)),
         before_median_ms=float(np.median(before)),
         after_median_ms=float(np.median(after)),
-        ratio=found.ratio,
+        ratio=found.estimate,
         low=found.low,
         high=found.high,
     )

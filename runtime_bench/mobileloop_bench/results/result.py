@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, WithJsonSchema, model_validator
 
 from mobileloop_bench.results.prediction import Prediction
+from mobileloop_bench.results.speed import Speed
 
 
 class Memory(BaseModel):
@@ -32,6 +33,7 @@ class Memory(BaseModel):
 
 
 SKIPPED = "skipped: "
+UNJUDGED = "not judged: the program that measured gives samples and no verdict"
 
 
 Phase = Literal["load", "first_token", "prefill", "decode"]
@@ -113,7 +115,12 @@ class Result(BaseModel):
         stages: where the time of a decoded token went; empty where the runtime does not tell.
         counters: hardware events per decoded token, by name; empty where the system does not allow them.
         peer: set where another project's runtime ran; byte counts are then null unless they are known.
-        valid: False where `reasons` holds anything; the times are then kept for inspection only.
+        median_low_ms, median_high_ms: the interval that holds the median with 95% confidence, as the rounds show it;
+            null with fewer than 5 rounds.
+        speeds: how fast the cores computed and read beside each round, null where that was not told.
+        valid: False where `reasons` holds anything; the times are then kept for inspection only. What was not
+            judged when it was measured (null in the file) is not valid.
+        notes: doubts that do not make the median wrong; `results/validity.py` has the rules of both.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -137,8 +144,11 @@ class Result(BaseModel):
     executed_bytes: NonNegativeInt | None
     kv_bytes: NonNegativeInt | None
     read_gbps: FiniteFloat | None
-    valid: bool
-    reasons: list[str]
+    valid: Annotated[bool, WithJsonSchema({"type": ["boolean", "null"]})] = False
+    reasons: list[str] = []
+    notes: list[str] = []
+    median_low_ms: FiniteFloat | None = None
+    median_high_ms: FiniteFloat | None = None
     p10_ms: FiniteFloat | None = None
     p90_ms: FiniteFloat | None = None
     p99_ms: FiniteFloat | None = None
@@ -159,6 +169,7 @@ class Result(BaseModel):
     memory: Memory | None = None
     other_cores: FiniteFloat | None = None
     stolen_cores: FiniteFloat | None = None
+    speeds: list[Speed | None] = []
     details: dict[str, str] = {}
     stages: list[StageTime] = []
     prediction: Prediction | None = None
@@ -166,10 +177,25 @@ class Result(BaseModel):
     joules_per_token: FiniteFloat | None = None
     peer: Peer | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unjudged(cls, data: Any) -> Any:
+        """The standalone program gives samples and no verdict."""
+        if not isinstance(data, dict) or data.get("valid") is not None:
+            return data
+        return {**data, "valid": False, "reasons": data.get("reasons") or [UNJUDGED]}
+
     @property
     def skipped(self) -> bool:
         """Asked for and not run: the artifact or its runtime cannot, or the time budget was over before."""
         return not self.samples_ms and any(reason.startswith(SKIPPED) for reason in self.reasons)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the median's interval, as a share of the median."""
+        if self.median_low_ms is None or self.median_high_ms is None or not self.median_ms:
+            return None
+        return (self.median_high_ms - self.median_low_ms) / 2 / self.median_ms
 
     @property
     def ceiling_share(self) -> float | None:

@@ -5,50 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from mobileloop.console import print_text
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import Result
-from mobileloop_bench.writing.units import beside, counted, figure, megabytes
+from mobileloop_bench.writing.table import Column, Table, print_table
+from mobileloop_bench.writing.units import UNKNOWN, beside, counted, figure, megabytes
 
-ARTIFACT_WIDTH = 34
+_SWEPT = (("stream", None), ("depth", 0), ("sequences", 1), ("busy", 0))  # with the value that needs no column
+_FIGURES = ("anonymous", "load ms", "prefill tok/s", "decode tok/s", "±", "GB/s", "of ceiling", "loop tax")
 
 
 def print_results(console: Console, document: Document) -> None:
     """One line per configuration; no tokens/s without its GB/s, and no figure without its doubts."""
-    table = Table(title="Measured", title_justify="left")
-    widest = max((len(_name(row)) for row in document.results), default=0)
-    table.add_column("artifact", overflow="fold", min_width=min(widest, ARTIFACT_WIDTH))
-    swept = [
-        name
-        for name, usual in (("stream", None), ("depth", 0), ("sequences", 1), ("busy", 0))
-        if _varies(document, name, usual)
-    ]
-    for name in swept:
-        table.add_column(name, justify="right")
-    for name in ("loops", "threads", "size", "anonymous", "load ms", "prefill tok/s", "decode tok/s", "GB/s"):
-        table.add_column(name, justify="right")
-    for name in ("of ceiling", "loop tax"):
-        table.add_column(name, justify="right")
-    table.add_column("valid", overflow="fold")
+    swept = [name for name, usual in _SWEPT if _varies(document, name, usual)]
+    columns = [Column("artifact", left=True, name=True)]
+    columns += [Column(name, context=True) for name in (*swept, "loops", "threads", "size")]
+    columns += [*map(Column, _FIGURES), Column("valid", left=True)]
+    table = Table("Measured", columns)
     phases: dict[str, Result] = {}
     for row in document.results:  # the decode of a configuration is the last of its phases
         phases[row.phase] = row
         if row.phase == "decode":
             if not row.skipped:
                 varied = [str(getattr(row, name)) for name in swept]
-                table.add_row(*_cells(row, phases.get("first_token"), phases.get("prefill"), varied))
+                doubts = table.notes.mark(short_reasons([*row.reasons, *row.notes]))
+                valid = f"{'yes' if row.valid else 'no'} {doubts}".rstrip()
+                table.rows.append([*_cells(row, phases.get("first_token"), phases.get("prefill"), varied), valid])
             phases = {}
-    console.print(table)
+    print_table(console, table)
     for row in document.results:
         if row.skipped and row.phase == "decode":
-            console.print(escape(f"{place_of(row)}: {'; '.join(row.reasons)}."), highlight=False)
+            print_text(console, f"{place_of(row)}: {'; '.join(row.reasons)}.")
     if document.settings and document.settings.ended:
-        console.print(f"Ended: {document.settings.ended}.", highlight=False)
-    console.print(
-        "GB/s is (unique + KV bytes) / decode time; anonymous is private memory added in a process of its own.",
-        highlight=False,
+        print_text(console, f"Ended: {document.settings.ended}.")
+    print_text(
+        console,
+        "GB/s is (unique + KV bytes) / decode time; ± is half of the 95% interval of that time; anonymous is private "
+        "memory added in a process of its own.",
     )
 
 
@@ -85,7 +79,7 @@ def _cells(decode: Result, load: Result | None, prefill: Result | None, varied: 
     memory = decode.memory.delta_anonymous_bytes if decode.memory else None
     tax = "unknown" if decode.loop_tax is None else f"{decode.loop_tax:.2f}"
     return [
-        escape(_name(decode)),
+        _name(decode),
         *varied,
         str(decode.loops),
         str(decode.threads),
@@ -94,8 +88,8 @@ def _cells(decode: Result, load: Result | None, prefill: Result | None, varied: 
         figure(load.median_ms if load else None),
         figure(prefill.tokens_per_s if prefill else None),
         figure(decode.tokens_per_s),
+        UNKNOWN if decode.half_width is None else f"{decode.half_width:.1%}",
         figure(decode.read_gbps),
         share(decode.ceiling_share),
         tax,
-        "yes" if decode.valid else escape("no: " + ", ".join(short_reasons(decode.reasons))),
     ]

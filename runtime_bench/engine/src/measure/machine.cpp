@@ -15,6 +15,7 @@
 #include "error.h"
 #include "format/json_writer.h"
 #include "threads/placement.h"
+#include "threads/sysfs.h"
 
 namespace ml {
 namespace {
@@ -83,10 +84,11 @@ public:
         machine_.topology = read_topology(root_, root_.empty() ? allowed_cpus() : Cpus{}, true);
         struct utsname names{};
         if (uname(&names) == 0) {
-            machine_.architecture = names.machine;
             machine_.kernel = names.release;
             machine_.os = names.sysname;
         }
+        if (!root_.empty()) machine_.architecture = read("/proc/sys/kernel/arch"); // of newer kernels
+        if (!machine_.architecture && *names.machine) machine_.architecture = names.machine;
         if (const auto release = read("/etc/os-release"))
             if (const auto pretty = field(*release, "PRETTY_NAME", '=')) machine_.os = pretty;
         processor(read("/proc/cpuinfo").value_or(""));

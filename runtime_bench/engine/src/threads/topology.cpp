@@ -1,36 +1,20 @@
 #include "threads/topology.h"
 
 #include <algorithm>
-#include <array>
-#include <cctype>
-#include <fcntl.h>
 #include <string_view>
 #include <sys/stat.h>
 #include <tuple>
-#include <unistd.h>
 
 #include "bounds.h"
 #include "error.h"
+#include "threads/quota.h"
+#include "threads/sysfs.h"
 
 namespace ml {
 namespace {
 
 constexpr uint32_t kMaxCaches = 8; // of one cpu
-constexpr size_t kMaxGroups = 64;  // one above the other
-constexpr uint64_t kMaxMicroseconds = uint64_t{1} << 40;
 constexpr uint64_t kMaxCapacity = 1 << 20, kMaxKhz = 100'000'000, kMaxLevel = 16, kMaxCacheBytes = uint64_t{1} << 40;
-
-// Takes digits off the front of a text; false where there are none, or the number is beyond `most`.
-bool take_number(std::string_view &text, uint64_t most, uint64_t &number) {
-    size_t digits = 0;
-    number = 0;
-    for (; digits < text.size() && text[digits] >= '0' && text[digits] <= '9'; digits++) {
-        number = number * 10 + static_cast<uint64_t>(text[digits] - '0');
-        if (number > most) return false;
-    }
-    text.remove_prefix(digits);
-    return digits > 0;
-}
 
 uint64_t number_of(const std::string &path, uint64_t most) {
     const std::string held = read_file(path);
@@ -73,40 +57,6 @@ Cpus list_of(const std::string &path) {
     for (uint32_t cpu = 0; cpu < kMaxCpus; cpu++)
         if (listed[cpu]) cpus.push_back(cpu);
     return cpus;
-}
-
-// Cores that a quota and its period come to; none where either is no number, as "max" and -1 are.
-std::optional<double> cores_of(std::string_view quota, std::string_view period) {
-    uint64_t allowed, of;
-    if (!take_number(quota, kMaxMicroseconds, allowed) || !quota.empty() ||
-        !take_number(period, kMaxMicroseconds, of) || !period.empty() || allowed == 0 || of == 0)
-        return std::nullopt;
-    return static_cast<double>(allowed) / static_cast<double>(of);
-}
-
-std::optional<double> quota_of_group(const std::string &folder) {
-    const std::string held = read_file(folder + "cpu.max"); // "200000 100000"
-    const std::string_view both = held;
-    const size_t space = both.find(' ');
-    if (space != std::string_view::npos) return cores_of(both.substr(0, space), both.substr(space + 1));
-    return cores_of(read_file(folder + "cpu.cfs_quota_us"), read_file(folder + "cpu.cfs_period_us"));
-}
-
-// The path of this process's group in the hierarchy of the cpu controller, or of version 2 (`unified`). Inside a
-// container it is mostly "/".
-std::string group_path(const std::string &root, bool unified) {
-    const std::string held = read_file(root + "/proc/self/cgroup"); // "4:cpu,cpuacct:/a/b" or "0::/a/b"
-    for (size_t at = 0; at < held.size();) {
-        const size_t end = std::min(held.find('\n', at), held.size());
-        const std::string line = held.substr(at, end - at);
-        at = end + 1;
-        const size_t first = line.find(':'), second = first == line.npos ? first : line.find(':', first + 1);
-        if (second == line.npos) continue;
-        const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-        if (unified ? controllers == ",," : controllers.find(",cpu,") != controllers.npos)
-            return line.substr(second + 1);
-    }
-    return "/";
 }
 
 std::string folder_of(const std::string &root) { return root + "/sys/devices/system/cpu/"; }
@@ -254,25 +204,6 @@ const char *word(bool holds) { return holds ? "true" : "false"; }
 
 } // namespace
 
-// What is no plain file is not waited for.
-std::string read_file(const std::string &path, size_t most) {
-    const int file = open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    if (file < 0) return {};
-    std::string held;
-    struct stat about;
-    if (fstat(file, &about) == 0 && S_ISREG(about.st_mode)) {
-        std::array<char, 4096> part;
-        ssize_t got;
-        while (held.size() < most && (got = read(file, part.data(), std::min(part.size(), most - held.size()))) > 0)
-            held.append(part.data(), static_cast<size_t>(got));
-    }
-    close(file);
-    const auto blank = [](char c) { return c == '\0' || std::isspace(static_cast<unsigned char>(c)); };
-    while (!held.empty() && blank(held.back())) held.pop_back();
-    held.erase(0, static_cast<size_t>(std::find_if_not(held.begin(), held.end(), blank) - held.begin()));
-    return held;
-}
-
 bool contains(const Cpus &cpus, uint32_t cpu) { return std::binary_search(cpus.begin(), cpus.end(), cpu); }
 
 std::string ranges(const Cpus &cpus) {
@@ -284,25 +215,6 @@ std::string ranges(const Cpus &cpus) {
         if (i > first) out += text("-", cpus[i]);
     }
     return out;
-}
-
-std::optional<double> cpu_quota(const std::string &root) {
-    std::optional<double> least;
-    const std::string groups = root + "/sys/fs/cgroup";
-    for (const auto &[hierarchy, unified] :
-         {std::pair{"", true}, {"/unified", true}, {"/cpu", false}, {"/cpu,cpuacct", false}}) {
-        std::string path = group_path(root, unified);
-        if (path.find("..") != path.npos) path = "/"; // a group that is not seen from here
-        for (size_t level = 0; level < kMaxGroups; level++) {
-            while (!path.empty() && path.back() == '/') path.pop_back();
-            const auto quota = quota_of_group(text(groups, hierarchy, path, "/"));
-            if (quota && (!least || *quota < *least)) least = quota;
-            if (path.empty()) break;
-            const size_t above = path.rfind('/');
-            path.erase(above == path.npos ? 0 : above);
-        }
-    }
-    return least;
 }
 
 Cpus possible_cpus(const std::string &root) { return list_of(folder_of(root) + "possible"); }

@@ -63,15 +63,6 @@ struct Topology {
 // Every file may be missing or hold anything. The caches are many more files, so they are read on demand.
 Topology read_topology(const std::string &root, const Cpus &usable, bool caches);
 
-// The cpu time that the control groups around this process allow, in cores: the least quota of its own group and of
-// those above it, as far as they are seen from here (cgroup v2 `cpu.max`, v1 `cpu.cfs_quota_us`). None where nothing
-// limits it.
-std::optional<double> cpu_quota(const std::string &root);
-
-// The first `most` bytes of a file of procfs or sysfs without the blanks around them; empty where it cannot be read. A
-// list of every other cpu of kMaxCpus is a third of the default.
-std::string read_file(const std::string &path, size_t most = 16384);
-
 // The cpus that the kernel of root + "/sys" could ever bring up; empty where it does not tell.
 Cpus possible_cpus(const std::string &root);
 

@@ -6,8 +6,8 @@ from mobileloop.errors import MobileloopError
 from mobileloop.runtimes import native
 from mobileloop.runtimes.topology import Cache as TopologyCache
 from mobileloop.runtimes.topology import Cluster, Cpu, Topology, read_topology
-from mobileloop_bench.bandwidth.climb import cache_sizes, find_steps, measure_ladder, parse_sizes, plan_climb
 from mobileloop_bench.bandwidth.memory import Memory
+from mobileloop_bench.bandwidth.sweep import cache_sizes, find_steps, measure_ladder, parse_sizes, plan_sweep
 from mobileloop_bench.machine.facts import Cache, Machine
 from mobileloop_bench.machine.ladder import Ladder, Latency, Rung
 
@@ -47,26 +47,26 @@ def test_caches_of_the_cores_that_read_together():
 
 
 def test_every_cluster_is_measured():
-    climb = plan_climb(machine(8, 16), phone())
-    found = [(place.threads, place.cluster, place.cpus) for place in climb.places]
+    sweep = plan_sweep(machine(8, 16), phone())
+    found = [(place.threads, place.cluster, place.cpus) for place in sweep.places]
     assert found == [(1, None, None), (2, None, None), (1, 0, (4,)), (2, 0, (4, 5)), (1, 1, (0,)), (4, 1, (0, 1, 2, 3))]
-    climb = plan_climb(machine(8, 16), phone(), threads=[1, 4])
-    assert [(place.threads, place.cluster) for place in climb.places] == [(1, None), (4, None), (1, 0), (1, 1), (4, 1)]
-    climb = plan_climb(machine(8, 16), phone(), cpus=[3, 1])
-    assert [(place.threads, place.cpus) for place in climb.places] == [(1, (3,)), (2, (3, 1))]
+    sweep = plan_sweep(machine(8, 16), phone(), threads=[1, 4])
+    assert [(place.threads, place.cluster) for place in sweep.places] == [(1, None), (4, None), (1, 0), (1, 1), (4, 1)]
+    sweep = plan_sweep(machine(8, 16), phone(), cpus=[3, 1])
+    assert [(place.threads, place.cpus) for place in sweep.places] == [(1, (3,)), (2, (3, 1))]
 
 
 def test_working_sets_rise_from_16_kib_and_a_cap_is_said():
-    climb = plan_climb(machine(8, 16), phone())
-    assert (climb.sizes[0], climb.sizes[-1], climb.notes) == (16 * KIB, 256 * MIB, ())
-    assert all(1.2 < b / a <= 1.5 and b % 4096 == 0 for a, b in zip(climb.sizes, climb.sizes[1:], strict=False))
-    (note,) = plan_climb(machine(480, 24, hypervisor=True), phone()).notes
+    sweep = plan_sweep(machine(8, 16), phone())
+    assert (sweep.sizes[0], sweep.sizes[-1], sweep.notes) == (16 * KIB, 256 * MIB, ())
+    assert all(1.2 < b / a <= 1.5 and b % 4096 == 0 for a, b in zip(sweep.sizes, sweep.sizes[1:], strict=False))
+    (note,) = plan_sweep(machine(480, 24, hypervisor=True), phone()).notes
     assert "1 GiB, not four times the last-level cache of 480 MiB" in note
     assert "whole socket" in note
-    (note,) = plan_climb(machine(480, 2), phone()).notes
+    (note,) = plan_sweep(machine(480, 2), phone()).notes
     assert "256 MiB" in note
     assert "an eighth of the memory" in note
-    assert "hidden" in plan_climb(Machine(), phone()).notes[0]
+    assert "hidden" in plan_sweep(Machine(), phone()).notes[0]
 
 
 def test_sizes_as_people_write_them():
@@ -79,9 +79,9 @@ def test_sizes_as_people_write_them():
 
 def test_what_cannot_be_measured_is_refused():
     with pytest.raises(MobileloopError, match="more than half of this machine's"):
-        plan_climb(machine(8, 1), phone(), sizes=[1 << 30])
+        plan_sweep(machine(8, 1), phone(), sizes=[1 << 30])
     with pytest.raises(MobileloopError, match="each of 64 threads"):
-        plan_climb(machine(8, 1), phone(), threads=[64], sizes=[16 * KIB])
+        plan_sweep(machine(8, 1), phone(), threads=[64], sizes=[16 * KIB])
 
 
 def test_latencies_belong_to_the_levels_they_lie_in():
@@ -92,7 +92,7 @@ def test_latencies_belong_to_the_levels_they_lie_in():
         latencies=[Latency(size_bytes=s, ns=1 + i) for i, s in enumerate(sizes)]
         + [Latency(size_bytes=sizes[0], ns=999, state="cold")],
     )
-    (place,) = plan_climb(machine(8, 16), phone(), threads=[2], cpus=[4, 5]).places
+    (place,) = plan_sweep(machine(8, 16), phone(), threads=[2], cpus=[4, 5]).places
     steps = find_steps(ladder, place, cache_sizes(phone(), [4, 5]))
     found = [(step.level, step.up_to_bytes, step.read_gbps, step.latency_ns) for step in steps]
     assert found[0] == ("L1", sizes[2], 100, 1.5)
@@ -104,7 +104,7 @@ def test_latencies_belong_to_the_levels_they_lie_in():
 
 
 def test_few_sizes_give_no_step_but_memory_beyond_every_cache():
-    (place,) = plan_climb(machine(8, 16), phone(), threads=[2], cpus=[4, 5]).places
+    (place,) = plan_sweep(machine(8, 16), phone(), threads=[2], cpus=[4, 5]).places
 
     def steps(rates, whole=True):
         rungs = [Rung(size_bytes=size, threads=2, read_gbps=rate) for size, rate in rates]
@@ -132,10 +132,10 @@ def test_wide_samples_are_disturbed():
 
 
 def test_the_time_ends_a_ladder_between_samples(monkeypatch):
-    climb, topology = small_climb(seconds=1.0)
+    sweep, topology = small_sweep(seconds=1.0)
     clock = iter(range(10**6))
-    monkeypatch.setattr("mobileloop_bench.bandwidth.climb.time.monotonic", lambda: next(clock))
-    ladder = measure_ladder(climb, topology)
+    monkeypatch.setattr("mobileloop_bench.bandwidth.sweep.time.monotonic", lambda: next(clock))
+    ladder = measure_ladder(sweep, topology)
     assert [(rung.threads, rung.size_bytes, rung.state) for rung in ladder.rungs] == [(1, MIB, "warm")]
     assert ladder.latencies == ladder.steps == []
     (note,) = [note for note in ladder.notes if note.startswith("The time was over")]
@@ -143,19 +143,19 @@ def test_the_time_ends_a_ladder_between_samples(monkeypatch):
     assert "2 threads" in note
 
 
-def small_climb(**more):
+def small_sweep(**more):
     topology = read_topology()
-    return plan_climb(machine(1, 8), topology, threads=[1, 2], sizes=[16 * KIB, 64 * KIB, MIB], **more), topology
+    return plan_sweep(machine(1, 8), topology, threads=[1, 2], sizes=[16 * KIB, 64 * KIB, MIB], **more), topology
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("cold", [True, False])
 def test_a_short_real_ladder(cold):
-    climb, topology = small_climb(seconds=2, cold=cold)  # of 0.3 s a busy machine left none for the latencies
+    sweep, topology = small_sweep(seconds=2, cold=cold)  # of 0.3 s a busy machine left none for the latencies
     told = []
-    ladder = measure_ladder(climb, topology, lambda what, done: told.append((what, done)))
+    ladder = measure_ladder(sweep, topology, lambda what, done: told.append((what, done)))
     warm = [(rung.threads, rung.size_bytes) for rung in ladder.rungs if rung.state == "warm"]
-    assert warm == [(threads, size) for threads in (1, 2) for size in climb.sizes]
+    assert warm == [(threads, size) for threads in (1, 2) for size in sweep.sizes]
     assert any(rung.state == "cold" for rung in ladder.rungs) == cold
     assert (ladder.cold_by is not None) == cold
     assert all(rung.samples_gbps and rung.read_gbps > 0 for rung in ladder.rungs)
@@ -168,7 +168,7 @@ def test_a_short_real_ladder(cold):
 
 
 def test_ctrl_c_keeps_whole_thread_counts_only():
-    climb, topology = small_climb(seconds=0.1)
+    sweep, topology = small_sweep(seconds=0.1)
 
     def interrupt(word):
         def progress(what, done):
@@ -178,9 +178,9 @@ def test_ctrl_c_keeps_whole_thread_counts_only():
         return progress
 
     with pytest.raises(KeyboardInterrupt):
-        measure_ladder(climb, topology, interrupt("1 thread"))
+        measure_ladder(sweep, topology, interrupt("1 thread"))
     for word in ("2 threads", "latency"):
-        ladder = measure_ladder(climb, topology, interrupt(word))
+        ladder = measure_ladder(sweep, topology, interrupt(word))
         assert ladder.interrupted
         assert {rung.threads for rung in ladder.rungs} == ({1} if word == "2 threads" else {1, 2})
         assert ladder.latencies == []

@@ -45,7 +45,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Climb:
+class Sweep:
     """What is measured, in the order it is measured in."""
 
     places: tuple[Place, ...]
@@ -74,7 +74,7 @@ def parse_sizes(text: str) -> list[int]:
     return sorted(found)
 
 
-def plan_climb(
+def plan_sweep(
     machine: Machine,
     topology: Topology,
     threads: Sequence[int] | None = None,
@@ -82,7 +82,7 @@ def plan_climb(
     cpus: Sequence[int] | None = None,
     seconds: float = 60.0,
     cold: bool = True,
-) -> Climb:
+) -> Sweep:
     """Two sizes per octave from 16 KiB to what `working_set_bytes` says, by each thread count and cluster.
 
     Args:
@@ -109,7 +109,7 @@ def plan_climb(
         raise MobileloopError(
             f"no working set has {LEAST_READ_BYTES} bytes for each of {most} threads; choose a larger --sizes."
         )
-    return Climb(places, tuple(sizes), seconds, cold, tuple(notes))
+    return Sweep(places, tuple(sizes), seconds, cold, tuple(notes))
 
 
 def _cap_notes(machine: Machine, top: int) -> list[str]:
@@ -160,7 +160,7 @@ def cache_sizes(topology: Topology, cpus: Sequence[int]) -> list[tuple[str, int]
     return [(f"L{level}", size) for level, size in sorted(sizes.items())]
 
 
-def measure_ladder(climb: Climb, topology: Topology, progress: Progress = lambda what, done: None) -> Ladder:
+def measure_ladder(sweep: Sweep, topology: Topology, progress: Progress = lambda what, done: None) -> Ladder:
     """Measure everything. Each place is measured whole before the next, each of its rungs once per round.
 
     After Ctrl-C the ladder holds the places that were whole.
@@ -169,31 +169,31 @@ def measure_ladder(climb: Climb, topology: Topology, progress: Progress = lambda
         KeyboardInterrupt: where no place was whole.
     """
     flush = flush_instruction()
-    ladder = Ladder(kernels=native.kernels(), huge_pages=True, notes=list(climb.notes))
-    if climb.cold:
+    ladder = Ladder(kernels=native.kernels(), huge_pages=True, notes=list(sweep.notes))
+    if sweep.cold:
         ladder.cold_by = flush or "reading another buffer"
-    work = _Work(climb, progress, "flushed" if flush else "evicted")
+    work = _Work(sweep, progress, "flushed" if flush else "evicted")
     try:
-        for place in climb.places:
+        for place in sweep.places:
             ladder.rungs += work.rungs(place)
-        for place in _first_of_each_cluster(climb.places):
+        for place in _first_of_each_cluster(sweep.places):
             ladder.latencies += work.latencies(place)
     except KeyboardInterrupt:
         if not ladder.rungs:
             raise
         ladder.interrupted = True
     known = {(rung.threads, rung.cluster) for rung in ladder.rungs}
-    for place in climb.places:
+    for place in sweep.places:
         if (place.threads, place.cluster) in known:
             ladder.steps += find_steps(
                 ladder, place, cache_sizes(topology, place.reader_cpus), place not in work.partial
             )
-    ladder.notes += [*_step_notes(climb, ladder), *work.left_out(), *_disturbed(ladder)]
+    ladder.notes += [*_step_notes(sweep, ladder), *work.left_out(), *_disturbed(ladder)]
     return ladder
 
 
-def _step_notes(climb: Climb, ladder: Ladder) -> list[str]:
-    if enough(climb.sizes):
+def _step_notes(sweep: Sweep, ladder: Ladder) -> list[str]:
+    if enough(sweep.sizes):
         return []
     return [
         f"Too few sizes to find the levels: at least 6, no further apart than {2**APART:.1f} times on average, are "
@@ -255,30 +255,30 @@ def _first_of_each_cluster(places: Sequence[Place]) -> list[Place]:
 class _Work:
     """The measurement, with what it has taken of the time."""
 
-    def __init__(self, climb: Climb, progress: Progress, cold_state: str) -> None:
-        self._climb, self._progress, self._cold_state = climb, progress, cold_state
+    def __init__(self, sweep: Sweep, progress: Progress, cold_state: str) -> None:
+        self._sweep, self._progress, self._cold_state = sweep, progress, cold_state
         self._start = time.monotonic()
-        self._end = self._start + climb.seconds
+        self._end = self._start + sweep.seconds
         self._late: list[str] = []
         self.partial: list[Place] = []  # not all of their warm sizes were read
-        parts = {name: share for name, share in SHARES.items() if climb.cold or name != "cold"}
-        self._seconds = {name: climb.seconds * share / sum(parts.values()) for name, share in parts.items()}
+        parts = {name: share for name, share in SHARES.items() if sweep.cold or name != "cold"}
+        self._seconds = {name: sweep.seconds * share / sum(parts.values()) for name, share in parts.items()}
 
     def rungs(self, place: Place) -> list[Rung]:
         if self.partial and time.monotonic() > self._end:
             self._late.append(str(place))
             return []
-        sizes = [size for size in self._climb.sizes if size >= place.threads * LEAST_READ_BYTES]
+        sizes = [size for size in self._sweep.sizes if size >= place.threads * LEAST_READ_BYTES]
         found = []
-        with Memory(self._climb.sizes[-1], place.threads, place.cpus) as memory:
+        with Memory(self._sweep.sizes[-1], place.threads, place.cpus) as memory:
             found += self._state(place, sizes, "warm", memory)
-            if self._climb.cold:
+            if self._sweep.cold:
                 found += self._state(place, [size for size in sizes if size <= COLD_BYTES][::2], "cold", memory)
         return found
 
     def _state(self, place: Place, sizes: Sequence[int], state: State, memory: Memory) -> list[Rung]:
         """Rounds over all sizes, downwards and upwards in turn, until the time is over; the largest comes first."""
-        seconds = self._seconds[state] / len(self._climb.places)
+        seconds = self._seconds[state] / len(self._sweep.places)
         each = seconds / (ROUNDS * max(len(sizes), 1)) / 2  # half for what comes with it: warming, evicting
         end = min(time.monotonic() + seconds, self._end)
         samples: dict[int, list[float]] = {size: [] for size in sizes}
@@ -312,11 +312,11 @@ class _Work:
 
     def latencies(self, place: Place) -> list[Latency]:
         """By one thread on the first cpu of a place."""
-        sizes = [size for size in self._climb.sizes if size <= COLD_BYTES][::2]
+        sizes = [size for size in self._sweep.sizes if size <= COLD_BYTES][::2]
         if not sizes:
             return []
-        states: list[State] = ["warm", "cold"] if self._climb.cold else ["warm"]
-        clusters = len({one.cluster for one in self._climb.places})
+        states: list[State] = ["warm", "cold"] if self._sweep.cold else ["warm"]
+        clusters = len({one.cluster for one in self._sweep.places})
         each = self._seconds["latency"] / (clusters * len(sizes) * len(states) * LATENCY_SAMPLES) / 2
         found = []
         with Memory(sizes[-1], 1, place.cpus[:1] if place.cpus else None) as memory:
@@ -342,4 +342,4 @@ class _Work:
         return found
 
     def _tell(self, what: str) -> None:
-        self._progress(what, min((time.monotonic() - self._start) / self._climb.seconds, 1.0))
+        self._progress(what, min((time.monotonic() - self._start) / self._sweep.seconds, 1.0))
