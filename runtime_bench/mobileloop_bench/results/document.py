@@ -15,6 +15,7 @@ from typing_extensions import Self
 from mobileloop_bench.bandwidth.ceiling import Bandwidth
 from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.ladder import Ladder
+from mobileloop_bench.results.agreement import Agreement
 from mobileloop_bench.results.result import UNJUDGED, Result, Sample
 from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.results.validity import Evidence, judged
@@ -26,6 +27,8 @@ class Document(VersionedDocument):
 
     Attributes:
         id: random, the same for every state of one run's file; null in version 1.
+        recipe: the name of a fixed set of configurations, where one was measured.
+        agreement: whether the runtimes said the same before they were measured, where that was checked.
         ladder: of the machine, where it was measured or given.
         series: the machine over time, from the start of the run.
         seconds: that the run took so far.
@@ -43,6 +46,8 @@ class Document(VersionedDocument):
     series: list[Sample] = Field(default_factory=list)
     settings: Settings | None = None
     command: str | None = None
+    recipe: str | None = None
+    agreement: Agreement | None = None
     interrupted: bool = False
     seconds: FiniteFloat | None = None
 
