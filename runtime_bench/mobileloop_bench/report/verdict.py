@@ -116,11 +116,12 @@ def _bandwidth(row: Result, document: Document) -> str:
 
 def _tokens(row: Result, once: Result) -> KeyFigure:
     more = f"; {figure(row.tokens_per_s)} with {row.loops}" if row is not once else ""
+    known = f", ±{once.half_width:.0%}" if once.half_width is not None else ""
     return KeyFigure(
         "decode",
         figure(once.tokens_per_s),
         "tokens/s" if once.tokens_per_s is not None else "",
-        f"with {counted(once.loops, 'loop')}{more}",
+        f"with {counted(once.loops, 'loop')}{known}{more}",
     )
 
 
