@@ -118,10 +118,14 @@ REPORT_RESULT ?= demo/result.json
 report-picture: | setup
 	@PYTHONPATH=tests $(BIN)/python tests/report_picture.py $(REPORT_RESULT) docs/report.png
 
-# Everything interleaved in one run; PEERS="--quick" or PEERS="--build-executorch" adds options (docs/peers.md).
+# Everything interleaved in one run. PEERS adds options of `mobileloop bench`; --quick is 3 rounds, and --executorch also
+# builds that peer (docs/peers.md).
 bench-peers: $(MODEL) | setup
 	@mkdir -p build
-	@$(BIN)/python -m mobileloop_bench.peers --source $(MODEL) --json build/peers.json --markdown build/peers.md $(PEERS)
+	@$(BIN)/python -m mobileloop_bench.peers build --source $(MODEL) $(filter --executorch,$(PEERS))
+	@$(BIN)/mobileloop bench --recipe peers --repetitions 11 --json build/peers.json --markdown build/peers.md \
+	  $(patsubst --quick,--repetitions=3,$(filter-out --executorch,$(PEERS))) >build/peers.log
+	@cat build/peers.md
 
 format: | setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

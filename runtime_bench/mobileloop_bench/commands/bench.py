@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
 
 
 def bench(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Artifacts: .safetensors, .pte or .onnx.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", help="Artifacts: .safetensors, .pte or .onnx.")
+    ] = None,
     threads: Annotated[
         str | None,
         typer.Option(
@@ -72,6 +74,13 @@ def bench(
         Path | None,
         typer.Option(metavar="GGUF", help="What FILE was exported from, for --peer; not needed beside FILE."),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A fixed comparison in the place of FILE: peers (docs/peers.md)."),
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="OUT", help="The table of --recipe as Markdown, too.")
+    ] = None,
     onnx_kernel: OnnxKernel = "auto",
     cpus: Cpus = None,
 ) -> None:
@@ -94,10 +103,37 @@ def bench(
       mobileloop bench model.safetensors --threads 2,5 --cpus 3-7 --cooldown 30
       mobileloop bench model.safetensors model.pte model.onnx --repetitions 10 --json all.json
       mobileloop bench model.safetensors --peer llama.cpp --peer executorch --source model.gguf
+      mobileloop bench --recipe peers --repetitions 11 --json peers.json --markdown peers.md
     """
     from mobileloop_bench.results.settings import Settings
 
+    files = files or []
     options = session_options(files, onnx_kernel, cpus)
+    rounds = {
+        "repetitions": repetitions,
+        "until_stable": until_stable,
+        "time_budget_s": time_budget,
+        "cooldown_s": cooldown,
+        "prompt_tokens": prompt_tokens,
+        "decode_tokens": decode_tokens,
+    }
+    if recipe is not None:
+        swept = (threads, loops, stream, depth, batch, source) != (None, None, "auto", "0", "1", None)
+        if files or swept or onnx_kernel != "auto":
+            raise MobileloopError(
+                f"--recipe {recipe} says itself what is measured; leave out FILE, --threads, --loops, --stream, "
+                "--depth, --batch, --source and --onnx-kernel."
+            )
+        outputs = (json_out, markdown)
+        document = _recipe(recipe, peer or (), {**rounds, "cpus": options.get("cpus")}, outputs, options, machine)
+        say_document(document, json_out)
+        if document.interrupted:
+            raise typer.Exit(INTERRUPTED)
+        return
+    if not files:
+        raise MobileloopError("there is nothing to measure; name at least one artifact, or --recipe peers.")
+    if markdown is not None:
+        raise MobileloopError("--markdown is the table of --recipe; make one of any result with mobileloop report.")
     settings = Settings.parse(
         threads,
         loops,
@@ -105,12 +141,7 @@ def bench(
         depth,
         batch,
         options.get("cpus"),
-        prompt_tokens=prompt_tokens,
-        decode_tokens=decode_tokens,
-        repetitions=repetitions,
-        until_stable=until_stable,
-        time_budget_s=time_budget,
-        cooldown_s=cooldown,
+        **rounds,
     )
     document = measure_and_show(files, settings, json_out, options, machine, peer or (), source)
     say_document(document, json_out)
@@ -159,4 +190,48 @@ def measure_and_show(
     command = shlex.join(["mobileloop", *sys.argv[1:]])
     document = run_bench(console, plan, probes, json_out, command, machine_file)
     print_results(console, document)
+    return document
+
+
+def _recipe(
+    name: str,
+    peers: Sequence[str],
+    rounds: Mapping[str, Any],
+    outputs: tuple[Path | None, Path | None],
+    options: SessionOptions,
+    machine: Path | None,
+) -> Document:
+    """A fixed comparison: does everybody say the same, the measurement, its own table; `outputs` are JSON, Markdown."""
+    from mobileloop.files import check_output, written_whole
+    from mobileloop_bench.machine.file import MachineFile
+    from mobileloop_bench.machine.probe import probe
+    from mobileloop_bench.measure.probes import Probes
+    from mobileloop_bench.measure.resume import earlier
+    from mobileloop_bench.measure.run import run_bench
+    from mobileloop_bench.peers import agreement, llama, recipe, table
+    from mobileloop_bench.peers.builds import Store, default_folder
+    from mobileloop_bench.writing.units import counted
+
+    def tell(text: str) -> None:
+        say(text, err=True)
+
+    recipe.check_name(name)
+    for output in outputs:
+        if output is not None:
+            check_output(output, (machine,))
+    json_out, markdown = outputs
+    machine_file = None if machine is None else MachineFile.read(machine)
+    probes, store = Probes(), Store(default_folder())
+    plan = recipe.recipe_plan(peers, recipe.settings_of(**rounds), store, tell, options)
+    before = earlier(json_out, plan, probe(), name)
+    if before is not None:
+        tell(f"going on behind {counted(before.rounds, 'round')} of {json_out}")
+    agreed = agreement.check(plan, llama.gguf(store), tell)
+    console = open_console()
+    command = shlex.join(["mobileloop", *sys.argv[1:]])
+    document = run_bench(console, plan, probes, json_out, command, machine_file, before, recipe=name, agreement=agreed)
+    table.print_scoreboard(console, document)
+    if markdown is not None:
+        with written_whole(markdown) as temporary:
+            temporary.write_text(table.markdown(document), encoding="utf-8")
     return document

@@ -1,12 +1,17 @@
 """Who else used the cores while we measured: a figure taken beside another program is not valid.
 
-procfs counts in clock ticks (10 ms), so only sums over whole turns mean anything.
+procfs counts in clock ticks (10 ms), so only sums over whole turns mean anything. `neighbours` are other programs on
+purpose: what is left beside them is a figure too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from mobileloop_bench.measure.samples import Interference
@@ -66,3 +71,30 @@ def _involuntary_switches(children: bool) -> int | None:
         return None
     who = [resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN] if children else [resource.RUSAGE_SELF]
     return sum(resource.getrusage(one).ru_nivcsw for one in who)
+
+
+# Ends by itself when we are gone; it asks only now and then, so that it computes and does not call the kernel.
+_BUSY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1000000):
+        pass
+"""
+
+
+@contextlib.contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """`count` processes that compute all the time, at normal priority."""
+    argv = [sys.executable, "-c", _BUSY]
+    quiet = subprocess.DEVNULL  # Ctrl-C reaches them too, and they would complain
+    started = [subprocess.Popen(argv, stdin=quiet, stderr=quiet) for _ in range(count)]
+    try:
+        if started:
+            time.sleep(0.2)  # until they do
+        yield
+    finally:
+        for process in started:
+            process.kill()
+        for process in started:
+            process.wait()

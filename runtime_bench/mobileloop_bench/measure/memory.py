@@ -118,9 +118,12 @@ def use_of(request: Request) -> Memory:
     for token in range(DECODED_TOKENS):
         run_tokens(session, request.sequences, [token % session.info.config.vocab_size])
     after = memory_status()
+    info, tokens = session.info, request.prompt_tokens + DECODED_TOKENS
+    applied = sum(1 for _ in info.schedule.applications(request.loops)) / info.schedule.num_slots
     session.close()
     return Memory(
         delta_anonymous_bytes=_difference(before, after, "RssAnon"),
+        kv_bytes=round(request.sequences * info.kv_capacity_bytes() * applied * tokens / info.context),
         delta_file_bytes=_difference(before, after, "RssFile"),
         swap_bytes=_difference(before, after, "VmSwap"),
         peak_bytes=after.get("VmHWM"),

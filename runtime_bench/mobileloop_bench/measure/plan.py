@@ -17,7 +17,7 @@ from mobileloop.runtimes.streaming import Streaming
 from mobileloop.spec.capabilities import Asked, lacking
 from mobileloop_bench.results.result import LOADING, Phase
 from mobileloop_bench.results.settings import Settings
-from mobileloop_bench.writing.units import counted
+from mobileloop_bench.writing.units import beside, counted
 
 if TYPE_CHECKING:
     from mobileloop_bench.measure.process import Entry
@@ -51,6 +51,7 @@ class Configuration:
         stream: the streaming mode that the session is asked for.
         depth: tokens in the KV cache before the prompt.
         sequences: that run together over the same weights.
+        busy: processes of ours that compute beside it, to see what is left of its speed.
         peer: the name of what runs the weights that the artifact was exported from, instead of our runtime and the
             artifact.
         entry: what that peer runs; None where it cannot.
@@ -63,6 +64,7 @@ class Configuration:
     stream: str = "off"
     depth: int = 0
     sequences: int = 1
+    busy: int = 0
     peer: str | None = None
     entry: Entry | None = None
 
@@ -86,6 +88,7 @@ class Configuration:
         parts += [f"stream {self.stream}"] if self.stream not in ("auto", "off") else []
         parts += [f"depth {self.depth}"] if self.depth else []
         parts += [counted(self.sequences, "sequence")] if self.sequences > 1 else []
+        parts += [beside(self.busy)] if self.busy else []
         return ", ".join(parts)
 
 

@@ -60,6 +60,7 @@ class Entry:
         executed_bytes: weight bytes touched per token, where the runtime applies blocks again; None is `unique_bytes`.
         schedule: the order of its blocks, where it loops by itself; None where every block of its file runs once.
         kv_bits: per KV element; None where that is not known.
+        greedy: the command that continues token ids by so many more, best first, and prints them as `tokens`.
     """
 
     version: str
@@ -73,6 +74,7 @@ class Entry:
     executed_bytes: int | None = None
     schedule: str | None = None
     kv_bits: int | None = None
+    greedy: Callable[[Sequence[int], int], Command] | None = None
 
     @property
     def size_on_disk_bytes(self) -> int:

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 
-from mobileloop_bench.measure.interference import Watch
+from mobileloop_bench.measure.interference import Watch, neighbours
 from mobileloop_bench.measure.plan import Configuration
 from mobileloop_bench.measure.probes import Probes
 from mobileloop_bench.measure.process import Command, CommandFailed, Entry, Series, Turn, run_command
@@ -33,7 +33,7 @@ class ProcessRunner:
             return
         before = self._probes.speed.read(one.threads, self._settings.cpus)
         try:
-            with Watch(samples.interference, children=True):
+            with Watch(samples.interference, children=True), neighbours(one.busy):
                 series = self._series(one.entry)
         except CommandFailed as failure:
             samples.failure = str(failure)

@@ -22,6 +22,7 @@ from mobileloop_bench.measure.card import print_card
 from mobileloop_bench.measure.memory import MemoryKey, measure_memory
 from mobileloop_bench.measure.plan import Plan
 from mobileloop_bench.measure.probes import Probes
+from mobileloop_bench.measure.resume import Earlier
 from mobileloop_bench.measure.rounds import measure
 from mobileloop_bench.measure.samples import Measurement
 from mobileloop_bench.measure.session_runner import slow_down
@@ -63,6 +64,8 @@ def run_bench(
     json_out: Path | None = None,
     command: str | None = None,
     machine_file: MachineFile | None = None,
+    before: Earlier | None = None,
+    **more: Any,
 ) -> Document:
     """Card, measurement and memory pass; the file is written from the start on, `interrupted` until the end.
 
@@ -73,6 +76,8 @@ def run_bench(
         json_out: where the document is kept.
         command: that a reader would repeat.
         machine_file: of this machine; its ladder stands in for measuring the read bandwidth.
+        before: rounds of the same plan that an interrupted run left; they count.
+        more: other fields of the document: `recipe`, `agreement`.
 
     Raises:
         MobileloopError: where `machine_file` is another machine's, the file cannot be written, or the time budget was
@@ -82,21 +87,23 @@ def run_bench(
     machine, recorder = probe(), Recorder(json_out)
     if machine_file is not None:
         check_same_machine(machine_file, machine)
-    fields: dict[str, Any] = {"id": uuid.uuid4().hex}
+    fields: dict[str, Any] = {"id": uuid.uuid4().hex, **more}
     empty = Document(machine=machine, results=[], settings=plan.settings, command=command, interrupted=True, **fields)
-    recorder.write(lambda: empty)
+    if before is None:
+        recorder.write(lambda: empty)
     bandwidth = _bandwidth(plan, machine, machine_file)
     print_card(console, plan, machine, bandwidth)
 
     def document(measurement: Measurement, memory: Mapping[MemoryKey, Memory]) -> Document:
         seconds = round(probes.seconds, 3)
+        measurement = measurement if before is None else before.joined(measurement, plan)
         return make_document(measurement, machine, bandwidth, memory, command, machine_file, seconds=seconds, **fields)
 
     def checkpoint(measurement: Measurement) -> None:
         if recorder.due:
             recorder.write(lambda: document(dataclasses.replace(measurement, interrupted=True), {}))
 
-    measurement = _measured(plan, checkpoint, probes)
+    measurement = _measured(plan if before is None else before.rest(plan), checkpoint, probes)
     if not measurement.interrupted and not any(one.decode_ms or one.failure for one in measurement.samples):
         raise MobileloopError(
             f"nothing was measured: {measurement.ended}; give a larger --time-budget, or the ladder of this machine by "

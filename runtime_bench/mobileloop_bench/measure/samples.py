@@ -94,6 +94,11 @@ class Samples:
     speeds: list[Speed | None] = field(default_factory=list)
     failure: str | None = None
 
+    def __post_init__(self) -> None:
+        """Beside busy processes threads are switched as often as they are; nobody is to be blamed for it."""
+        if self.configuration.busy:
+            self.interference.switches = None
+
 
 class Runner(Protocol):
     """What the rounds ask of whatever takes part in them; `samples` grow with every turn."""

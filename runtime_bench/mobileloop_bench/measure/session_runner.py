@@ -1,6 +1,6 @@
 """What takes turns in the rounds, and the raw samples it leaves behind: here an artifact in a session.
 
-`peers.turns` has the others.
+`process_runner` has the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mobileloop import runtimes
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import Session, SessionOptions
 from mobileloop.runtimes.topology import parse_cpus
-from mobileloop_bench.measure.interference import Watch
+from mobileloop_bench.measure.interference import Watch, neighbours
 from mobileloop_bench.measure.plan import FIRST_TOKENS, Configuration
 from mobileloop_bench.measure.probes import Probes
 from mobileloop_bench.measure.samples import Samples, ms_since, prompt_of, quiet
@@ -45,7 +45,7 @@ class SessionRunner:
             before = self._probes.speed.read(one.threads, cpus)
             if one.depth:
                 run_tokens(session, one.sequences, tokens[: one.depth])
-            with Watch(samples.interference):
+            with Watch(samples.interference, children=one.busy > 0), neighbours(one.busy):
                 start = time.perf_counter_ns()
                 run_tokens(session, one.sequences, tokens[one.depth : prompt_end])
                 samples.prefill_ms.append(ms_since(start))
@@ -56,7 +56,9 @@ class SessionRunner:
             samples.speeds.append(slower(before, self._probes.speed.read(one.threads, cpus)))
 
     def load(self) -> None:
-        """Calibration of streaming is no part of a load."""
+        """Calibration of streaming is no part of a load; beside busy processes none is timed."""
+        if self.samples.configuration.busy:
+            return
         with quiet():
             start = time.perf_counter_ns()
             session = open_configuration(self.samples.configuration, stream="off")

@@ -15,14 +15,14 @@ from mobileloop_bench.machine.file import MachineFile
 from mobileloop_bench.measure.memory import MemoryKey, memory_key
 from mobileloop_bench.measure.plan import Configuration, Plan, _runs, kv_bytes
 from mobileloop_bench.measure.samples import Consumption, Measurement, Samples
-from mobileloop_bench.results.bootstrap import LEAST_ROUNDS, as_rounds, median_interval
+from mobileloop_bench.results.bootstrap import LEAST_ROUNDS, as_rounds
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.prediction import Prediction
 from mobileloop_bench.results.result import (
     LOADING,
-    PEER_PHASES,
     PHASES,
     SKIPPED,
+    TURN_PHASES,
     Memory,
     Peer,
     Phase,
@@ -32,10 +32,10 @@ from mobileloop_bench.results.result import (
 )
 from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.results.speed import alike, fastest_ns
-from mobileloop_bench.results.validity import Code, Evidence, judged
+from mobileloop_bench.results.validity import Code, Evidence, doubted, judged
 from mobileloop_bench.timemodel.levels import UnknownError
 from mobileloop_bench.timemodel.predict import Workload, predict
-from mobileloop_bench.writing.units import UNKNOWN, counted
+from mobileloop_bench.writing.units import UNKNOWN, beside, counted
 
 
 def make_document(
@@ -63,11 +63,13 @@ def make_document(
         one = samples.configuration
         used = memory.get(memory_key(one)) if one.peer is None else None
         predicted = None if machine_file is None else predicted_decode(one, plan.settings, machine_file)
-        for phase in PHASES if one.peer is None else PEER_PHASES:
+        for phase in PHASES if one.peer is None and not one.busy else TURN_PHASES:
             row = judged(_row(samples, phase, plan, bandwidth), _evidence(samples, measurement, machine))
             ended = samples.failure or measurement.ended
             if not row.samples_ms and ended and not measurement.interrupted:
                 row.reasons = [SKIPPED + ended]
+            if one.busy:
+                row = doubted(row, [Code.NOT_ALONE.said(f"{beside(one.busy)}, as asked")])
             row.memory, row.prediction = used, predicted if phase == "decode" else None
             results.append(row)
     _add_loop_tax(measurement, results)
@@ -110,7 +112,7 @@ def predicted_decode(one: Configuration, settings: Settings, machine_file: Machi
     """
     if machine_file.ladder is None or machine_file.costs is None or one.sequences > 1:
         return None
-    if one.artifact.runtime != "engine" or one.peer is not None:
+    if one.artifact.runtime != "engine" or one.peer is not None or one.busy:
         return None
     position = one.depth + settings.prompt_tokens + settings.decode_tokens // 2
     try:
@@ -131,7 +133,6 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
     per_round = one.decode_samples(settings) if decode else 1
     tokens = one.sequences * {"prefill": settings.prompt_tokens, "decode": 1}.get(phase, 0)
     ceiling = ceiling_gbps(bandwidth, one.threads) if decode else None
-    interval = median_interval(values, per_round)
     return Result(
         **ran,
         model=one.artifact.info.config.name,
@@ -140,6 +141,7 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         phase=phase,
         depth=one.depth,
         sequences=one.sequences,
+        busy=one.busy,
         stream=samples.details.get("stream"),
         samples_per_round=per_round,
         samples_ms=[round(value, 5) for value in values],
@@ -149,8 +151,6 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         read_gbps=_gbps(unique, kv, median) if decode else None,
         valid=False,
         reasons=[],
-        median_low_ms=interval.low if interval else None,
-        median_high_ms=interval.high if interval else None,
         p10_ms=float(np.percentile(values, 10)) if values else None,
         p90_ms=float(np.percentile(values, 90)) if values else None,
         p99_ms=float(np.percentile(values, 99)) if values else None,
@@ -242,8 +242,8 @@ def _add_loop_tax(measurement: Measurement, results: Sequence[Result]) -> None:
             row.notes = [*row.notes, Code.UNLIKE_ROUNDS.said(f"{told}; the loop tax is of all rounds")]
 
 
-def _but_loops(one: Configuration) -> tuple[str, int, str, int, int]:
-    return one.artifact.label, one.threads, one.stream, one.depth, one.sequences
+def _but_loops(one: Configuration) -> tuple[str, int, str, int, int, int]:
+    return one.artifact.label, one.threads, one.stream, one.depth, one.sequences, one.busy
 
 
 def _stages(stage_ms: Sequence[Sequence[tuple[str, list[float]]]]) -> list[StageTime]:

@@ -1,9 +1,9 @@
-"""The peers: the same model, at the same precision, in other runtimes, measured beside ours in one run.
+"""The peers: the same model, at the same precision, in other runtimes, measured beside ours by `mobileloop bench`.
 
-`python -m mobileloop_bench.peers` (or `make bench-peers`) builds what is missing, checks that every contestant says
-the same, runs interleaved rounds and prints medians and ratios with their spread. docs/peers.md has the method.
+`python -m mobileloop_bench.peers build` builds them once; `mobileloop bench --peer NAME` gives them turns beside any
+artifact, and `--recipe peers` (`make bench-peers`) is the fixed comparison. docs/peers.md has the method.
 
-Data flows one way: `store` holds what was built, `weights` makes every contestant's files from one GGUF, `ours`,
-`llama`, `genai` and `executorch` are the contestants (one file each), `rounds` runs them, `document` keeps the raw
-samples, `rows` turns them into the issue's figures and `table` shows them.
+Data flows one way: `builds` holds what was built, `weights` makes everybody's files from one GGUF, `llama`, `genai`
+and `executorch` are the peers (one file each), `plan` gives them turns, `recipe` says which ones of the fixed
+comparison, `agreement` compares what they say, and `scoreboard` and `table` turn its document into figures.
 """

@@ -1,4 +1,4 @@
-"""What a contestant is: a name, how it is built, and commands that measure it, each in a process of its own.
+"""What a peer is: a name, how it is built, and the commands that time its turns, each in a process of its own.
 
 Adding a peer is one file with a subclass of `Contestant`, and one line in `contestants.py`.
 """
@@ -13,54 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from mobileloop.errors import MobileloopError
 from mobileloop_bench.measure.process import Command, Entry
 from mobileloop_bench.peers.builds import Say, Store
 
-BUILD = "python -m mobileloop_bench.peers --build-only"
-
-
-class Settings(BaseModel):
-    """What every contestant is asked to run; part of what makes two runs comparable.
-
-    Attributes:
-        context_tokens: evaluated before a decode is timed.
-        decode_tokens: decoded one by one, timed as a whole.
-        prefill_tokens: of the timed prompt.
-        load_tokens: of the prompt behind a load.
-        greedy_tokens: generated for the check of correctness.
-        repeats: timed repetitions in one process; their median is the round's figure.
-        busy: other processes of the runs beside busy neighbours.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    context_tokens: int = Field(default=16, ge=1)
-    decode_tokens: int = Field(default=64, ge=1)
-    prefill_tokens: int = Field(default=128, ge=1)
-    load_tokens: int = Field(default=8, ge=1)
-    greedy_tokens: int = Field(default=24, ge=1)
-    repeats: int = Field(default=3, ge=1)
-    busy: int = Field(default=2, ge=1)
-    prompt: str = "The capital of France is"
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One command of one contestant, run once per round; `busy` processes run beside it."""
-
-    contestant: str
-    name: str
-    command: Command
-    busy: int = 0
-
-    @property
-    def key(self) -> str:
-        """`llama-avx2/decode-1`."""
-        return f"{self.contestant}/{self.name}"
+BUILD = "python -m mobileloop_bench.peers build"
 
 
 @dataclass(frozen=True)
@@ -98,7 +54,6 @@ class Contestant(ABC):
     """One runtime; stateless, everything it keeps is in the store."""
 
     name: ClassVar[str]
-    label: ClassVar[str]
 
     @abstractmethod
     def missing(self, store: Store) -> str | None:
@@ -108,21 +63,11 @@ class Contestant(ABC):
     def build(self, store: Store, say: Say) -> None:
         """Fetch and build what is missing; the only step that touches the network."""
 
-    def prepare(self, store: Store, say: Say) -> None:  # noqa: B027  (optional)
-        """Make the model files it reads, once everybody is built; without the network."""
-
     @abstractmethod
     def versions(self, store: Store) -> dict[str, str]:
         """What a result must say of it."""
 
     @abstractmethod
-    def cells(self, store: Store, settings: Settings) -> list[Cell]:
-        """What it runs in every round."""
-
-    def unavailable(self) -> dict[str, str]:
-        """Cells that it will have one day, with the reason why not yet."""
-        return {}
-
     def entry(self, store: Store, source: Source, repetition: Repetition) -> Entry:
         """What it runs in `mobileloop bench`; nothing is built for it and nothing fetched.
 
@@ -134,11 +79,6 @@ class Contestant(ABC):
         Raises:
             MobileloopError: why it cannot run these weights that often, with what to do about it.
         """
-        raise MobileloopError(f"{self.label} takes no part in mobileloop bench.")
-
-    @abstractmethod
-    def greedy(self, store: Store, settings: Settings, prompt: Sequence[int]) -> dict[int, Command]:
-        """By loop count, the command that prints the series `tokens` of a greedy continuation."""
 
 
 def worker(module: str, request: Mapping[str, Any], path: Sequence[str] = (), **environment: str) -> Command:

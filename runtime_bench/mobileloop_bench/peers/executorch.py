@@ -18,16 +18,14 @@ from typing import Any
 
 from mobileloop.errors import MobileloopError
 from mobileloop.quiet import muted_stderr, quiet_imports
-from mobileloop.runtimes.engine import read_info
-from mobileloop_bench.measure.process import Command, Entry, Turn
+from mobileloop_bench.measure.process import Command, Entry
 from mobileloop_bench.measure.samples import quiet
 from mobileloop_bench.peers import llama, weights
 from mobileloop_bench.peers.builds import Say, Store, run_logged
-from mobileloop_bench.peers.contestant import BUILD, Cell, Contestant, Repetition, Settings, Source, worker
-from mobileloop_bench.peers.ours import artifact
-from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, timed, tokens_of
+from mobileloop_bench.peers.contestant import BUILD, Contestant, Repetition, Source, worker
+from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, tokens_of
 
-OPTION = "--build-executorch"
+OPTION = "--executorch"
 # What its own documentation exports for the CPU; the embedding is 8-bit, and only one row of it is read per token.
 _EXPORT = (
     "base.model_class=smollm2",
@@ -48,7 +46,7 @@ _EXPORT = (
 class Executorch(Contestant):
     """ExecuTorch with XNNPACK, driven by its Python bindings."""
 
-    name, label = "executorch", "ExecuTorch XNNPACK 8da4w"
+    name = "executorch"
 
     def missing(self, store: Store) -> str | None:
         if util.find_spec("executorch") is None:
@@ -73,18 +71,13 @@ class Executorch(Contestant):
     def versions(self, store: Store) -> dict[str, str]:
         return {"executorch": metadata.version("executorch")}
 
-    def cells(self, store: Store, settings: Settings) -> list[Cell]:
-        request = {**settings.model_dump(), "path": str(program(store)), "task": "decode", "threads": 2}
-        request["vocab_size"] = _vocab_size(store)
-        return [Cell(self.name, "decode-2", worker("executorch", request))]
-
     def entry(self, store: Store, source: Source, repetition: Repetition) -> Entry:
-        llama.check_smollm2(self.label, store, source, repetition)
+        llama.check_smollm2(self.name, store, source, repetition)
         if (reason := self.missing(store)) is not None:
             raise MobileloopError(f"{reason}.")
 
-        def commands(turn: Turn) -> list[Command]:
-            return [worker("executorch", {**dataclasses.asdict(turn), "path": str(program(store)), "task": "bench"})]
+        def ask(**request: Any) -> Command:
+            return worker("executorch", {"path": str(program(store)), **request})
 
         return Entry(
             version=self.versions(store)["executorch"],
@@ -92,13 +85,10 @@ class Executorch(Contestant):
             f"{llama.gguf(store).name}",
             path=program(store),
             quantization="8da4w",
-            commands=commands,
+            commands=lambda turn: [ask(**dataclasses.asdict(turn))],
+            greedy=lambda prompt, count: ask(prompt_ids=list(prompt), count=count, threads=1),
             context=weights.CONTEXT,
         )
-
-    def greedy(self, store: Store, settings: Settings, prompt: Sequence[int]) -> dict[int, Command]:
-        base = {**settings.model_dump(), "path": str(program(store)), "task": "greedy", "threads": 2}
-        return {1: worker("executorch", {**base, "prompt_ids": list(prompt)})}
 
 
 def export_command(folder: Path) -> list[str]:
@@ -118,11 +108,6 @@ def program(store: Store) -> Path:
     return store.models / f"executorch-{version}-xnnpack-8da4w.pte"
 
 
-def _vocab_size(store: Store) -> int:
-
-    return read_info(artifact(store)).config.vocab_size
-
-
 def _write_checkpoint(gguf: Path, checkpoint: Path, parameters: Path) -> None:
     import torch
 
@@ -135,31 +120,16 @@ def _write_checkpoint(gguf: Path, checkpoint: Path, parameters: Path) -> None:
 
 
 def work(request: dict[str, Any]) -> dict[str, list[float]]:
-    """One cell, or one turn of a bench."""
+    """One turn of a bench, or a greedy continuation."""
     session = _Session(request["path"], request["threads"])
-    if request["task"] == "bench":
+    if "prompt_ids" not in request:
         return _turn(session, request)
-    if request["task"] == "greedy":
-        best = session.evaluate(request["prompt_ids"], 0)
-        found: list[float] = []
-        for index in range(request["greedy_tokens"]):
-            found.append(float(best))
-            best = session.evaluate([best], len(request["prompt_ids"]) + index)
-        return {"tokens": found}
-    count, before = request["decode_tokens"], request["context_tokens"]
-    tokens = tokens_of(request, request["vocab_size"], before + count)
-    rates = []
-    for turn in range(request["repeats"] + 1):
-        session.evaluate(tokens[:before], 0)
-
-        def run() -> None:
-            for index, token in enumerate(tokens[before:]):
-                session.step(token, before + index)
-
-        seconds = timed(run)
-        if turn:
-            rates.append(count / seconds)
-    return {"tokens_per_s": rates}
+    best = session.evaluate(request["prompt_ids"], 0)
+    found: list[float] = []
+    for index in range(request["count"]):
+        found.append(float(best))
+        best = session.evaluate([best], len(request["prompt_ids"]) + index)
+    return {"tokens": found}
 
 
 def _turn(session: _Session, request: dict[str, Any]) -> dict[str, list[float]]:

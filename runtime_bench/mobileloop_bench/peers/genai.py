@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.measure.process import Command, Entry, Turn
+from mobileloop_bench.measure.process import Command, Entry
 from mobileloop_bench.measure.samples import quiet
 from mobileloop_bench.peers import builds as stores
 from mobileloop_bench.peers import llama, weights
 from mobileloop_bench.peers.builds import PINS, Say, Store, run_logged
-from mobileloop_bench.peers.contestant import Cell, Contestant, Repetition, Settings, Source, worker
-from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, timed, tokens_of
+from mobileloop_bench.peers.contestant import Contestant, Repetition, Source, worker
+from mobileloop_bench.peers.worker import WARM_UP_TOKENS, once, tokens_of
 
 PACKAGE, HELPER = "onnxruntime-genai", "onnx-ir"
 
@@ -32,7 +32,7 @@ PACKAGE, HELPER = "onnxruntime-genai", "onnx-ir"
 class Genai(Contestant):
     """onnxruntime-genai on its default CPU provider."""
 
-    name, label = "genai", "onnxruntime-genai int4"
+    name = "onnxruntime-genai"
 
     def missing(self, store: Store) -> str | None:
         if util.find_spec("onnxruntime") is None:
@@ -78,19 +78,14 @@ class Genai(Contestant):
     def versions(self, store: Store) -> dict[str, str]:
         return {PACKAGE: PINS[PACKAGE].version, "onnxruntime": metadata.version("onnxruntime")}
 
-    def cells(self, store: Store, settings: Settings) -> list[Cell]:
-        request = {**settings.model_dump(), "path": str(_model(store)), "task": "decode", "threads": 2}
-        return [Cell(self.name, "decode-2", worker("genai", request, [str(_site(store))]))]
-
     def entry(self, store: Store, source: Source, repetition: Repetition) -> Entry:
-        llama.check_smollm2(self.label, store, source, repetition)
+        llama.check_smollm2(self.name, store, source, repetition)
         if (reason := self.missing(store)) is not None:
             raise MobileloopError(f"{reason}.")
         versions = self.versions(store)
 
-        def commands(turn: Turn) -> list[Command]:
-            request = {**dataclasses.asdict(turn), "path": str(_model(store)), "task": "bench"}
-            return [worker("genai", request, [str(_site(store))])]
+        def ask(**request: Any) -> Command:
+            return worker("genai", {"path": str(_model(store)), **request}, [str(_site(store))])
 
         return Entry(
             version=versions[PACKAGE],
@@ -98,12 +93,9 @@ class Genai(Contestant):
             f"the floats of {llama.gguf(store).name}; picking the token is in the time",
             path=_model(store),
             quantization="int4",
-            commands=commands,
+            commands=lambda turn: [ask(**dataclasses.asdict(turn))],
+            greedy=lambda prompt, count: ask(prompt_ids=list(prompt), count=count, threads=1),
         )
-
-    def greedy(self, store: Store, settings: Settings, prompt: Sequence[int]) -> dict[int, Command]:
-        base = {**settings.model_dump(), "path": str(_model(store)), "task": "greedy", "threads": 2}
-        return {1: worker("genai", {**base, "prompt_ids": list(prompt)}, [str(_site(store))])}
 
 
 def _site(store: Store) -> Path:
@@ -119,28 +111,12 @@ def _model(store: Store) -> Path:
 
 
 def work(request: dict[str, Any]) -> dict[str, list[float]]:
-    """One cell, or one turn of a bench."""
+    """One turn of a bench, or a greedy continuation."""
     session = _Session(request)
-    if request["task"] == "bench":
-        return _turn(session, request)
-    if request["task"] == "greedy":
+    if "prompt_ids" in request:
         session.start(request["prompt_ids"])
-        return {"tokens": [float(session.step()) for _ in range(request["greedy_tokens"])]}
-    count = request["decode_tokens"]
-    prompt = tokens_of(request, session.vocab_size, request["context_tokens"])
-    rates = []
-    for turn in range(request["repeats"] + 1):
-        session.start(prompt)
-        session.step()  # the prompt's logits are there: this one only picks a token
-
-        def run() -> None:
-            for _ in range(count):
-                session.step()
-
-        seconds = timed(run)
-        if turn:
-            rates.append(count / seconds)
-    return {"tokens_per_s": rates}
+        return {"tokens": [float(session.step()) for _ in range(request["count"])]}
+    return _turn(session, request)
 
 
 def _turn(session: _Session, request: dict[str, Any]) -> dict[str, list[float]]:

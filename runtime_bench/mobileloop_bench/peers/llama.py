@@ -28,9 +28,10 @@ from mobileloop_bench.measure.process import Command, Entry, Series, Turn
 from mobileloop_bench.peers import builds as stores
 from mobileloop_bench.peers import weights
 from mobileloop_bench.peers.builds import PINS, Say, Store, run_logged
-from mobileloop_bench.peers.contestant import BUILD, ONCE, Cell, Contestant, Repetition, Settings, Source, worker
+from mobileloop_bench.peers.contestant import BUILD, ONCE, Contestant, Repetition, Source, worker
 
 PACKAGE = "llama-cpp-python"
+SOURCE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SOURCE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of what `mobileloop fetch` fetches
 HOW = f"build it once with: {BUILD}"
 RUNS = ("Q4_0", "Q4_1", "Q8_0")  # what our artifacts hold without loss
@@ -56,14 +57,9 @@ def gguf(store: Store) -> Path:
     return store.models / "SmolLM2-135M-Instruct.Q4_0.gguf"
 
 
-def unrolled(store: Store) -> Path:
-    """The same with every block written twice in a row."""
-    return store.models / "SmolLM2-135M-Instruct.Q4_0-twice.gguf"
-
-
 def source(store: Store) -> Path:
     """The published file that everything is made from."""
-    return store.models / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return store.models / SOURCE
 
 
 def variants() -> tuple[str, ...]:
@@ -76,8 +72,8 @@ class Llama(Contestant):
 
     def __init__(self, variant: str) -> None:
         self.variant = variant
-        self.name = f"llama-{variant}"  # type: ignore[misc]  # one class, two contestants
-        self.label = f"llama.cpp Q4_0, {variant}"  # type: ignore[misc]
+        # One class, two contestants: the plain name is the build with the instructions that our engine may use.
+        self.name = "llama.cpp" if variant == variants()[0] else f"llama.cpp-{variant}"  # type: ignore[misc]
 
     def missing(self, store: Store) -> str | None:
         if not _stamp(store, self.variant).is_file() or not gguf(store).is_file():
@@ -96,11 +92,6 @@ class Llama(Contestant):
             _make_gguf(store, say)
         elif not _stamp(store, self.variant).is_file():
             self._compile(store, say, ("ggml-cpu",))
-
-    def prepare(self, store: Store, say: Say) -> None:
-        if not unrolled(store).is_file():
-            say("writing the unrolled GGUF, every block twice")
-            weights.write_unrolled(gguf(store), unrolled(store), 2)
 
     def _compile(self, store: Store, say: Say, targets: Sequence[str]) -> None:
         stamp = _stamp(store, self.variant)
@@ -121,7 +112,8 @@ class Llama(Contestant):
 
     def _runs(self, store: Store) -> bool:
         """Whether a short run ends well; the threads and the sizes that are timed, so the same kernels."""
-        command = self._bench(store, gguf(store), ["-p", "128", "-n", "2", "-t", "2", "-r", "1"])
+        options = ["-p", "128", "-n", "2", "-t", "2", "-r", "1"]
+        command = self._bench(store, gguf(store), options, lambda text: {})
         try:
             done = subprocess.run(
                 list(command.argv),
@@ -143,24 +135,6 @@ class Llama(Contestant):
             if built["notes"]:
                 found["note"] = built["notes"]
         return found
-
-    def cells(self, store: Store, settings: Settings) -> list[Cell]:
-        repeats = ["-r", str(settings.repeats)]
-        once = ["-p", "0", "-n", str(settings.decode_tokens), "-d", str(settings.context_tokens)]
-        decode = [*once, *repeats]
-        prefill = ["-p", str(settings.prefill_tokens), "-n", "0", *repeats]
-        plain, twice = gguf(store), unrolled(store)
-
-        def cell(name: str, path: Path, options: Sequence[str], threads: int, busy: int = 0) -> Cell:
-            return Cell(self.name, name, self._bench(store, path, [*options, "-t", str(threads)]), busy)
-
-        return [
-            cell("decode-1", plain, decode, 1),
-            cell("decode-2", plain, decode, 2),
-            cell("prefill-2", plain, prefill, 2),
-            cell("twice-2", twice, decode, 2),
-            cell("busy-2", plain, [*once, "-r", "1"], 2, settings.busy),  # it may be ten times slower there
-        ]
 
     def entry(self, store: Store, source: Source, repetition: Repetition) -> Entry:
         if not _stamp(store, self.variant).is_file():
@@ -200,40 +174,22 @@ class Llama(Contestant):
             executed_bytes=held.executed_bytes(repetition.times) if looped else None,
             schedule=f"all:{repetition.times}" if looped else None,
             kv_bits=16,
+            greedy=lambda prompt, count: self._greedy(store, path, prompt, count),
         )
 
-    def greedy(self, store: Store, settings: Settings, prompt: Sequence[int]) -> dict[int, Command]:
-        return {
-            loops: worker(
-                "llama",
-                {
-                    "folder": str(store.of(PACKAGE)),
-                    "path": str(path),
-                    "prompt_ids": list(prompt),
-                    "greedy_tokens": settings.greedy_tokens,
-                },
-                LLAMA_CPP_LIB_PATH=str(_libraries(store, variants()[0])),
-                LD_LIBRARY_PATH=_library_path(store, self.variant),
-            )
-            for loops, path in ((1, gguf(store)), (2, unrolled(store)))
-        }
+    def _greedy(self, store: Store, path: Path, prompt: Sequence[int], count: int) -> Command:
+        return worker(
+            "llama",
+            {"folder": str(store.of(PACKAGE)), "path": str(path), "prompt_ids": list(prompt), "count": count},
+            LLAMA_CPP_LIB_PATH=str(_libraries(store, variants()[0])),
+            LD_LIBRARY_PATH=_library_path(store, self.variant),
+        )
 
-    def _bench(
-        self, store: Store, path: Path, options: Sequence[str], parse: Callable[[str], Series] | None = None
-    ) -> Command:
+    def _bench(self, store: Store, path: Path, options: Sequence[str], parse: Callable[[str], Series]) -> Command:
         tool = _libraries(store, variants()[0]) / "llama-bench"
         argv = [str(tool), "-m", str(path), *options, "-o", "json"]
         environment = {"LD_LIBRARY_PATH": _library_path(store, self.variant)}
-        return Command(argv, environment=environment, parse=parse or parse_bench)
-
-
-def parse_bench(text: str) -> Series:
-    """The rates of a llama-bench run with one test.
-
-    Raises:
-        ValueError: where the output is not that.
-    """
-    return {"tokens_per_s": _samples(text, "samples_ts")}
+        return Command(argv, environment=environment, parse=parse)
 
 
 def parse_times(text: str, tokens: int) -> list[float]:
@@ -242,15 +198,11 @@ def parse_times(text: str, tokens: int) -> list[float]:
     Raises:
         ValueError: where the output is not that.
     """
-    return [ns / 1e6 / tokens for ns in _samples(text, "samples_ns")]
-
-
-def _samples(text: str, name: str) -> list[float]:
     start = text.find("[")
     tests = json.loads(text[start:]) if start >= 0 else []
-    if not isinstance(tests, list) or len(tests) != 1 or not tests[0].get(name):
+    if not isinstance(tests, list) or len(tests) != 1 or not tests[0].get("samples_ns"):
         raise ValueError("llama-bench printed no samples")
-    return [float(value) for value in tests[0][name]]
+    return [float(ns) / 1e6 / tokens for ns in tests[0]["samples_ns"]]
 
 
 def is_smollm2(store: Store, sha256: str) -> bool:
@@ -258,12 +210,12 @@ def is_smollm2(store: Store, sha256: str) -> bool:
     return sha256 == SOURCE_SHA256 or (gguf(store).is_file() and sha256 == file_sha256(gguf(store)))
 
 
-def check_smollm2(label: str, store: Store, from_: Source, repetition: Repetition) -> None:
+def check_smollm2(name: str, store: Store, from_: Source, repetition: Repetition) -> None:
     """Raise MobileloopError where a peer that is built from SmolLM2 alone has no file of a source."""
     if repetition != ONCE:
-        raise MobileloopError(f"{label} is built with every block once; no file of it runs {repetition}.")
+        raise MobileloopError(f"{name} is built with every block once; no file of it runs {repetition}.")
     if not is_smollm2(store, from_.sha256):
-        raise MobileloopError(f"{label} is built from {source(store).name} alone, not from {from_.name}.")
+        raise MobileloopError(f"{name} is built from {source(store).name} alone, not from {from_.name}.")
 
 
 def _weights(store: Store, source: Source) -> tuple[Path, str]:
@@ -376,7 +328,7 @@ def work(request: dict[str, Any]) -> dict[str, list[float]]:
     tokens = list(request["prompt_ids"])
     found: list[float] = []
     best = session.evaluate(tokens)
-    for _ in range(request["greedy_tokens"]):
+    for _ in range(request["count"]):
         found.append(float(best))
         best = session.evaluate([best])
     return {"tokens": found}

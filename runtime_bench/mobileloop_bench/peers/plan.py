@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mobileloop.errors import MobileloopError
@@ -33,32 +33,49 @@ def with_peers(plan: Plan, names: Sequence[str], source: Path | None = None, sto
     Raises:
         MobileloopError: for an unknown name, or a `source` that no artifact was exported from.
     """
-    chosen = _chosen(names)
-    sources = _sources(plan.artifacts, source)
-    store = store or Store(default_folder())
     settings = plan.settings
     asked: list[int | None] = [None] if settings.loops is None else [*settings.loops]
+    names = chosen(names)
+    sweep = itertools.product(names, plan.artifacts, asked, settings.depths, settings.sequences, settings.threads)
+    wanted = []
+    for name, artifact, requested, depth, sequences, threads in sweep:
+        loops = artifact.info.schedule.default_loops if requested is None else requested
+        one = Configuration(artifact, threads, loops, requested, depth=depth, sequences=sequences, peer=name)
+        wanted.append(one)
+    return joined(plan, wanted, source, store)
+
+
+def joined(plan: Plan, wanted: Sequence[Configuration], source: Path | None = None, store: Store | None = None) -> Plan:
+    """The plan with these configurations of peers behind its own, each with what it runs, or skipped with the reason.
+
+    Configurations for which a peer would run the same file in the same way are one.
+
+    Raises:
+        MobileloopError: for a `source` that no artifact was exported from.
+    """
+    everybody, sources = peers(), _sources(plan.artifacts, source)
+    store = store or Store(default_folder())
+    settings = plan.settings
     entries: dict[tuple[str, str, Repetition], Entry | MobileloopError] = {}
     found: dict[tuple[object, ...], Configuration] = {}
     skipped: dict[tuple[object, ...], Skipped] = {}
-    sweep = itertools.product(chosen, plan.artifacts, asked, settings.depths, settings.sequences, settings.threads)
-    for name, artifact, requested, depth, sequences, threads in sweep:
-        loops = artifact.info.schedule.default_loops if requested is None else requested
-        one = Configuration(artifact, threads, loops, requested, "off", depth, sequences, name)
+    for one in wanted:
+        assert one.peer is not None
+        info, swept = one.artifact.info, (one.threads, one.depth, one.sequences, one.busy)
         try:
-            repetition = repetition_of(artifact.info.schedule, requested)
-            place = (name, artifact.info.source_sha256, repetition)
+            repetition = repetition_of(info.schedule, one.requested_loops)
+            place = (one.peer, info.source_sha256, repetition)
             if place not in entries:
-                entries[place] = _entry(chosen[name], store, sources[artifact.label], repetition)
+                entries[place] = _entry(everybody[one.peer], store, sources[one.artifact.label], repetition)
             entry = entries[place]
             if isinstance(entry, MobileloopError):
                 raise entry
             _check_room(one, entry, settings.prompt_tokens + settings.decode_tokens)
         except MobileloopError as error:
             reason = str(error).rstrip(".")
-            skipped.setdefault((name, one.label, loops, threads, depth, sequences, reason), Skipped(one, reason))
+            skipped.setdefault((one.peer, one.label, one.loops, *swept, reason), Skipped(one, reason))
             continue
-        found.setdefault((*place, threads, depth), dataclasses.replace(one, entry=entry))
+        found.setdefault((*place, *swept), dataclasses.replace(one, entry=entry))
     return dataclasses.replace(
         plan,
         configurations=(*plan.configurations, *found.values()),
@@ -94,12 +111,16 @@ def _plain(stage: Stage, may_norm: bool) -> bool:
     return stage.model_copy(update=update) == Stage(blocks=stage.blocks or (0,))
 
 
-def _chosen(names: Sequence[str]) -> Mapping[str, Contestant]:
-    everybody = peers()
+def chosen(names: Sequence[str]) -> list[str]:
+    """The names, each once.
+
+    Raises:
+        MobileloopError: for one that no peer has.
+    """
     for name in names:
-        if name not in everybody:
-            raise MobileloopError(f"--peer {name} is unknown; the peers are {', '.join(everybody)}.")
-    return {name: everybody[name] for name in dict.fromkeys(names)}
+        if name not in peers():
+            raise MobileloopError(f"--peer {name} is unknown; the peers are {', '.join(peers())}.")
+    return list(dict.fromkeys(names))
 
 
 def _sources(artifacts: Sequence[Artifact], given: Path | None) -> dict[str, Source]:

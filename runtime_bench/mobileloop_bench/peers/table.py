@@ -1,52 +1,54 @@
-"""The result for people: a table on the terminal, and the same in Markdown."""
+"""A document of the recipe for people: a table on the terminal, and the same in Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from mobileloop.console import print_text
 from mobileloop_bench.machine.card import machine_sentence
-from mobileloop_bench.peers.document import Agreement, PeersDocument
-from mobileloop_bench.peers.scoreboard import MAX_OTHER_CORES, MAX_STOLEN_CORES, Row, rows
-from mobileloop_bench.writing.units import counted, figure
+from mobileloop_bench.peers.scoreboard import Row, failures, rows
+from mobileloop_bench.results.agreement import Continuation
+from mobileloop_bench.results.document import Document
+from mobileloop_bench.writing.table import Column, Table, print_table
+from mobileloop_bench.writing.units import figure
 
-COLUMNS = ("figure", "over", "ours", "peer", "ratio", "p10-p90", "rounds", "target", "met")
+COLUMNS = ("figure", "over", "ours", "other", "ratio (p10-p90)", "rounds", "target", "doubts")
+SAID = ("who", "blocks", "equal", "text")
+LEFT = (*COLUMNS[:2], "doubts", *SAID[:2], "text")
 
 
-def print_table(console: Console, document: PeersDocument) -> None:
-    """Machine, correctness, figures and doubts."""
-    for sentence in heading(document):
-        console.print(escape(sentence), highlight=False)
-    agreement = Table(title=f"The same text? Against {document.reference}", title_justify="left")
-    for name in ("contestant", "loops", "tokens equal from the start", "text"):
-        agreement.add_column(name, overflow="fold")
-    for one in document.agreement:
-        agreement.add_row(*[escape(cell) for cell in agreement_cells(one, document)])
+def print_scoreboard(console: Console, document: Document) -> None:
+    """Correctness, figures and doubts."""
     if document.agreement:
-        console.print(agreement)
-    table = Table(title=f"Medians over {counted(len(document.rounds), 'round')}", title_justify="left")
-    for name in COLUMNS:
-        table.add_column(name, overflow="fold", justify="left" if name in ("figure", "over", "met") else "right")
+        said = Table(f"The same text? Against {document.agreement.reference}", _columns(SAID))
+        said.rows = [_said(one) for one in document.agreement.continuations]
+        print_table(console, said)
+    table = Table("Medians over the rounds", _columns(COLUMNS))
     for row in rows(document):
-        table.add_row(*[escape(cell) for cell in cells(row)])
-    console.print(table)
-    for sentence in notes(document):
-        console.print(escape(sentence), highlight=False)
+        told = cells(row)
+        doubts = table.notes.mark(row.doubts)
+        table.rows.append([*told[:2], *_fitting(told[2], table), *told[3:-1], doubts])
+    print_table(console, table)
+    print_text(console, *notes(document))
 
 
-def markdown(document: PeersDocument) -> str:
-    """The same as Markdown."""
-    lines = ["# mobileloop beside its peers", "", *heading(document), ""]
+def _columns(names: Sequence[str]) -> list[Column]:
+    return [Column(name, left=name in LEFT, name=name in ("figure", "who")) for name in names]
+
+
+def _fitting(text: str, table: Table) -> list[str]:
+    """A reason in the place of a figure is a note: a sentence would make the column as wide."""
+    return [text if text[:1].isdigit() else f"none {table.notes.mark([text])}"]
+
+
+def markdown(document: Document) -> str:
+    """Machine, correctness, figures and doubts."""
+    lines = [*(f"{sentence}  " for sentence in heading(document)), ""]
     if document.agreement:
-        lines += [f"## The same text? Against {document.reference}", ""]
-        lines += _markdown_table(
-            ("contestant", "loops", "tokens equal from the start", "text"),
-            [agreement_cells(one, document) for one in document.agreement],
-        )
-    lines += [f"## Medians over {counted(len(document.rounds), 'round')}", ""]
+        lines += [f'The prompt "{document.agreement.prompt}", continued; equal to {document.agreement.reference}:', ""]
+        lines += _markdown_table(SAID, [_said(one) for one in document.agreement.continuations])
     lines += _markdown_table(COLUMNS, [cells(row) for row in rows(document)])
     return "\n".join([*lines, *(f"{sentence}  " for sentence in notes(document))]).rstrip() + "\n"
 
@@ -58,48 +60,44 @@ def _markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> lis
     return [line(header), "|" + "---|" * len(header), *(line(row) for row in body), ""]
 
 
-def heading(document: PeersDocument) -> list[str]:
+def heading(document: Document) -> list[str]:
     """Where and with what."""
     machine = document.machine
-    kernels = document.versions.get("ours", {}).get("kernels", "unknown")
+    kernels = next((row.details["kernels"] for row in document.results if "kernels" in row.details), "unknown")
     made = machine.git_commit or "unknown"
     said = [
         machine_sentence(machine),
         f"Governor {machine.governor or 'unknown'}; mobileloop commit {made}, kernels {kernels}; {machine.time}.",
     ]
-    for name, versions in document.versions.items():
-        if name != "ours":
-            listed = ", ".join(f"{what} {which}" for what, which in versions.items())
-            said.append(f"{document.labels.get(name, name)}: {listed}.")
-    return said
+    for row in document.results:
+        if row.peer and row.peer.version:
+            said.append(f"{row.peer.name} {row.peer.version}: {row.peer.flags}.")
+    return list(dict.fromkeys(said))
 
 
-def agreement_cells(one: Agreement, document: PeersDocument) -> list[str]:
-    """One continuation."""
-    name = document.labels.get(one.contestant, one.contestant)
+def _said(one: Continuation) -> list[str]:
     if one.error:
-        return [name, str(one.loops), "failed", one.error]
-    return [name, str(one.loops), f"{one.same} of {len(one.tokens)}", " ".join(one.text.split())]
+        return [one.runtime, one.repetition, "failed", one.error]
+    return [one.runtime, one.repetition, f"{one.same} of {len(one.tokens)}", " ".join(one.text.split())]
 
 
 def cells(row: Row) -> list[str]:
     """One line of the table; a figure that is not there says why."""
     one = row.figure
-    target = "" if one.target is None else f"{'≥' if one.higher else '≤'} {_plain(one.target, one.peer is not None)}"
+    compared = one.compared
+    target = "" if one.target is None else f"{'≥' if one.higher else '≤'} {_plain(one.target, compared)}"
     if row.ratio is None or row.low is None or row.high is None:
-        return [one.label, one.peer_label, row.reason or "unknown", "", "", "", "0", target, ""]
-    compared = one.peer is not None
-    counted_rounds = str(row.rounds) + (f" ({row.disturbed} disturbed)" if row.disturbed else "")
+        return [one.label, one.over, row.reason or "unknown", "", "", "0", target, ""]
+    spread = f"{_plain(row.ratio, compared)} ({_plain(row.low, compared)}-{_plain(row.high, compared)})"
     return [
         one.label,
-        one.peer_label,
+        one.over,
         figure(row.ours, one.unit),
-        figure(row.peer, one.unit) if compared else "",
-        _plain(row.ratio, compared),
-        f"{_plain(row.low, compared)}-{_plain(row.high, compared)}",
-        counted_rounds,
-        target,
-        {True: "yes", False: "no", None: ""}[row.met],
+        figure(row.other, one.unit) if compared else "",
+        spread if compared or row.rounds > 1 else "",
+        str(row.rounds),
+        target + {True: ", met", False: ", missed", None: ""}[row.met],
+        ", ".join(row.doubts),
     ]
 
 
@@ -107,27 +105,16 @@ def _plain(value: float, ratio: bool) -> str:
     return f"{value:.2f}" if ratio else figure(value)
 
 
-def notes(document: PeersDocument) -> list[str]:
+def notes(document: Document) -> list[str]:
     """What must be said beside the figures."""
-    said = [
-        "A ratio is the median of the rounds' own ratios. GB/s counts unique and KV bytes.",
-        f"A round is disturbed where other programs took more than {MAX_OTHER_CORES} cores, or the hypervisor more "
-        f"than {MAX_STOLEN_CORES}, while one of its two figures was measured; it is counted all the same.",
-    ]
-    worst = [sample.other_cores for one in document.rounds for sample in one.samples.values() if sample.other_cores]
-    if worst:
-        said.append(f"Other programs took {max(worst):.2f} cores at the worst.")
-    failures = {
-        f"{key}: {sample.error}"
-        for one in document.rounds
-        for key, sample in one.samples.items()
-        if sample.error is not None
+    said = ["A ratio is the median of the rounds' own ratios. GB/s counts unique and KV bytes."]
+    said += [f"{text}." for text in failures(document)]
+    skipped = {
+        f"{row.peer.name}: {reason}" for row in document.results if row.peer and row.skipped for reason in row.reasons
     }
-    said += [f"Failed: {text}." for text in sorted(failures)]
-    for name, reason in document.missing.items():
-        said.append(f"{document.labels.get(name, name)}: {reason}.")
-    if len(document.rounds) < document.rounds_wanted:
-        said.append(f"Ended after {len(document.rounds)} of {document.rounds_wanted} rounds.")
+    said += [f"{text}." for text in sorted(skipped)]
+    if document.settings and document.settings.ended:
+        said.append(f"Ended: {document.settings.ended}.")
     if document.machine.emulated:
         said.append("Emulated: no time here says anything about hardware.")
     return said

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mobileloop_bench.measure.samples import prompt_of, quiet
+from mobileloop_bench.measure.samples import prompt_of
 
 WARM_UP_TOKENS = 4  # decoded behind a whole prompt before a turn of a bench is timed
 
@@ -36,14 +36,6 @@ def once(run: Callable[[], object]) -> float:
     start = time.perf_counter_ns()
     run()
     return (time.perf_counter_ns() - start) / 1e6
-
-
-def timed(run: Callable[[], None]) -> float:
-    """Seconds of one call, the garbage collector off."""
-    with quiet():
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -226,7 +226,8 @@ def _by_key(rows: Iterable[Result], rule: Rule, any_artifact: bool) -> dict[tupl
         if row.phase in rule.phases:
             name = () if any_artifact else (row.artifact, row.runtime)
             peer = row.peer.name if row.peer else None
-            key = (*name, row.phase, row.loops, row.threads, row.depth, row.sequences, row.details.get("cpus"), peer)
+            place = (row.phase, row.loops, row.threads, row.depth, row.sequences, row.busy)
+            key = (*name, *place, row.details.get("cpus"), peer)
             found.setdefault(key, []).append(row)
     return found
 

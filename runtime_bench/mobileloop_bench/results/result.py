@@ -15,6 +15,7 @@ class Memory(BaseModel):
 
     Attributes:
         delta_anonymous_bytes: private memory (RssAnon) after opening, prefill and 8 decoded tokens, over before.
+        kv_bytes: of these, what the KV cache of the evaluated tokens takes.
         delta_file_bytes: pages of mapped files (RssFile), the mapped weights among them.
         swap_bytes: private memory that was swapped out meanwhile, and so is missing above.
         peak_bytes: the largest resident size of that whole process, Python included (VmHWM).
@@ -23,6 +24,7 @@ class Memory(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     delta_anonymous_bytes: int | None = None
+    kv_bytes: int | None = None
     delta_file_bytes: int | None = None
     swap_bytes: int | None = None
     peak_bytes: int | None = None
@@ -90,6 +92,8 @@ class Result(BaseModel):
         depth: tokens already in the KV cache before the prompt.
         sequences: that run together over the same weights. One sample is then one step of all of them: the weights
             count once, KV, activations and tokens_per_s are those of all.
+        busy: processes of ours that computed beside it on purpose; the figure is then what was left, and not valid as
+            the machine's own.
         stream: the mode that ran (`off`, `prefetch`, `core:N`); null where the runtime knows none.
         samples_ms: every raw time: of a load, of a whole prefill, of every single decoded token.
         samples_per_round: how many of them, in order, each round gave.
@@ -130,6 +134,7 @@ class Result(BaseModel):
     phase: Phase
     depth: NonNegativeInt = 0
     sequences: int = Field(default=1, ge=1)
+    busy: NonNegativeInt = 0
     stream: str | None = None
     samples_per_round: int | None = Field(default=None, ge=1)
     samples_ms: list[FiniteFloat]
@@ -204,4 +209,4 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 LOADING = ("load", "first_token")
 
 
-PEER_PHASES: tuple[Phase, ...] = ("prefill", "decode")
+TURN_PHASES: tuple[Phase, ...] = ("prefill", "decode")

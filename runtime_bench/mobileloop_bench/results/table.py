@@ -10,9 +10,9 @@ from mobileloop.console import print_text
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.table import Column, Table, print_table
-from mobileloop_bench.writing.units import counted, figure, megabytes
+from mobileloop_bench.writing.units import beside, counted, figure, megabytes
 
-_SWEPT = (("stream", None), ("depth", 0), ("sequences", 1))  # with the value that needs no column
+_SWEPT = (("stream", None), ("depth", 0), ("sequences", 1), ("busy", 0))  # with the value that needs no column
 _FIGURES = ("private", "load ms", "prefill tok/s", "decode tok/s", "GB/s", "of ceiling", "loop tax")
 
 
@@ -65,6 +65,7 @@ def place_of(row: Result) -> str:
     parts = [_name(row), counted(row.loops, "loop"), counted(row.threads, "thread")]
     parts += [f"depth {row.depth}"] if row.depth else []
     parts += [counted(row.sequences, "sequence")] if row.sequences > 1 else []
+    parts += [beside(row.busy)] if row.busy else []
     return ", ".join(parts)
 
 

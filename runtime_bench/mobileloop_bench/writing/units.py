@@ -33,3 +33,8 @@ def figure(value: float | None, unit: str = "", digits: int = 3) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 thread`, `2 threads`."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def beside(busy: int) -> str:
+    """`beside 2 busy processes`."""
+    return f"beside {busy} busy process" + ("" if busy == 1 else "es")
