@@ -22,46 +22,57 @@ if TYPE_CHECKING:
     from mobileloop.tokenizer import Tokenizer
 
 
+Artifact = Annotated[Path, typer.Argument(help="An artifact: .safetensors, .pte or .onnx.")]
+Prompt = Annotated[str, typer.Option("--prompt", "-p", help="What to say to the model.")]
+Chat = Annotated[
+    bool | None,
+    typer.Option("--chat/--no-chat", help="Use the model's chat template; the default where it has one."),
+]
+System = Annotated[
+    str | None, typer.Option("--system", help="System message of a chat; the template's own when not given.")
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="0 takes the most likely token.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Sample from the likeliest tokens of this total probability.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Sample from this many of the likeliest tokens; 0 takes all.")]
+MinP = Annotated[
+    float, typer.Option("--min-p", help="Sample from tokens at least this share as likely as the likeliest.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the sampling.")]
+SampleCount = Annotated[
+    int,
+    typer.Option("--samples", help="Answers to the prompt, decoded together; number k samples with seed + k - 1."),
+]
+Halt = Annotated[
+    str | None,
+    typer.Option(
+        "--halt",
+        help="When a token stops looping: RULE:THRESHOLD[:MIN_LOOPS] of latent_difference, cosine or exit_gate, or "
+        "none; the artifact's own rule when not given.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print text and statistics as one JSON document.")]
+
+
 def run(
-    file: Annotated[Path, typer.Argument(help="An artifact: .safetensors, .pte or .onnx.")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to say to the model.")],
-    chat: Annotated[
-        bool | None,
-        typer.Option("--chat/--no-chat", help="Use the model's chat template; the default where it has one."),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", help="System message of a chat; the template's own when not given.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")] = 128,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the most likely token.")] = 0.0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", help="Sample from the likeliest tokens of this total probability.")
-    ] = 1.0,
-    top_k: Annotated[
-        int, typer.Option("--top-k", help="Sample from this many of the likeliest tokens; 0 takes all.")
-    ] = 0,
-    min_p: Annotated[
-        float, typer.Option("--min-p", help="Sample from tokens at least this share as likely as the likeliest.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the sampling.")] = 0,
-    samples: Annotated[
-        int,
-        typer.Option("--samples", help="Answers to the prompt, decoded together; number k samples with seed + k - 1."),
-    ] = 1,
+    file: Artifact,
+    prompt: Prompt,
+    chat: Chat = None,
+    system: System = None,
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    min_p: MinP = 0.0,
+    seed: Seed = 0,
+    samples: SampleCount = 1,
     loops: Loops = None,
-    halt: Annotated[
-        str | None,
-        typer.Option(
-            "--halt",
-            help="When a token stops looping: RULE:THRESHOLD[:MIN_LOOPS] of latent_difference, cosine or exit_gate, or "
-            "none; the artifact's own rule when not given.",
-        ),
-    ] = None,
+    halt: Halt = None,
     threads: Threads = 0,
     cpus: Cpus = None,
     onnx_kernel: OnnxKernel = "auto",
     stream: Stream = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print text and statistics as one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Generate text, then say how fast: the text goes to stdout, one line of statistics to stderr.
 

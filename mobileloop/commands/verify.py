@@ -13,19 +13,27 @@ from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Threads, check_
 from mobileloop.console import progress_bar, say
 from mobileloop.errors import MobileloopError
 
+Artifact = Annotated[Path, typer.Argument(help="An artifact.")]
+Against = Annotated[str, typer.Option("--against", help="The source it was exported from.")]
+Tokens = Annotated[int, typer.Option("--tokens", help="Tokens of the text that ships with the package.")]
+MaxKl = Annotated[float | None, typer.Option("--max-kl", help="Limit of the mean KL divergence, in nats.")]
+MinTop1 = Annotated[float | None, typer.Option("--min-top1", help="Limit of the top-1 agreement, 0 to 1.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="An artifact.")],
-    against: Annotated[str, typer.Option("--against", help="The source it was exported from.")],
-    tokens: Annotated[int, typer.Option("--tokens", help="Tokens of the text that ships with the package.")] = 512,
-    max_kl: Annotated[float | None, typer.Option("--max-kl", help="Limit of the mean KL divergence, in nats.")] = None,
-    min_top1: Annotated[float | None, typer.Option("--min-top1", help="Limit of the top-1 agreement, 0 to 1.")] = None,
+    file: Artifact,
+    against: Against,
+    tokens: Tokens = 512,
+    max_kl: MaxKl = None,
+    min_top1: MinTop1 = None,
     loops: Loops = None,
     threads: Threads = 0,
     cpus: Cpus = None,
     onnx_kernel: OnnxKernel = "auto",
-    seed: Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Compare an artifact with the PyTorch model of the same (dequantized) weights.
 

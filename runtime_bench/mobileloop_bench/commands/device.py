@@ -92,43 +92,54 @@ def setup(files: Files, devices: Serials = None, engine: Engine = None) -> None:
         say(f"{serial}: {told}; ready.")
 
 
+Threads = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Thread counts, such as 1,2,4 (default: 1 and all big cores).")
+]
+Loops = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4 (default: each artifact's own).")
+]
+Cpus = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Run on these cpus of the device, such as 4-7: one thread on each where there are as many, else every "
+        "thread on any of them.",
+    ),
+]
+MaxTemperature = Annotated[
+    float | None,
+    typer.Option(metavar="C", help="Begin a turn only at or below so many °C of skin, battery or processor."),
+]
+Cooldown = Annotated[
+    float, typer.Option(metavar="S", help="Longest wait for --max-temperature; the turn then runs and is flagged.")
+]
+Wait = Annotated[float, typer.Option(metavar="S", help="How long a device that vanished is waited for, each time.")]
+PromptTokens = Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")]
+DecodeTokens = Annotated[int, typer.Option(min=1, help="Tokens decoded behind it, one by one.")]
+Repetitions = Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")]
+Bandwidth = Annotated[bool, typer.Option(help="Measure the read bandwidth of every thread count too.")]
+JsonOut = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="OUT", help="Also write the JSON here, after every turn; resumable."),
+]
+
+
 @device.command()
 def bench(
     files: Files,
     devices: Serials = None,
     engine: Engine = None,
-    threads: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Thread counts, such as 1,2,4 (default: 1 and all big cores).")
-    ] = None,
-    loops: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4 (default: each artifact's own).")
-    ] = None,
-    cpus: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            help="Run on these cpus of the device, such as 4-7: one thread on each where there are as many, else every "
-            "thread on any of them.",
-        ),
-    ] = None,
-    max_temperature: Annotated[
-        float | None,
-        typer.Option(metavar="C", help="Begin a turn only at or below so many °C of skin, battery or processor."),
-    ] = None,
-    cooldown: Annotated[
-        float, typer.Option(metavar="S", help="Longest wait for --max-temperature; the turn then runs and is flagged.")
-    ] = 300.0,
-    wait: Annotated[
-        float, typer.Option(metavar="S", help="How long a device that vanished is waited for, each time.")
-    ] = 600.0,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")] = 128,
-    decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded behind it, one by one.")] = 64,
-    repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")] = 5,
-    bandwidth: Annotated[bool, typer.Option(help="Measure the read bandwidth of every thread count too.")] = True,
-    json_out: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="OUT", help="Also write the JSON here, after every turn; resumable."),
-    ] = None,
+    threads: Threads = None,
+    loops: Loops = None,
+    cpus: Cpus = None,
+    max_temperature: MaxTemperature = None,
+    cooldown: Cooldown = 300.0,
+    wait: Wait = 600.0,
+    prompt_tokens: PromptTokens = 128,
+    decode_tokens: DecodeTokens = 64,
+    repetitions: Repetitions = 5,
+    bandwidth: Bandwidth = True,
+    json_out: JsonOut = None,
 ) -> None:
     """Measure artifacts on devices, several at once, in interleaved rounds.
 
