@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Threads, check_range, session_options
 from mobileloop.console import progress_bar, say
 from mobileloop.errors import MobileloopError
+
+if TYPE_CHECKING:
+    from mobileloop.runtimes.base import Session
+    from mobileloop.verify import Comparison, Limits
 
 Artifact = Annotated[Path, typer.Argument(help="An artifact.")]
 Against = Annotated[str, typer.Option("--against", help="The source it was exported from.")]
@@ -74,6 +78,11 @@ def verify(
         result = compare(session, checkpoint, verification_tokens(session, tokens), progress)
     base = EXACT_LIMITS if session.info.quantization == "none" else QUANTIZED_LIMITS
     limits = Limits(base.mean_kl if max_kl is None else max_kl, base.top1_agreement if min_top1 is None else min_top1)
+    _say(file, session, result, limits, as_json)
+    raise typer.Exit(0 if result.within(limits) else 1)
+
+
+def _say(file: Path, session: Session, result: Comparison, limits: Limits, as_json: bool) -> None:
     passed = result.within(limits)
     if as_json:
         facts = {
@@ -83,12 +92,11 @@ def verify(
             "loops": session.loops,
         }
         typer.echo(json.dumps({**facts, "passed": passed, **asdict(result), "limits": asdict(limits)}))
-    else:
-        say(
-            f"{'pass' if passed else 'FAIL'}: {file} ({session.title()}, {session.loops} loops) "
-            f"over {result.tokens} tokens: "
-            f"mean KL {result.mean_kl:.2e} (limit {limits.mean_kl:g}), top-1 {result.top1_agreement:.2%} "
-            f"(limit {limits.top1_agreement:.0%}), largest logit difference {result.max_abs_logit_difference:.3g}, "
-            f"perplexity {result.artifact_perplexity:.3f} against {result.reference_perplexity:.3f}"
-        )
-    raise typer.Exit(0 if passed else 1)
+        return
+    say(
+        f"{'pass' if passed else 'FAIL'}: {file} ({session.title()}, {session.loops} loops) "
+        f"over {result.tokens} tokens: "
+        f"mean KL {result.mean_kl:.2e} (limit {limits.mean_kl:g}), top-1 {result.top1_agreement:.2%} "
+        f"(limit {limits.top1_agreement:.0%}), largest logit difference {result.max_abs_logit_difference:.3g}, "
+        f"perplexity {result.artifact_perplexity:.3f} against {result.reference_perplexity:.3f}"
+    )

@@ -131,36 +131,31 @@ def bench(
         "prompt_tokens": prompt_tokens,
         "decode_tokens": decode_tokens,
     }
+    swept = (threads, loops, stream, depth, batch)
+    _check_recipe(recipe, bool(files), (*swept, source, onnx_kernel), markdown)
     if recipe is not None:
-        swept = (threads, loops, stream, depth, batch, source) != (None, None, "auto", "0", "1", None)
-        if files or swept or onnx_kernel != "auto":
+        outputs = (json_out, markdown)
+        document = _recipe(recipe, peer or (), {**rounds, "cpus": options.get("cpus")}, outputs, options, machine)
+    else:
+        settings = Settings.parse(*swept, options.get("cpus"), **rounds)
+        document = measure_and_show(files, settings, json_out, options, machine, peer or (), source)
+    say_document(document, json_out)
+    if document.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _check_recipe(recipe: str | None, files: bool, chosen: tuple[object, ...], markdown: Path | None) -> None:
+    """Raise MobileloopError where options of a recipe and of artifacts are mixed."""
+    if recipe is not None:
+        if files or chosen != (None, None, "auto", "0", "1", None, "auto"):
             raise MobileloopError(
                 f"--recipe {recipe} says itself what is measured; leave out FILE, --threads, --loops, --stream, "
                 "--depth, --batch, --source and --onnx-kernel."
             )
-        outputs = (json_out, markdown)
-        document = _recipe(recipe, peer or (), {**rounds, "cpus": options.get("cpus")}, outputs, options, machine)
-        say_document(document, json_out)
-        if document.interrupted:
-            raise typer.Exit(INTERRUPTED)
-        return
-    if not files:
+    elif not files:
         raise MobileloopError("there is nothing to measure; name at least one artifact, or --recipe peers.")
-    if markdown is not None:
+    elif markdown is not None:
         raise MobileloopError("--markdown is the table of --recipe; make one of any result with mobileloop report.")
-    settings = Settings.parse(
-        threads,
-        loops,
-        stream,
-        depth,
-        batch,
-        options.get("cpus"),
-        **rounds,
-    )
-    document = measure_and_show(files, settings, json_out, options, machine, peer or (), source)
-    say_document(document, json_out)
-    if document.interrupted:
-        raise typer.Exit(INTERRUPTED)
 
 
 def say_document(document: Document, out: Path | None) -> None:

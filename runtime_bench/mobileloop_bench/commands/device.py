@@ -6,16 +6,19 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mobileloop.commands.options import check_range
 from mobileloop.console import INTERRUPTED, open_console, print_text, progress_bars, say
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.commands.bench import say_document
+from mobileloop_bench.commands.bench import DecodeTokens, Loops, PromptTokens, Repetitions, say_document
+
+if TYPE_CHECKING:
+    from mobileloop_bench.devices.run import Outcome
 
 SCHEMA = "mobileloop.devices/1"
 
@@ -95,9 +98,6 @@ def setup(files: Files, devices: Serials = None, engine: Engine = None) -> None:
 Threads = Annotated[
     str | None, typer.Option(metavar="LIST", help="Thread counts, such as 1,2,4 (default: 1 and all big cores).")
 ]
-Loops = Annotated[
-    str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4 (default: each artifact's own).")
-]
 Cpus = Annotated[
     str | None,
     typer.Option(
@@ -114,9 +114,6 @@ Cooldown = Annotated[
     float, typer.Option(metavar="S", help="Longest wait for --max-temperature; the turn then runs and is flagged.")
 ]
 Wait = Annotated[float, typer.Option(metavar="S", help="How long a device that vanished is waited for, each time.")]
-PromptTokens = Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")]
-DecodeTokens = Annotated[int, typer.Option(min=1, help="Tokens decoded behind it, one by one.")]
-Repetitions = Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")]
 Bandwidth = Annotated[bool, typer.Option(help="Measure the read bandwidth of every thread count too.")]
 JsonOut = Annotated[
     Path | None,
@@ -162,7 +159,6 @@ def bench(
     from mobileloop_bench.devices.install import open_files
     from mobileloop_bench.devices.run import Order, measure_devices
     from mobileloop_bench.results.settings import Settings
-    from mobileloop_bench.results.table import print_results
     from mobileloop_bench.writing.lists import numbers
 
     if max_temperature is not None:
@@ -193,21 +189,27 @@ def bench(
     outs = {} if json_out is None else _outs(json_out, serials)
     with progress_bars() as progress:
         outcomes = measure_devices(serials, order, outs, progress)
+    _show(outcomes, outs, resumable=json_out is not None)
+
+
+def _show(outcomes: Sequence[Outcome], outs: Mapping[str, Path], resumable: bool) -> None:
+    """Tables, documents, what failed; the exit code of the command."""
+    from mobileloop_bench.results.table import print_results
+
     console = open_console()
     documents = {one.serial: one.document for one in outcomes if one.document is not None}
-    for one in outcomes:
-        if one.document is not None:
-            print_text(console, f"{one.serial}:")
-            print_results(console, one.document)
+    for serial, document in documents.items():
+        print_text(console, f"{serial}:")
+        print_results(console, document)
     for serial, document in documents.items():
         say_document(document, outs.get(serial))
     failed = [one for one in outcomes if one.error is not None]
     for one in failed:
-        again = "" if json_out is None else " The same command goes on where this one stopped."
+        again = " The same command goes on where this one stopped." if resumable else ""
         say(f"mobileloop: {one.error}{again}", err=True)
     if failed:
         raise typer.Exit(2)
-    if any(document.interrupted for document in documents.values()) or len(documents) < len(serials):
+    if any(document.interrupted for document in documents.values()) or len(documents) < len(outcomes):
         raise typer.Exit(INTERRUPTED)
 
 
