@@ -123,7 +123,7 @@ def bench(
 
     files = files or []
     options = session_options(files, onnx_kernel, cpus)
-    rounds = {
+    rounds: dict[str, Any] = {
         "repetitions": repetitions,
         "until_stable": until_stable,
         "time_budget_s": time_budget,
@@ -131,13 +131,13 @@ def bench(
         "prompt_tokens": prompt_tokens,
         "decode_tokens": decode_tokens,
     }
-    swept = (threads, loops, stream, depth, batch)
-    _check_recipe(recipe, bool(files), (*swept, source, onnx_kernel), markdown)
+    chosen = (threads, loops, stream, depth, batch, source, onnx_kernel)
+    _check_recipe(recipe, bool(files), chosen, markdown)
     if recipe is not None:
         outputs = (json_out, markdown)
         document = _recipe(recipe, peer or (), {**rounds, "cpus": options.get("cpus")}, outputs, options, machine)
     else:
-        settings = Settings.parse(*swept, options.get("cpus"), **rounds)
+        settings = Settings.parse(threads, loops, stream, depth, batch, options.get("cpus"), **rounds)
         document = measure_and_show(files, settings, json_out, options, machine, peer or (), source)
     say_document(document, json_out)
     if document.interrupted:
