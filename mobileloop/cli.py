@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
 from mobileloop.commands.options import STDOUT
-from mobileloop.console import INTERRUPTED
+from mobileloop.console import INTERRUPTED, say
 from mobileloop.errors import MobileloopError
 
 
@@ -88,10 +88,10 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except MobileloopError as error:
-            typer.echo(f"mobileloop: {error}", err=True)
+            say(f"mobileloop: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
         except MemoryError:
-            typer.echo("mobileloop: this machine ran out of memory; use a smaller model or --context.", err=True)
+            say("mobileloop: this machine ran out of memory; use a smaller model or --context.", err=True)
             raise typer.Exit(2) from None
         except (KeyboardInterrupt, typer.Abort):
             typer.echo("\nmobileloop: interrupted.", err=True)
@@ -100,7 +100,7 @@ class _Commands(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None
         except OSError as error:  # a full disk behind a redirect, say
-            typer.echo(f"mobileloop: {error.filename or 'the output'} failed: {error.strerror or error}.", err=True)
+            say(f"mobileloop: {error.filename or 'the output'} failed: {error.strerror or error}.", err=True)
             raise typer.Exit(2) from None
 
 

@@ -43,7 +43,7 @@ def open_console(err: bool = False) -> Console:
 
 
 def filled(text: str, width: int, indent: str = "") -> list[str]:
-    """`text` in lines of at most `width` columns, all but the first behind `indent`; words are kept whole if they fit."""
+    """`text` in lines of at most `width` columns, all but the first behind `indent`; words stay whole."""
     if len(text) <= width:
         return [text]
     return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False) or [""]

@@ -14,6 +14,21 @@ from typing import Any
 from mobileloop.errors import MobileloopError
 
 
+def cache_path(*parts: str) -> Path:
+    """A place of ours under `$XDG_CACHE_HOME`, or ~/.cache: what can be made again."""
+    return _own("XDG_CACHE_HOME", ".cache", parts)
+
+
+def data_path(*parts: str) -> Path:
+    """A place of ours under `$XDG_DATA_HOME`, or ~/.local/share: what a user keeps."""
+    return _own("XDG_DATA_HOME", ".local/share", parts)
+
+
+def _own(variable: str, usual: str, parts: Iterable[str]) -> Path:
+    base = os.environ.get(variable) or Path.home() / usual
+    return Path(base, "mobileloop", *parts)
+
+
 def check_output(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
     """Raise MobileloopError, before any work, where `path` cannot become a file, or would replace an input.
 

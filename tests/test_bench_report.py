@@ -33,7 +33,7 @@ def test_the_page_is_self_contained_and_says_its_verdict_first(fake_artifact: Pa
     check_self_contained(html)
     said = re.search(r"<body>.*?<h1>(.*?)</h1>", html, re.S)
     assert said
-    assert said[1].startswith("The second loop costs 12% on 2 threads; ")
+    assert said[1].startswith("The second loop costs 12% on 2 threads, 5.61 ms (5.61 to 5.61) per token instead of ")
     assert html.index("<h1>") < html.index('class="keys"') < html.index('class="trust') < html.index("<svg")
     assert html.count('<section class="figure"') == 4  # roofline, loops, bytes, latency; two panels each but for bytes
     assert html.count('role="img"') == 2 + 2 + 2 + 2
@@ -117,18 +117,35 @@ def test_the_verdict_in_its_variants(fake_artifact: Path) -> None:
         row.valid = row.phase != "decode"
     said = verdict([document])
     assert "came from a cache" not in said.sentence
-    assert said.sentence.startswith("4 loops instead of one cost 36% on 1 thread, which is not a valid result; neither")
-    assert said.sentence.endswith("is resident in a cache can be told: the times are not valid results.")
+    assert said.sentence.startswith("4 loops instead of one cost 36% on 1 thread, 13.6 ms (13.6 to 13.6) per token")
+    assert "can be told" not in said.sentence
+    assert said.sentence.endswith("; in doubt: no reason given.")
     assert (said.trusted, said.trust) == (False, "2 of 8 results are not valid: no reason given.")
 
 
 def test_a_verdict_without_loops_says_that_it_is_not_valid(fake_artifact: Path) -> None:
     document = made_up_document(plan_of(fake_artifact, loops=[1], threads=[1]))
-    assert "not a valid result" not in verdict([document]).sentence
+    assert "in doubt" not in verdict([document]).sentence
     for row in document.results:
-        row.valid = False
+        row.valid, row.reasons = False, ["core shared: arithmetic took 1.31 times its shortest in this run"]
     said = verdict([document]).sentence
-    assert "tokens/s on 1 thread, which is not a valid result; the share of the read bandwidth cannot be told" in said
+    assert "tokens/s on 1 thread, 10.0 ms (10.0 to 10.0) per token; " in said
+    assert said.endswith("; in doubt: core shared.")
+
+
+def test_a_busy_machine_takes_no_median_away() -> None:
+    document = full_document()
+    for row in document.results:
+        row.valid, row.reasons = False, ["not alone: other programs used 1.20 cores", "interval too wide: ±8%"]
+    said = verdict([document])
+    assert said.sentence == (
+        "The second loop costs 20% on 2 threads, 4.54 ms (4.50 to 4.60) per token instead of 3.76 ms (3.73 to 3.81); "
+        "96% of the measured read bandwidth is used; the block (2.0 MB) fits L2, as measured; "
+        "in doubt: not alone, interval too wide."
+    )
+    assert said.figures[0].note == "with 1 loop ±1.1%; 220 with 2"
+    assert said.trusted is False
+    assert "can be told" not in page([document]).partition("</header>")[0]
 
 
 def test_the_command(fake_artifact: Path, tmp_path: Path) -> None:
@@ -170,8 +187,8 @@ def test_words() -> None:
 def test_the_first_screen_of_a_whole_run() -> None:
     said = verdict([full_document()])
     assert said.sentence == (
-        "The second loop costs 20% on 2 threads; 96% of the measured read bandwidth is used; the block is resident in "
-        "L2: its repeats are read at 77.1 GB/s."
+        "The second loop costs 20% on 2 threads, 4.54 ms (4.50 to 4.60) per token instead of 3.76 ms (3.73 to 3.81); "
+        "96% of the measured read bandwidth is used; the block is resident in L2: its repeats are read at 77.1 GB/s."
     )
     assert [key.name for key in said.figures] == ["decode", "loop tax", "read bandwidth used", "anonymous memory"]
     assert [f"{key.value} {key.unit}" for key in said.figures] == ["266 tokens/s", "1.20 ×", "96 %", "15.5 MB"]

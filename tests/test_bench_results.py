@@ -96,7 +96,7 @@ def test_spread_drift_and_neighbours_are_said(fake_artifact: Path) -> None:
     said = "; ".join(decode.reasons)
     assert decode.notes == ["wide spread: p90 is 2.00 times p10"]
     assert (decode.median_low_ms, decode.median_high_ms) == (10, 20)
-    assert "interval too wide: the median is known to ±25%, beyond ±5%" in said
+    assert "interval too wide: the median is known to ±25%, beyond ±10%" in said
     assert "the last round took 2.00 times the first" in said
     assert "preempted" in said
     assert "other programs used 0.50 cores" in said

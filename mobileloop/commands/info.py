@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mobileloop.console import say_facts
+
 
 def info(
     file: Annotated[Path, typer.Argument(help="An artifact.")],
@@ -42,5 +44,4 @@ def info(
         f"KV up to {about.kv_bytes(last) / 1e6:.1f} MB, activations {about.activation_bytes() / 1e6:.1f} MB",
         "tokenizer": "carried" if about.tokenizer else "none",
     }
-    for name, value in rows.items():
-        typer.echo(f"{name + ':':<17}{value}")
+    say_facts(rows.items())

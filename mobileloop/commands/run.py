@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Stream, Threads, check_range, session_options
+from mobileloop.console import say
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def run(
             "prompt or export again with a larger --context."
         )
     if session.info.config.random_weights:
-        typer.echo("note: this artifact has random weights, so the text means nothing.", err=True)
+        say("note: this artifact has random weights, so the text means nothing.", err=True)
     most = min(max_tokens, room)
     if samples > 1:
         samplers = [Sampler(temperature, top_p, seed + k, top_k, min_p) for k in range(samples)]
@@ -139,7 +140,7 @@ def run(
         return
     sys.stdout.write("\n")
     sys.stdout.flush()
-    typer.echo(_line(session.title(), facts), err=True)
+    say(_line(session.title(), facts), err=True)
 
 
 def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
@@ -157,7 +158,7 @@ def _say_samples(texts: list[str], answers: Samples, title: str, facts: dict[str
         return
     for number, text in enumerate(texts, start=1):
         typer.echo(f"--- sample {number} of {len(texts)} ---\n{text}")
-    typer.echo(_line(title, facts), err=True)
+    say(_line(title, facts), err=True)
 
 
 def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | None) -> list[int]:

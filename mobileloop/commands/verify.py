@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Threads, check_range, session_options
-from mobileloop.console import progress_bar
+from mobileloop.console import progress_bar, say
 from mobileloop.errors import MobileloopError
 
 
@@ -76,7 +76,7 @@ def verify(
         }
         typer.echo(json.dumps({**facts, "passed": passed, **asdict(result), "limits": asdict(limits)}))
     else:
-        typer.echo(
+        say(
             f"{'pass' if passed else 'FAIL'}: {file} ({session.title()}, {session.loops} loops) "
             f"over {result.tokens} tokens: "
             f"mean KL {result.mean_kl:.2e} (limit {limits.mean_kl:g}), top-1 {result.top1_agreement:.2%} "

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
-from mobileloop.files import written_whole
+from mobileloop.files import cache_path, written_whole
 from mobileloop.spec.halting import Halting
 
 MODES = ("off", "prefetch", "core")  # numbered as ml_stream
@@ -76,8 +76,7 @@ def _processor() -> str:
 
 def memory_path() -> Path:
     """The file of remembered calibrations."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "mobileloop" / "streaming.json"
+    return cache_path("streaming.json")
 
 
 def _remembered() -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mobileloop.commands.options import check_range
-from mobileloop.console import progress_bar
+from mobileloop.console import progress_bar, say
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
@@ -177,9 +177,9 @@ def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) 
         }
         typer.echo(json.dumps(facts))
         return
-    typer.echo(
+    say(
         f"{path}: {size / 1e6:.1f} MB, {info.quantization}, schedule {info.schedule.name}, context {info.context}; "
         f"a token reads {info.unique_bytes() / 1e6:.1f} MB unique and executes {info.executed_bytes() / 1e6:.1f} MB"
     )
     for note in notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")

@@ -52,7 +52,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     args.num_slots = number(input);
     args.capacity = number(input);
     const uint8_t kv = input.byte();
-    args.kv_type = kv % 4 == 3 ? input.byte() : kv % 4 == 2 ? ML_KV_I8 : kv % 4 == 1 ? ML_KV_F16 : ML_KV_F32;
+    const uint32_t types[] = {ML_KV_F32, ML_KV_F16, ML_KV_I8};
+    args.kv_type = kv % 4 == 3 ? input.byte() : types[kv % 4];
     const uint64_t cache_bytes = input.value<uint32_t>() % kMaxCacheBytes;
     args.halting.rule = number(input);
     args.halting.min_loops = number(input);

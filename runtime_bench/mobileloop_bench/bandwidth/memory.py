@@ -89,7 +89,7 @@ class Memory:
         return self._samples(library().ml_memory_chase, size_bytes, seconds, state)
 
     def arithmetic_ns(self, seconds: float) -> list[float]:
-        """Nanoseconds of one step of a fixed loop of arithmetic, by thread, all at once: how fast the cores compute now.
+        """Nanoseconds of a step of a fixed loop of arithmetic, by thread, all at once: how fast the cores compute now.
 
         Raises:
             MobileloopError: for a time out of bounds.

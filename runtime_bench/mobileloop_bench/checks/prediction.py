@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
+from mobileloop.console import open_console, print_text
 from mobileloop.errors import MobileloopError
 from mobileloop.families.registry import preset
 from mobileloop.files import written_whole
@@ -33,6 +33,7 @@ from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.timemodel.calibrate import measure_costs
 from mobileloop_bench.timemodel.predict import Workload, predict
 from mobileloop_bench.writing.lists import numbers
+from mobileloop_bench.writing.table import Column, Table, print_table
 from mobileloop_export.formats import exporter
 
 MAX_LOOPS = 8
@@ -104,14 +105,13 @@ def compare(paths: Sequence[Path], machine: MachineFile, settings: Settings) -> 
 
 def print_compared(console: Console, compared: Sequence[Compared]) -> None:
     """A line each, and the median."""
-    table = Table(title="Decode, ms per token", title_justify="left")
-    for name in ("model", "threads", "loops", "predicted", "measured", "error"):
-        table.add_column(name, justify="left" if name == "model" else "right")
+    columns = [Column("model", left=True, name=True), Column("threads", context=True), Column("loops", context=True)]
+    table = Table("Decode, ms per token", [*columns, *map(Column, ("predicted", "measured", "error"))])
     for one in compared:
         figures = (f"{one.predicted_ms:.2f}", f"{one.measured_ms:.2f}", f"{100 * one.error:+.1f}%")
-        table.add_row(one.model, str(one.threads), str(one.loops), *figures)
-    console.print(table)
-    console.print(f"Median absolute error {100 * median_error(compared):.1f}%.", highlight=False)
+        table.rows.append([one.model, str(one.threads), str(one.loops), *figures])
+    print_table(console, table)
+    print_text(console, f"Median absolute error {100 * median_error(compared):.1f}%.")
 
 
 def _say(done: int, total: int, what: str) -> None:
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MobileloopError as error:
         print(f"prediction_check: {error}", file=sys.stderr)
         return error.exit_code
-    print_compared(Console(), compared)
+    print_compared(open_console(), compared)
     if chosen.json:
         chosen.json.write_text(json.dumps([asdict(one) for one in compared]) + "\n", encoding="utf-8")
     return 0 if median_error(compared) < chosen.limit else 1

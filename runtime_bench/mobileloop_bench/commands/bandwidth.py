@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mobileloop.commands.options import Cpus, check_range
-from mobileloop.console import INTERRUPTED, progress_bar
+from mobileloop.console import INTERRUPTED, open_console, print_text, progress_bar
 
 if TYPE_CHECKING:  # pydantic and rich stay out of `mobileloop --help`
     from rich.console import Console
-    from rich.table import Table
 
     from mobileloop_bench.machine.file import EngineCosts
     from mobileloop_bench.machine.ladder import Ladder
@@ -69,11 +67,10 @@ def bandwidth(
       mobileloop bandwidth --threads 1,2,4 --json machine.json
       mobileloop bandwidth --cpus 4-7 --sizes 16K,32K,64K,256K,512K,1M,4M,64M,128M,256M --no-cold --no-costs
     """
-    from rich.console import Console
-
     from mobileloop.files import check_output
     from mobileloop.runtimes.topology import check_cpus, parse_cpus, read_topology
     from mobileloop_bench.bandwidth.sweep import measure_ladder, parse_sizes, plan_sweep
+    from mobileloop_bench.bandwidth.table import print_ladder
     from mobileloop_bench.machine.card import machine_sentence, this_machine
     from mobileloop_bench.writing.lists import numbers
 
@@ -93,13 +90,11 @@ def bandwidth(
         time_budget * (1 - COSTS_SHARE) if costs else time_budget,
         cold,
     )
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(machine_sentence(made.machine), highlight=False, markup=False)
+    console = open_console()
+    print_text(console, machine_sentence(made.machine))
     with progress_bar("bandwidth") as progress:
         ladder = made.ladder = measure_ladder(sweep, topology, progress)
-    console.print(_table(ladder) if ladder.steps else _rungs(ladder))
-    for note in _notes(ladder):
-        console.print(note, highlight=False, markup=False)
+    print_ladder(console, ladder)
     if json_out is not None:
         made.write(json_out)
     if ladder.interrupted:
@@ -118,63 +113,8 @@ def _costs(console: Console, ladder: Ladder, cpus: list[int] | None, seconds: fl
     with progress_bar("costs of the engine") as progress, confined(cpus):
         costs = measure_costs(sorted({rung.threads for rung in ladder.rungs}), progress, seconds)
     if costs is None:
-        console.print("The time was over before the engine's costs were measured; give a longer --time-budget.")
+        print_text(console, "The time was over before the engine's costs were measured; give a longer --time-budget.")
         return None
     rate = figure(costs.compute_gbps, "GB/s")
-    console.print(f"A thread consumes {rate} of resident int4 weights ({costs.kernels}).", highlight=False)
+    print_text(console, f"A thread consumes {rate} of resident int4 weights ({costs.kernels}).")
     return costs
-
-
-def _table(ladder: Ladder) -> Table:
-    from rich.table import Table
-
-    from mobileloop_bench.writing.units import figure, mebibytes
-
-    table = Table(title="Read bandwidth and latency", title_justify="left")
-    for name in ("threads", "cluster", "level", "up to", "GB/s", "ns per load"):
-        table.add_column(name, justify="left" if name == "level" else "right")
-    for step in ladder.steps:
-        table.add_row(
-            str(step.threads),
-            "any" if step.cluster is None else str(step.cluster),
-            step.level,
-            "" if step.up_to_bytes is None else mebibytes(step.up_to_bytes),
-            figure(step.read_gbps),
-            figure(step.latency_ns),
-            end_section=step.up_to_bytes is None,
-        )
-    return table
-
-
-def _rungs(ladder: Ladder) -> Table:
-    """Where no level could be told."""
-    from rich.table import Table
-
-    from mobileloop_bench.writing.units import figure, mebibytes
-
-    table = Table(title="Read bandwidth by working set", title_justify="left")
-    for name in ("threads", "cluster", "size", "GB/s"):
-        table.add_column(name, justify="right")
-    for rung in ladder.rungs:
-        if rung.state == "warm":
-            cluster = "any" if rung.cluster is None else str(rung.cluster)
-            said = figure(rung.read_gbps) + (" disturbed" if rung.disturbed else "")
-            table.add_row(str(rung.threads), cluster, mebibytes(rung.size_bytes), said)
-    return table
-
-
-def _notes(ladder: Ladder) -> list[str]:
-    from mobileloop_bench.writing.units import counted, figure, mebibytes
-
-    said = [
-        f"GB/s is 1e9 bytes per second of all threads together; 'up to' is their whole working set. "
-        f"Loads of the kernel set {ladder.kernels}."
-    ]
-    cold = [rung for rung in ladder.rungs if rung.state == "cold" and not rung.disturbed]
-    for threads, cluster in dict.fromkeys((rung.threads, rung.cluster) for rung in cold):
-        own = [rung for rung in cold if (rung.threads, rung.cluster) == (threads, cluster)]
-        picked = [own[i] for i in sorted({0, len(own) // 2, len(own) - 1})]
-        where = "" if cluster is None else f" of cluster {cluster}"
-        each = ", ".join(f"{mebibytes(rung.size_bytes)} {figure(rung.read_gbps, 'GB/s')}" for rung in picked)
-        said.append(f"Cold, {counted(threads, 'thread')}{where}, evicted by {ladder.cold_by}: {each}.")
-    return said + ladder.notes

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mobileloop.console import open_console
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:
-    from mobileloop_bench.results.compare import Comparison, Report, Rule
     from mobileloop_bench.results.document import Document
 
 REGRESSED = 1
@@ -57,10 +56,11 @@ def compare(
       mobileloop compare both.json --artifact new.safetensors --against old.safetensors
     """
     from mobileloop_bench.results import compare as comparing
+    from mobileloop_bench.results.comparisons import markdown, print_comparisons
 
     if as_json and as_markdown:
         raise MobileloopError("--json and --markdown exclude each other; choose one.")
-    rule = _rule(metric, threshold, confidence, statistic, drift)
+    rule = comparing.Rule.parse(metric, threshold, confidence, statistic, drift)
     if (artifact is None) != (against is None) or (after is None) != (artifact is not None):
         raise MobileloopError("compare takes two runs, or one run with --artifact and --against.")
     if after is not None:
@@ -72,34 +72,11 @@ def compare(
     if as_json:
         typer.echo(report.model_dump_json())
     elif as_markdown:
-        typer.echo(_markdown(report), nl=False)
+        typer.echo(markdown(report), nl=False)
     else:
-        _print(report)
+        print_comparisons(open_console(), report)
     if report.regressed:
         raise typer.Exit(REGRESSED)
-
-
-def _rule(metric: str, threshold: str, confidence: float, statistic: str, drift: str | None) -> Rule:
-    from mobileloop_bench.results.bootstrap import DRIFT, QUANTILES
-    from mobileloop_bench.results.compare import Rule
-    from mobileloop_bench.results.result import PHASES
-    from mobileloop_bench.writing.lists import percentage
-
-    named = [name.strip() for name in metric.split(",")]
-    phases = [phase for phase in PHASES if phase in named]
-    if unknown := [name for name in named if name not in PHASES]:
-        raise MobileloopError(f"--metric '{unknown[0]}' is not known; choose of {', '.join(PHASES)}.")
-    if statistic not in QUANTILES:
-        raise MobileloopError(f"--statistic '{statistic}' is not known; choose one of {', '.join(QUANTILES)}.")
-    if not 0.5 <= confidence < 1:
-        raise MobileloopError(f"--confidence {confidence} is outside 0.5-1; write for example 0.95.")
-    shares = {}
-    for option, text in (("--threshold", threshold), ("--drift", drift)):
-        try:
-            shares[option] = DRIFT if text is None else percentage(text)
-        except ValueError:
-            raise MobileloopError(f"{option} '{text}' is no share from 0% to 100%; write for example 5%.") from None
-    return Rule(phases, statistic, shares["--threshold"], confidence, shares["--drift"])
 
 
 def _document(named: str, store: Path | None) -> Document:
@@ -117,54 +94,3 @@ def _document(named: str, store: Path | None) -> Document:
         return read_document(path)
     with opened(store or default_path()) as found:
         return found.document(named)
-
-
-def _cells(one: Comparison) -> list[str]:
-    from mobileloop_bench.results.compare import title
-    from mobileloop_bench.writing.units import figure
-
-    ratio = "" if one.ratio is None else f"{one.ratio:.3f} ({one.low:.3f} to {one.high:.3f})"
-    medians = "" if one.ratio is None else f"{figure(one.before_median_ms)} / {figure(one.after_median_ms)}"
-    times = ["", ""] if one.ratio is None else [figure(one.before_ms), figure(one.after_ms)]
-    why = one.reasons or one.notes
-    return [title(one), *times, medians, ratio, one.verdict, "; ".join(why)]
-
-
-def _columns(report: Report) -> list[str]:
-    name = report.statistic
-    return ["configuration", f"before {name} ms", f"after {name} ms", "medians ms", "ratio", "verdict", "doubts"]
-
-
-def _sentences(report: Report) -> list[str]:
-    from collections import Counter
-
-    counts: Counter[str] = Counter(one.verdict for one in report.comparisons)
-    order = ("regression", "improvement", "no change", "undecided", "not comparable")
-    many = {"regression": "regressions", "improvement": "improvements"}
-    found = ", ".join(f"{n} {v if n == 1 else many.get(v, v)}" for v in order if (n := counts[v]))
-    same = "in the same rounds" if report.interleaved else f"drift between runs {report.drift:.1%}"
-    rule = f"threshold {report.threshold:.1%}, confidence {report.confidence:.1%} over all, {same}"
-    return [*(f"Note: {note}." for note in report.notes), f"Found: {found} ({rule})."]
-
-
-def _markdown(report: Report) -> str:
-    columns = _columns(report)
-    lines = [columns, ["---"] * len(columns), *(_cells(one) for one in report.comparisons)]
-    table = ["| " + " | ".join(" ".join(cell.replace("|", r"\|").split()) for cell in line) + " |" for line in lines]
-    return "\n".join([*table, "", *_sentences(report)]) + "\n"
-
-
-def _print(report: Report) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table()
-    for name in _columns(report):
-        table.add_column(name, overflow="fold")
-    for one in report.comparisons:
-        table.add_row(*(escape(cell) for cell in _cells(one)))
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
-    for sentence in _sentences(report):
-        console.print(escape(sentence), highlight=False)

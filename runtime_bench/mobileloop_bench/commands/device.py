@@ -6,23 +6,16 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mobileloop.commands.options import check_range
-from mobileloop.console import INTERRUPTED
+from mobileloop.console import INTERRUPTED, open_console, print_text, progress_bars, say
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.commands.bench import say_document
-
-if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
-    from rich.console import Console
-
-    from mobileloop_bench.devices.describe import Device
-    from mobileloop_bench.devices.run import Progress
 
 SCHEMA = "mobileloop.devices/1"
 
@@ -62,15 +55,16 @@ def list_(
     """
     from mobileloop_bench.devices.adb import Adb, list_devices
     from mobileloop_bench.devices.describe import describe
+    from mobileloop_bench.devices.table import print_devices
 
     found = [describe(Adb(one.serial), one) for one in list_devices()]
     if as_json:
         listed = [one.model_dump(mode="json") for one in found]
         typer.echo(json.dumps({"schema": SCHEMA, "devices": listed}, allow_nan=False))
     elif found:
-        _print_devices(found)
+        print_devices(open_console(), found)
     else:
-        typer.echo("adb sees no device; plug one in with USB debugging switched on (docs/devices.md).")
+        say("adb sees no device; plug one in with USB debugging switched on (docs/devices.md).")
 
 
 @device.command()
@@ -91,11 +85,11 @@ def setup(files: Files, devices: Serials = None, engine: Engine = None) -> None:
     opened = open_files(files)
     for serial in choose(devices):
         adb = Adb(serial)
-        with _progress() as progress:
+        with progress_bars() as progress:
             program = payload(find_engine(describe(adb, Listed(serial, "device")), engine), "")
             pushed = install(adb, program, opened, lambda what: progress(serial, 0, 0, what))  # noqa: B023
         told = f"pushed {', '.join(pushed)}" if pushed else "everything was there"
-        typer.echo(f"{serial}: {told}; ready.")
+        say(f"{serial}: {told}; ready.")
 
 
 @device.command()
@@ -151,8 +145,6 @@ def bench(
       mobileloop device bench model.safetensors --threads 1,4 --cpus 4-7 --max-temperature 37 --json phone.json
       mobileloop device bench a.safetensors b.safetensors --loops 1,2,4 --device all --json phones.json
     """
-    from rich.console import Console
-
     from mobileloop.files import check_output
     from mobileloop.runtimes.topology import parse_cpus
     from mobileloop_bench.devices.adb import choose
@@ -188,20 +180,20 @@ def bench(
     order.check()
     serials = choose(devices)
     outs = {} if json_out is None else _outs(json_out, serials)
-    with _progress() as progress:
+    with progress_bars() as progress:
         outcomes = measure_devices(serials, order, outs, progress)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = open_console()
     documents = {one.serial: one.document for one in outcomes if one.document is not None}
     for one in outcomes:
         if one.document is not None:
-            console.print(f"{one.serial}:", markup=False, highlight=False)
+            print_text(console, f"{one.serial}:")
             print_results(console, one.document)
     for serial, document in documents.items():
         say_document(document, outs.get(serial))
     failed = [one for one in outcomes if one.error is not None]
     for one in failed:
         again = "" if json_out is None else " The same command goes on where this one stopped."
-        typer.echo(f"mobileloop: {one.error}{again}", err=True)
+        say(f"mobileloop: {one.error}{again}", err=True)
     if failed:
         raise typer.Exit(2)
     if any(document.interrupted for document in documents.values()) or len(documents) < len(serials):
@@ -220,45 +212,3 @@ def _outs(out: Path, serials: Sequence[str]) -> dict[str, Path]:
             raise MobileloopError(f"two devices would both write {path}; measure them one after the other.")
         outs[serial] = path
     return outs
-
-
-def _print_devices(devices: Sequence[Device]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from mobileloop_bench.writing.units import figure, megabytes
-
-    console: Console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table()
-    for name in ("serial", "state", "model", "SoC", "Android"):
-        table.add_column(name, overflow="fold")
-    for name in ("cores", "free", "temperature", "battery"):
-        table.add_column(name, justify="right")
-    for one in devices:
-        warm = figure(one.celsius, "°C") + (f" ({one.zone})" if one.zone else "")
-        cells = [one.serial, one.state, *(text or "unknown" for text in (one.model, one.soc, one.android))]
-        cells += ["unknown" if one.cores is None else str(one.cores), megabytes(one.free_bytes), warm]
-        cells.append("unknown" if one.battery_percent is None else f"{one.battery_percent}%")
-        table.add_row(*map(escape, cells))
-    console.print(table)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A line per device on stderr, drawn where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
-    from rich.progress import Progress as Bars
-
-    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-    console = Console(stderr=True)
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        lines: dict[str, TaskID] = {}
-
-        def show(serial: str, done: int, total: int, what: str) -> None:
-            if serial not in lines:
-                lines[serial] = bars.add_task(serial, total=None)
-            bars.update(lines[serial], description=f"{serial}: {what}", completed=done or None, total=total or None)
-
-        yield show

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mobileloop.commands.options import STDOUT
+from mobileloop.console import open_console, say, say_facts
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.commands.options import complete_machines
 
@@ -42,8 +42,6 @@ def machine(
       mobileloop machine --list
       mobileloop machine snapdragon-8-gen-3
     """
-    from rich.console import Console
-
     from mobileloop.files import check_output
     from mobileloop_bench.machine.card import print_machine, this_machine
     from mobileloop_bench.machine.file import load, shipped
@@ -51,16 +49,15 @@ def machine(
     if listed:
         if named is not None or json_out is not None:
             raise MobileloopError("--list shows the names of all shipped machines; give it alone.")
-        for name in shipped():
-            typer.echo(f"{name:<20}{load(name).name}")
+        say_facts((name, load(name).name) for name in shipped())
         return
     if json_out not in (None, STDOUT):
         check_output(Path(json_out), (named,))
     found = this_machine() if named is None else load(named)
     if json_out is None:
-        print_machine(Console(width=None if sys.stdout.isatty() else 160), found)
+        print_machine(open_console(), found)
     elif json_out == STDOUT:
         typer.echo(found.to_json())
     else:
         found.write(Path(json_out))
-        typer.echo(f"Wrote {json_out}")
+        say(f"Wrote {json_out}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mobileloop.commands.options import check_range
+from mobileloop.console import open_console
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.commands.options import complete_machines
 
@@ -66,8 +66,6 @@ def plan(
       mobileloop plan mobilellm-350m --machine snapdragon-8-gen-3 --budget 30tok/s --loops 1,2,4
       mobileloop plan smollm2.safetensors --machine this.json --budget 10ms --threads 2 --json
     """
-    from rich.console import Console
-
     from mobileloop_bench.machine.file import load
     from mobileloop_bench.timemodel.budget import make_budget_plan, parse_budget, thread_counts
     from mobileloop_bench.timemodel.table import print_budget_plan
@@ -93,7 +91,7 @@ def plan(
     if as_json:
         typer.echo(made.model_dump_json())
     else:
-        print_budget_plan(Console(width=None if sys.stdout.isatty() else 160), made)
+        print_budget_plan(open_console(), made)
     if made.deepest is None:
         raise typer.Exit(NOTHING_FITS)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mobileloop.console import open_console, say
 from mobileloop.errors import MobileloopError
 
 if TYPE_CHECKING:  # duckdb stays out of `mobileloop --help`
@@ -104,8 +104,6 @@ def show(run: Run, store: StorePath = None, as_json: Json = False) -> None:
       mobileloop results show 3f2a
       mobileloop results show 3f2a --json > bench.json
     """
-    from rich.console import Console
-
     from mobileloop_bench.results.table import print_results
 
     with _opened(store) as opened:
@@ -113,8 +111,8 @@ def show(run: Run, store: StorePath = None, as_json: Json = False) -> None:
     if as_json:
         typer.echo(document.to_json())
         return
-    typer.echo(f"{document.machine.cpu or 'unknown'}, {document.machine.time or 'unknown'}")
-    print_results(Console(width=None if sys.stdout.isatty() else 160), document)
+    say(f"{document.machine.cpu or 'unknown'}, {document.machine.time or 'unknown'}")
+    print_results(open_console(), document)
 
 
 @results.command()
@@ -140,8 +138,8 @@ def query(
       mobileloop results query --sql "SELECT cpu, loops, min(median_ms) FROM measurements GROUP BY ALL"
       mobileloop results query --sql "SELECT run, unnest(samples_ms) AS ms FROM results" --json
     """
-    wanted = _filter(model, artifact, machine, runtime, loops, threads, phase, since, valid)
     with _opened(store) as opened:
+        wanted = _filter(model, artifact, machine, runtime, loops, threads, phase, since, valid)
         _print(_selected(opened, wanted, sql, SHOWN), as_json)
 
 
@@ -169,8 +167,8 @@ def export(
       mobileloop results export all.parquet
       mobileloop results export table.md --sql "SELECT artifact, loops, median_ms FROM measurements"
     """
-    wanted = _filter(model, artifact, machine, runtime, loops, threads, phase, since, valid)
     with _opened(store) as opened:
+        wanted = _filter(model, artifact, machine, runtime, loops, threads, phase, since, valid)
         from mobileloop.files import check_output
         from mobileloop_bench.results import exports
 
@@ -235,27 +233,10 @@ def _filter(
     since: str | None,
     valid: bool,
 ) -> Filter:
-    from datetime import datetime
-
-    from mobileloop_bench.results.result import PHASES
     from mobileloop_bench.results.store import Filter
-    from mobileloop_bench.writing.lists import numbers
 
-    if phase is not None and phase not in PHASES:
-        raise MobileloopError(f"--phase '{phase}' is not known; choose one of {', '.join(PHASES)}.")
-    try:
-        _ = since and datetime.fromisoformat(since)
-    except ValueError:
-        raise MobileloopError(f"--since '{since}' is no date; write for example 2026-11-01.") from None
     globs = {"model": model, "artifact": artifact, "cpu": machine, "runtime": runtime}
-    lists = {"loops": loops, "threads": threads}
-    return Filter(
-        globs={name: glob for name, glob in globs.items() if glob is not None},
-        numbers={name: numbers(text, f"--{name}") for name, text in lists.items() if text is not None},
-        phase=phase,
-        since=since,
-        valid=valid,
-    )
+    return Filter.parse(globs, {"loops": loops, "threads": threads}, phase, since, valid)
 
 
 def _selected(store: Store, wanted: Filter, sql: str | None, columns: str) -> Table:
@@ -267,34 +248,12 @@ def _selected(store: Store, wanted: Filter, sql: str | None, columns: str) -> Ta
 
 
 def _print(table: Table, as_json: bool) -> None:
+    from mobileloop_bench.results.exports import screen
+    from mobileloop_bench.writing.table import print_table
+
     if as_json:
         typer.echo(json.dumps(table.dicts(), default=str))
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table as Drawn
-
-    from mobileloop_bench.results.exports import told
-
-    if not table.rows:
+    elif not table.rows:
         typer.echo("0 results")
-        return
-    drawn = Drawn()
-    for name, kind in zip(table.columns, table.kinds, strict=True):
-        drawn.add_column(escape(name), overflow="fold", justify="right" if kind in ("BIGINT", "DOUBLE") else "left")
-    for row in table.rows:
-        cells = zip(table.columns, row, strict=True)
-        drawn.add_row(*(escape(_minute(value) if name == "time" else told(value)) for name, value in cells))
-    Console(width=None if sys.stdout.isatty() else 160).print(drawn)
-
-
-def _minute(value: object) -> str:
-    """An ISO time as people write it; what is none as it is."""
-    from datetime import datetime
-
-    from mobileloop_bench.results.exports import told
-
-    try:
-        return f"{datetime.fromisoformat(str(value)):%Y-%m-%d %H:%M}"
-    except ValueError:
-        return told(value)
+    else:
+        print_table(open_console(), screen(table))

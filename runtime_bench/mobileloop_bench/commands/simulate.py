@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mobileloop.commands.options import check_range
-from mobileloop.console import progress_bar
+from mobileloop.console import open_console, progress_bar
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.commands.options import complete_machines
-
-if TYPE_CHECKING:
-    from mobileloop_bench.simulate.traffic import Simulation
 
 
 def simulate(
@@ -56,6 +52,7 @@ def simulate(
     from mobileloop.files import check_output
     from mobileloop.runtimes.engine import read_info
     from mobileloop_bench.machine.file import load
+    from mobileloop_bench.simulate.table import print_simulation
     from mobileloop_bench.simulate.traffic import MOST_TOKENS, open_simulator
     from mobileloop_bench.simulate.traffic import simulate as run
     from mobileloop_bench.writing.lists import numbers
@@ -73,34 +70,6 @@ def simulate(
     with progress_bar("simulating") as progress:
         progress("building", 0.0)
         simulation = run(file.resolve(), info, found, open_simulator(simulator), asked, counts, context, progress)
-    _show(simulation)
+    print_simulation(open_console(), simulation)
     if json_out is not None:
         simulation.write(json_out)
-
-
-def _show(simulation: Simulation) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from mobileloop_bench.simulate.traffic import verdict
-    from mobileloop_bench.writing.units import mebibytes, megabytes
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table(title=f"Simulated DRAM traffic per token: {simulation.artifact} on {simulation.machine}")
-    for name in ("threads", "loops", "last level", "resident by size", "unique", "executed", "KV", "DRAM", "of unique"):
-        table.add_column(name, justify="right")
-    for row in simulation.traffic:
-        table.add_row(
-            str(row.threads),
-            str(row.loops),
-            f"{row.level}, {mebibytes(row.level_bytes)}",
-            {True: "yes", False: "no", None: "-"}[row.resident],
-            *map(megabytes, (row.unique_bytes, row.executed_bytes, row.kv_bytes, row.dram_bytes)),
-            f"{row.dram_bytes / row.unique_bytes:.2f}",
-        )
-    console.print(table)
-    console.print(verdict(simulation), highlight=False)
-    assumed = f" Assumed: {', '.join(simulation.assumptions)}." if simulation.assumptions else ""
-    console.print(
-        f"{simulation.note[0].upper()}{simulation.note[1:]}; {simulation.simulator}.{assumed}", highlight=False
-    )

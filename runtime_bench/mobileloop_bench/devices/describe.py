@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from mobileloop.errors import MobileloopError
+from mobileloop.runtimes.topology import parse_cpus
 from mobileloop_bench.devices.adb import Adb, Listed, printable, quoted
 from mobileloop_bench.machine.android import Android, android_build
 from mobileloop_bench.machine.cores import soc_of_android
@@ -148,7 +150,7 @@ def _cores(text: str) -> int | None:
     match = re.search(r"^present ([0-9,-]+)$", text, re.M)
     if not match:
         return None
-    ends = [part.split("-") for part in match[1].split(",")]
-    if not all(part[0].isdigit() and part[-1].isdigit() for part in ends):
+    try:
+        return len(parse_cpus(match[1]))
+    except MobileloopError:
         return None
-    return sum(int(part[-1][:4]) - int(part[0][:4]) + 1 for part in ends)

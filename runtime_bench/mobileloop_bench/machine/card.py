@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from mobileloop.console import fact_lines, filled, print_lines, print_text
 from mobileloop.runtimes.topology import write_cpus
 from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.file import MachineFile
 from mobileloop_bench.machine.probe import probe, usable_topology
 from mobileloop_bench.machine.sensors import Battery
+from mobileloop_bench.writing.table import Column, Table, print_table
 from mobileloop_bench.writing.units import UNKNOWN, counted, figure, mebibytes
 
 
@@ -27,26 +27,24 @@ def this_machine() -> MachineFile:
 
 def print_machine(console: Console, file: MachineFile) -> None:
     """Facts, clusters, caches, the ladder and the engine's costs where there are any, and the sources."""
-    console.print(escape(file.name), style="bold", highlight=False)
+    print_text(console, file.name, style="bold")
     told = facts(file.machine)
     told.append((UNKNOWN, ", ".join(name for name, value in told if not value)))
-    for name, value in told:
-        if value:
-            console.print(escape(f"{name + ':':<18}{value}"), highlight=False, soft_wrap=True)
+    print_lines(console, fact_lines([(name, value) for name, value in told if value], console.width))
     for table in (_clusters(file.machine), _caches(file), _steps(file)):
-        if table.row_count:
-            console.print(table)
+        if table.rows:
+            print_table(console, table)
     if file.costs:
         kind = "estimated" if file.costs.estimated else "measured"
         rate = figure(file.costs.compute_gbps, "GB/s")
-        console.print(
+        print_text(
+            console,
             f"Engine: one thread consumes {rate} of resident int4 weights ({file.costs.kernels or UNKNOWN}, {kind}).",
-            highlight=False,
         )
     if file.sources:
-        console.print("Sources", style="bold")
+        print_text(console, "Sources", style="bold")
         for text, paths in _grouped_sources(file):
-            console.print(escape(f"  {', '.join(paths)}: {text}"), highlight=False, soft_wrap=True)
+            print_lines(console, filled(f"  {', '.join(paths)}: {text}", console.width, "    "))
 
 
 def facts(machine: Machine) -> list[tuple[str, str | None]]:
@@ -118,27 +116,16 @@ def _yes(value: bool | None) -> str | None:
 
 
 def _table(title: str, left: Iterable[str], right: Iterable[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in left:
-        table.add_column(name)
-    for name in right:
-        table.add_column(name, justify="right")
-    return table
+    return Table(title, [*(Column(name, left=True) for name in left), *map(Column, right)])
 
 
 def _clusters(machine: Machine) -> Table:
     numbers = ("cores", "capacity", "min MHz", "max MHz", "MHz now")
     table = _table("Clusters, the strongest first", ("cpus", "core", "big", "governor"), numbers)
     for one in machine.clusters:
-        table.add_row(
-            write_cpus(one.cpus),
-            escape(one.core or UNKNOWN),
-            _yes(one.big) or UNKNOWN,
-            escape(one.governor or UNKNOWN),
-            _whole(one.cores),
-            _whole(one.capacity),
-            *(figure(mhz, digits=4) for mhz in (one.min_mhz, one.max_mhz, one.current_mhz)),
-        )
+        mhz = (figure(mhz, digits=4) for mhz in (one.min_mhz, one.max_mhz, one.current_mhz))
+        about = (write_cpus(one.cpus), one.core or UNKNOWN, _yes(one.big) or UNKNOWN, one.governor or UNKNOWN)
+        table.rows.append([*about, _whole(one.cores), _whole(one.capacity), *mhz])
     return table
 
 
@@ -147,15 +134,9 @@ def _caches(file: MachineFile) -> Table:
     for one in file.machine.caches:
         clusters = file.machine.clusters
         owners = [clusters[one.cluster]] if one.cluster is not None else clusters
-        table.add_row(
-            f"L{one.level}",
-            escape(one.kind),
-            write_cpus(sorted(cpu for cluster in owners for cpu in cluster.cpus)),
-            mebibytes(one.size_bytes),
-            str(one.instances),
-            str(one.shared_by),
-            _whole(one.ways),
-        )
+        cpus = write_cpus(sorted(cpu for cluster in owners for cpu in cluster.cpus))
+        numbers = (mebibytes(one.size_bytes), str(one.instances), str(one.shared_by), _whole(one.ways))
+        table.rows.append([f"L{one.level}", one.kind, cpus, *numbers])
     return table
 
 
@@ -163,7 +144,7 @@ def _steps(file: MachineFile) -> Table:
     table = _table("Bandwidth ladder", ("level",), ("threads", "up to", "GB/s", "latency ns"))
     for step in file.ladder.steps if file.ladder else []:
         size = "" if step.up_to_bytes is None else mebibytes(step.up_to_bytes)
-        table.add_row(step.level, str(step.threads), size, figure(step.read_gbps), figure(step.latency_ns))
+        table.rows.append([step.level, str(step.threads), size, figure(step.read_gbps), figure(step.latency_ns)])
     return table
 
 

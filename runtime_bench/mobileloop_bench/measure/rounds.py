@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import psutil
@@ -53,6 +54,8 @@ def measure(
         going = [samples for samples in measurement.samples if samples.failure is None]
         return all(stable(one.decode_ms, one.configuration.decode_samples(settings)) for one in going)
 
+    gc.collect()
+    gc.freeze()  # what is here already stays; the collection before each timed block then takes no time worth the name
     rounds = Rounds(len(runners), settings, {"evaluate": None, "load": settings.repetitions})
     try:
         ended = rounds.run(
@@ -68,6 +71,7 @@ def measure(
         for runner in runners:
             runner.close()
         probes.speed.close()
+        gc.unfreeze()
     return measurement
 
 

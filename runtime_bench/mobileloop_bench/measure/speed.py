@@ -14,7 +14,7 @@ from mobileloop_bench.bandwidth.memory import Memory
 from mobileloop_bench.results.speed import Speed
 
 ARITHMETIC_S = 0.002
-READ_S = 0.001
+READ_S = 0.002
 READ_BYTES = 8 << 20  # of each thread: more than a core's own caches hold
 
 

@@ -15,7 +15,7 @@ from mobileloop_bench.machine.file import MachineFile
 from mobileloop_bench.measure.memory import MemoryKey, memory_key
 from mobileloop_bench.measure.plan import Configuration, Plan, _runs, kv_bytes
 from mobileloop_bench.measure.samples import Consumption, Measurement, Samples
-from mobileloop_bench.results.bootstrap import LEAST_ROUNDS, as_rounds, median_interval
+from mobileloop_bench.results.bootstrap import LEAST_ROUNDS, as_rounds
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.prediction import Prediction
 from mobileloop_bench.results.result import (
@@ -133,7 +133,6 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
     per_round = one.decode_samples(settings) if decode else 1
     tokens = one.sequences * {"prefill": settings.prompt_tokens, "decode": 1}.get(phase, 0)
     ceiling = ceiling_gbps(bandwidth, one.threads) if decode else None
-    interval = median_interval(values, per_round)
     return Result(
         **ran,
         model=one.artifact.info.config.name,
@@ -152,8 +151,6 @@ def _row(samples: Samples, phase: Phase, plan: Plan, bandwidth: Sequence[Bandwid
         read_gbps=_gbps(unique, kv, median) if decode else None,
         valid=False,
         reasons=[],
-        median_low_ms=interval.low if interval else None,
-        median_high_ms=interval.high if interval else None,
         p10_ms=float(np.percentile(values, 10)) if values else None,
         p90_ms=float(np.percentile(values, 90)) if values else None,
         p99_ms=float(np.percentile(values, 99)) if values else None,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobileloop.errors import MobileloopError
-from mobileloop.files import file_sha256
+from mobileloop.files import cache_path, file_sha256
 
 CACHE_VARIABLE = "MOBILELOOP_PEERS_CACHE"
 Say = Callable[[str], None]
@@ -73,7 +73,7 @@ def default_folder() -> Path:
     told = os.environ.get(CACHE_VARIABLE)
     if told:
         return Path(told)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobileloop" / "peers"
+    return cache_path("peers")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from mobileloop_bench.report.tables import validity
 from mobileloop_bench.report.verdict import verdict
 from mobileloop_bench.results.document import Document, decode_rows
 from mobileloop_bench.results.table import share
+from mobileloop_bench.writing.markdown import markdown_table
 from mobileloop_bench.writing.units import figure, megabytes
 
 HEADERS = ("configuration", "tokens/s", "median ms", "p99 ms", "GB/s", "of ceiling", "loop tax", "anonymous", "valid")
@@ -24,8 +25,7 @@ def markdown(documents: Sequence[Document], notes: Sequence[str]) -> str:
     names = Names(rows)
     lines = [f"**{_plain(said.sentence)}** {_plain(said.trust)}", ""]
     lines += [f"> {_plain(note)}" for note in notes] + ([""] if notes else [])
-    if rows:
-        lines += [_line(HEADERS), _line(["---", *["---:"] * (len(HEADERS) - 2), "---"])]
+    told = []
     for row in rows:
         memory = row.memory.delta_anonymous_bytes if row.memory else None
         cells = (
@@ -39,7 +39,8 @@ def markdown(documents: Sequence[Document], notes: Sequence[str]) -> str:
             megabytes(memory),
             validity(row),
         )
-        lines.append(_line([_plain(cell) for cell in cells]))
+        told.append([_plain(cell) for cell in cells])
+    lines += markdown_table(HEADERS, told, right=range(1, len(HEADERS) - 1)) if told else []
     for number, document in enumerate(documents, start=1):
         run = f"Run {number}: " if len(documents) > 1 else ""
         facts = [machine_sentence(document.machine), bandwidth_sentence(document.bandwidth)]
@@ -50,14 +51,10 @@ def markdown(documents: Sequence[Document], notes: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _plain(text: str) -> str:
-    """Text from a result file, which must not become markup, a mention or another column."""
+    """Text from a result file, which must not become markup or a mention."""
     text = re.sub(r"\s+", " ", text)
-    return re.sub(r"([\\`*_\[\]<>|~#@])", r"\\\1", text)
+    return re.sub(r"([\\`*_\[\]<>~#@])", r"\\\1", text)
 
 
 def _code(text: str) -> list[str]:

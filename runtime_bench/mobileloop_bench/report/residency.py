@@ -45,13 +45,12 @@ class Residency:
 
     def sentence(self) -> str:
         """For the verdict; empty where nothing is known."""
-        size = f" ({megabytes(self.stage_bytes)})" if self.stage_bytes is not None else ""
         if self.level == "DRAM":
-            return f"the block{size} fits no cache"
+            return self.fits()
         if self.doubt:
             return f"whether {self.claim()} cannot be told: {self.doubt}"
         if self.proved is None:
-            return f"the block{size} fits {self.level}, {self._by()}" if self.level else ""
+            return self.fits()
         rate = figure(self.repeat_gbps, "GB/s")
         if not self.proved:
             where = f" although the block fits {self.level}" if self.level else ""
@@ -60,6 +59,13 @@ class Residency:
             return f"the block is resident in {self.level}: its repeats are read at {rate}"
         where = f" ({self.level}, {self._by()})" if self.level else ""
         return f"the block is resident in a cache{where}: its repeats are read at {rate}"
+
+    def fits(self) -> str:
+        """What is known whatever the times are worth: which cache holds the block; empty where no size is known."""
+        size = f" ({megabytes(self.stage_bytes)})" if self.stage_bytes is not None else ""
+        if self.level == "DRAM":
+            return f"the block{size} fits no cache"
+        return f"the block{size} fits {self.level}, {self._by()}" if self.level else ""
 
     def claim(self) -> str:
         """What is to be proved."""

@@ -1,4 +1,8 @@
-"""What the measurement says, in sentences and four figures: the first screen of the report."""
+"""What the measurement says, in sentences and four figures: the first screen of the report.
+
+What is known comes first: medians with the intervals that their rounds leave, which a busy machine widens and does not
+take away. Doubts come second, by name.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mobileloop_bench.report.residency import doubt, residency, with_one_loop
+from mobileloop_bench.report.residency import INVALID, doubt, residency, with_one_loop
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import Result
 from mobileloop_bench.results.table import share, short_reasons
@@ -48,7 +52,7 @@ def verdict(documents: Sequence[Document]) -> Verdict:
         return Verdict("Nothing was measured.", trust="There is no figure to trust.")
     row, document = _telling(rows)
     once = with_one_loop(row, document.results) or row
-    parts = [_cost(row), *_of_memory(row, once, document)]
+    parts = [_cost(row, once), *_of_memory(row, once, document), _doubts(row, once)]
     trusted, trust = _trust(documents, (row, once))
     return Verdict(
         "; ".join(part for part in parts if part) + ".",
@@ -64,12 +68,13 @@ def _measured(row: Result) -> bool:
 
 
 def _telling(rows: Sequence[tuple[Result, Document]]) -> tuple[Result, Document]:
-    """Our own, valid, looped as little as possible but more than once, on most threads, fastest."""
+    """Our own, valid, known to an interval, looped as little as possible but more than once, most threads, fastest."""
     with_tax = [pair for pair in rows if pair[0].loop_tax is not None and pair[0].loops > 1]
 
-    def rank(pair: tuple[Result, Document]) -> tuple[bool, bool, int, int, float]:
+    def rank(pair: tuple[Result, Document]) -> tuple[bool, bool, bool, int, int, float]:
         row = pair[0]
-        return (row.peer is not None, not row.valid, row.loops, -row.threads, row.median_ms or 0.0)
+        vague = row.half_width is None
+        return (row.peer is not None, not row.valid, vague, row.loops, -row.threads, row.median_ms or 0.0)
 
     return min(with_tax or rows, key=rank)
 
@@ -77,16 +82,30 @@ def _telling(rows: Sequence[tuple[Result, Document]]) -> tuple[Result, Document]
 # -- the sentence --------------------------------------------------------------------------------------
 
 
-def _cost(row: Result) -> str:
+def _cost(row: Result, once: Result) -> str:
     threads = counted(row.threads, "thread")
-    untrue = "" if row.valid else ", which is not a valid result"
     if row.loop_tax is None or row.loops == 1:
-        return f"{row.artifact} decodes {figure(row.tokens_per_s)} tokens/s on {threads}{untrue}"
+        return f"{row.artifact} decodes {figure(row.tokens_per_s)} tokens/s on {threads}, {_time(row)} per token"
     subject = "The second loop" if row.loops == 2 else f"{row.loops} loops instead of one"
     verb = ("costs", "saves") if row.loops == 2 else ("cost", "save")
     percent = round(100 * (row.loop_tax - 1))
     change = f"{verb[0]} {percent}%" if percent >= 0 else f"{verb[1]} {-percent}%"
-    return f"{subject} {change} on {threads}{untrue}"
+    before = f" instead of {_time(once)}" if once is not row else ""
+    return f"{subject} {change} on {threads}, {_time(row)} per token{before}"
+
+
+def _time(row: Result) -> str:
+    """The median with its 95% interval."""
+    if row.median_low_ms is None or row.median_high_ms is None:
+        return f"{figure(row.median_ms, 'ms')} (interval unknown)"
+    return f"{figure(row.median_ms, 'ms')} ({figure(row.median_low_ms)} to {figure(row.median_high_ms)})"
+
+
+def _doubts(row: Result, once: Result) -> str:
+    """Why these times are not valid results, by the names of the reasons."""
+    bad = [one for one in (row, once) if not one.valid]
+    reasons = list(dict.fromkeys(reason for one in bad for reason in short_reasons(one.reasons)))
+    return f"in doubt: {', '.join(reasons) or 'no reason given'}" if bad else ""
 
 
 def _of_memory(row: Result, once: Result, document: Document) -> list[str]:
@@ -94,6 +113,8 @@ def _of_memory(row: Result, once: Result, document: Document) -> list[str]:
     if row.loops == 1:
         return [_bandwidth(once, document)]
     resident, why = residency(row, document), doubt(once, document)
+    if resident.doubt == INVALID:
+        return [_bandwidth(once, document), resident.fits()]
     if why and why == resident.doubt and once.ceiling_share is not None and resident.level != "DRAM":
         return [f"neither the share of the read bandwidth nor whether {resident.claim()} can be told: {why}"]
     return [_bandwidth(once, document), resident.sentence()]
@@ -104,8 +125,10 @@ def _bandwidth(row: Result, document: Document) -> str:
     if used is None:
         return "the share of the read bandwidth is unknown"
     why = doubt(row, document)
-    if why:
+    if why and why != INVALID:
         return f"the share of the read bandwidth cannot be told: {why}"
+    if used > 1 and why:
+        return f"decode reads {used:.1f} times the measured read bandwidth"
     if used > 1:
         return f"decode reads {used:.1f} times the measured read bandwidth, so its weights came from a cache"
     return f"{100 * used:.0f}% of the measured read bandwidth is used"
@@ -115,12 +138,13 @@ def _bandwidth(row: Result, document: Document) -> str:
 
 
 def _tokens(row: Result, once: Result) -> KeyFigure:
+    width = "" if once.half_width is None else f" ±{once.half_width:.1%}"
     more = f"; {figure(row.tokens_per_s)} with {row.loops}" if row is not once else ""
     return KeyFigure(
         "decode",
         figure(once.tokens_per_s),
         "tokens/s" if once.tokens_per_s is not None else "",
-        f"with {counted(once.loops, 'loop')}{more}",
+        f"with {counted(once.loops, 'loop')}{width}{more}",
     )
 
 

@@ -17,10 +17,11 @@ from mobileloop.errors import MobileloopError
 from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.results.bootstrap import DRIFT, F64, LEAST_ROUNDS, QUANTILES, as_rounds, ratio_interval
 from mobileloop_bench.results.document import Document
-from mobileloop_bench.results.result import Phase, Result
+from mobileloop_bench.results.result import PHASES, Phase, Result
 from mobileloop_bench.results.speed import alike, at_full_speed, fastest_ns
 from mobileloop_bench.results.table import short_reasons
 from mobileloop_bench.results.validity import NOISE, code_of
+from mobileloop_bench.writing.lists import percentage
 from mobileloop_bench.writing.units import UNKNOWN, counted, megabytes
 
 MAX_DISTURBED = 3.0  # median over 5th percentile; beyond, the fast samples hold waiting too (docs/lab-log.md)
@@ -48,6 +49,29 @@ class Rule:
     threshold: float = 0.05
     confidence: float = 0.95
     drift: float = DRIFT
+
+    @classmethod
+    def parse(cls, metric: str, threshold: str, confidence: float, statistic: str, drift: str | None) -> Rule:
+        """A rule from the options of the command line.
+
+        Raises:
+            MobileloopError: naming the option that is wrong.
+        """
+        named = [name.strip() for name in metric.split(",")]
+        if unknown := [name for name in named if name not in PHASES]:
+            raise MobileloopError(f"--metric '{unknown[0]}' is not known; choose of {', '.join(PHASES)}.")
+        if statistic not in QUANTILES:
+            raise MobileloopError(f"--statistic '{statistic}' is not known; choose one of {', '.join(QUANTILES)}.")
+        if not 0.5 <= confidence < 1:
+            raise MobileloopError(f"--confidence {confidence} is outside 0.5-1; write for example 0.95.")
+        shares = {}
+        for option, text in (("--threshold", threshold), ("--drift", drift)):
+            try:
+                shares[option] = DRIFT if text is None else percentage(text)
+            except ValueError:
+                raise MobileloopError(f"{option} '{text}' is no share from 0% to 100%; write for example 5%.") from None
+        phases = [phase for phase in PHASES if phase in named]
+        return cls(phases, statistic, shares["--threshold"], confidence, shares["--drift"])
 
 
 class Comparison(BaseModel):

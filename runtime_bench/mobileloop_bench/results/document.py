@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, model_validator
+from typing_extensions import Self
 
 from mobileloop_bench.bandwidth.ceiling import Bandwidth
 from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.machine.ladder import Ladder
 from mobileloop_bench.results.agreement import Agreement
-from mobileloop_bench.results.result import Result, Sample
+from mobileloop_bench.results.result import UNJUDGED, Result, Sample
 from mobileloop_bench.results.settings import Settings
+from mobileloop_bench.results.validity import Evidence, judged
 from mobileloop_bench.writing.documents import VersionedDocument
 
 
@@ -59,6 +61,14 @@ class Document(VersionedDocument):
             for row in data["results"]
         ]
         return {**data, "results": rows}
+
+    @model_validator(mode="after")
+    def _judge(self) -> Self:
+        """The standalone program gives samples and no verdict; it is given here, by the rules of every other run."""
+        cpus = self.settings.cpus if self.settings else None
+        seen = Evidence(self.machine, None if cpus is None else len(cpus), self.interrupted)
+        self.results = [judged(row, seen) if row.reasons == [UNJUDGED] else row for row in self.results]
+        return self
 
 
 def read_document(path: Path) -> Document:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import duckdb
 
 from mobileloop.errors import MobileloopError
 from mobileloop.files import written_whole
+from mobileloop_bench.writing.markdown import markdown_table
+from mobileloop_bench.writing.table import Column
+from mobileloop_bench.writing.table import Table as Screen
 
 SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".md": "markdown"}
 COPY_OPTIONS = {"csv": "FORMAT csv, HEADER", "parquet": "FORMAT parquet"}
@@ -56,8 +60,34 @@ def export(table: Table, path: Path, form: str) -> None:
 
 def markdown(table: Table) -> str:
     """A pipe table; of a list of numbers only their count is told."""
-    lines = [table.columns, ["---"] * len(table.columns), *([told(value) for value in row] for row in table.rows)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    rows = [[told(value) for value in row] for row in table.rows]
+    return "".join(f"{line}\n" for line in markdown_table(table.columns, rows))
+
+
+def screen(table: Table) -> Screen:
+    """The table as a terminal shows it: times to the minute, reasons as numbered notes."""
+    drawn = Screen("", [_column(name, kind) for name, kind in zip(table.columns, table.kinds, strict=True)])
+    for row in table.rows:
+        cells = []
+        for name, value in zip(table.columns, row, strict=True):
+            if name == "reasons" and isinstance(value, list):
+                cells.append(drawn.notes.mark(map(told, value)))
+            else:
+                cells.append(_minute(value) if name == "time" else told(value))
+        drawn.rows.append(cells)
+    return drawn
+
+
+def _column(name: str, kind: str) -> Column:
+    return Column(name, left=kind not in ("BIGINT", "DOUBLE"), context=True, name=name == "artifact")
+
+
+def _minute(value: object) -> str:
+    """An ISO time as people write it; what is none as it is."""
+    try:
+        return f"{datetime.fromisoformat(str(value)):%Y-%m-%d %H:%M}"
+    except ValueError:
+        return told(value)
 
 
 def told(value: Any) -> str:
@@ -69,7 +99,7 @@ def told(value: Any) -> str:
     if isinstance(value, list) and not all(isinstance(item, str) for item in value):
         return f"{len(value)} values"
     text = "" if value is None else "; ".join(value) if isinstance(value, list) else str(value)
-    return " ".join(text.replace("|", r"\|").split())
+    return " ".join(text.split())
 
 
 def _copy(table: Table, path: Path, form: str) -> None:

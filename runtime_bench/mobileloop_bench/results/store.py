@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -21,9 +22,11 @@ import duckdb
 
 from mobileloop import __version__
 from mobileloop.errors import MobileloopError
+from mobileloop.files import data_path
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.exports import Table, first_line
-from mobileloop_bench.results.result import Result
+from mobileloop_bench.results.result import PHASES, Result
+from mobileloop_bench.writing.lists import numbers
 
 VERSION = 1
 MACHINE_COLUMNS = ("cpu", "architecture", "emulated", "governor", "os", "kernel", "mobileloop", "git_commit", "time")
@@ -33,8 +36,7 @@ Added = Literal["added", "replaced", "kept"]
 
 def default_path() -> Path:
     """`$XDG_DATA_HOME/mobileloop/results.duckdb`."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
-    return Path(base) / "mobileloop" / "results.duckdb"
+    return data_path("results.duckdb")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,34 @@ class Filter:
     phase: str | None = None
     since: str | None = None
     valid: bool = False
+
+    @classmethod
+    def parse(
+        cls,
+        globs: Mapping[str, str | None],
+        lists: Mapping[str, str | None],
+        phase: str | None,
+        since: str | None,
+        valid: bool,
+    ) -> Filter:
+        """A filter from the options of the command line; None is an option that was not given.
+
+        Raises:
+            MobileloopError: naming the option that is wrong.
+        """
+        if phase is not None and phase not in PHASES:
+            raise MobileloopError(f"--phase '{phase}' is not known; choose one of {', '.join(PHASES)}.")
+        try:
+            _ = since and datetime.fromisoformat(since)
+        except ValueError:
+            raise MobileloopError(f"--since '{since}' is no date; write for example 2026-11-01.") from None
+        return cls(
+            globs={name: glob for name, glob in globs.items() if glob is not None},
+            numbers={name: numbers(text, f"--{name}") for name, text in lists.items() if text is not None},
+            phase=phase,
+            since=since,
+            valid=valid,
+        )
 
     def where(self) -> tuple[str, list[Any]]:
         """The SQL condition and its arguments."""
@@ -156,8 +186,9 @@ class Store:
     def runs(self) -> Table:
         """Every run, the newest last."""
         return self.sql(
-            "SELECT run, time, cpu, count(results.run) AS results, string_agg(DISTINCT artifact, ', ') AS artifacts, "
-            "interrupted FROM runs LEFT JOIN results USING (run) GROUP BY ALL ORDER BY time, run"
+            "SELECT run, time, cpu, interrupted, count(results.run) AS results, "
+            "string_agg(DISTINCT artifact, ', ') AS artifacts FROM runs LEFT JOIN results USING (run) "
+            "GROUP BY ALL ORDER BY time, run"
         )
 
     def measurements(self, wanted: Filter, columns: str = "*") -> Table:

@@ -10,10 +10,10 @@ from mobileloop.console import print_text
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.table import Column, Table, print_table
-from mobileloop_bench.writing.units import UNKNOWN, beside, counted, figure, megabytes
+from mobileloop_bench.writing.units import beside, counted, figure, megabytes
 
 _SWEPT = (("stream", None), ("depth", 0), ("sequences", 1), ("busy", 0))  # with the value that needs no column
-_FIGURES = ("anonymous", "load ms", "prefill tok/s", "decode tok/s", "±", "GB/s", "of ceiling", "loop tax")
+_FIGURES = ("private", "load ms", "prefill tok/s", "decode tok/s", "GB/s", "of ceiling", "loop tax")
 
 
 def print_results(console: Console, document: Document) -> None:
@@ -41,7 +41,7 @@ def print_results(console: Console, document: Document) -> None:
         print_text(console, f"Ended: {document.settings.ended}.")
     print_text(
         console,
-        "GB/s is (unique + KV bytes) / decode time; ± is half of the 95% interval of that time; anonymous is private "
+        "GB/s is (unique + KV bytes) / decode time; ± is half of the 95% interval of that time; private is anonymous "
         "memory added in a process of its own.",
     )
 
@@ -87,8 +87,7 @@ def _cells(decode: Result, load: Result | None, prefill: Result | None, varied: 
         megabytes(memory),
         figure(load.median_ms if load else None),
         figure(prefill.tokens_per_s if prefill else None),
-        figure(decode.tokens_per_s),
-        UNKNOWN if decode.half_width is None else f"{decode.half_width:.1%}",
+        figure(decode.tokens_per_s) + ("" if decode.half_width is None else f" ±{decode.half_width:.1%}"),
         figure(decode.read_gbps),
         share(decode.ceiling_share),
         tax,

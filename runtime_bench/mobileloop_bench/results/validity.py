@@ -13,18 +13,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
+
 from mobileloop_bench.machine.facts import Machine
-from mobileloop_bench.results.bootstrap import LEAST_ROUNDS, as_rounds
+from mobileloop_bench.results.bootstrap import LEAST_ROUNDS, QUANTILES, as_rounds, median_interval
 from mobileloop_bench.results.result import Result
 from mobileloop_bench.writing.units import counted
 
-MAX_HALF_WIDTH = 0.05  # of the median's interval, as a share of the median
+MAX_HALF_WIDTH = 0.1  # of the median's interval, as a share of the median; it stands beside every figure
 WIDE_SPREAD = 1.5  # p90 / p10
 MAX_DRIFT = 1.2  # median of the last rounds over that of the first ones: a throttled or heated core
 MIN_WARMING_CELSIUS = 10.0  # between first and last round, for a slow-down to be called throttling
 MAX_CLOCK_CHANGE = 1.1  # highest over lowest frequency between rounds
 MAX_OTHER_CORES = 0.25  # that other programs may take of the cores that our threads need
 MAX_STOLEN_CORES = 0.05
+MAX_INTERRUPTED = 0.3  # interruptions per sample; beyond, they reach the median
+MAX_ABOVE_FAST = 1.25  # the median over the 5th percentile
 MAX_SLOWDOWN = 1.15  # median step of arithmetic over the shortest of the run
 MOST_SLOW_ROUNDS = 0.2  # beyond which a note says that some were
 MAX_SWITCHES_PER_S = 50.0  # of each thread: two programs that share a core are switched 100 times and more
@@ -112,7 +116,10 @@ class Evidence:
 
 
 def judged(row: Result, evidence: Evidence) -> Result:
-    """The result with its reasons and notes, valid where it has no reason."""
+    """The result with its median's interval, its reasons and notes, valid where it has no reason."""
+    interval = median_interval(row.samples_ms, row.samples_per_round or 1)
+    known = {"median_low_ms": interval.low, "median_high_ms": interval.high} if interval else {}
+    row = row.model_copy(update=known)
     reasons, notes = [*_run(row, evidence), *_median(row)], [*_spread(row)]
     if row.phase in ("prefill", "decode"):
         for fatal, sentence in (*_company(row, evidence), *_sharing(row, evidence), *_clocks(row, evidence)):
@@ -162,16 +169,30 @@ def _spread(row: Result) -> Iterator[str]:
 
 
 def _company(row: Result, evidence: Evidence) -> Iterator[tuple[bool, str]]:
-    """Who else used the cores; other programs that had enough of their own displaced nobody."""
+    """Who else used the cores; it matters where it reached the median, and only for who had to share."""
+    reached = _reached(row, evidence)
     if row.stolen_cores is not None and row.stolen_cores > MAX_STOLEN_CORES:
-        yield True, Code.PREEMPTED.said(f"the hypervisor took {row.stolen_cores:.2f} cores")
+        yield reached, Code.PREEMPTED.said(f"the hypervisor took {row.stolen_cores:.2f} cores")
     switches = (evidence.switches_per_s or 0) / row.threads
     if switches > MAX_SWITCHES_PER_S:
-        yield True, Code.PREEMPTED.said(f"each thread had to leave its core {switches:.0f} times a second")
+        yield reached, Code.PREEMPTED.said(f"each thread had to leave its core {switches:.0f} times a second")
     if row.other_cores is not None and row.other_cores > MAX_OTHER_CORES:
         cores = _cores(evidence)
         crowded = cores is None or row.other_cores > cores - row.threads + MAX_OTHER_CORES
-        yield crowded, Code.NOT_ALONE.said(f"other programs used {row.other_cores:.2f} cores")
+        yield reached and crowded, Code.NOT_ALONE.said(f"other programs used {row.other_cores:.2f} cores")
+
+
+def _reached(row: Result, evidence: Evidence) -> bool:
+    """Whether interruptions reached the median, or nothing tells.
+
+    A token that takes less than a time slice is interrupted or it is not: where few are, the median is of those that
+    were not. Waking up late is no interruption that anyone counts, but it parts the median from the fast samples.
+    """
+    if evidence.switches_per_s is None or not row.samples_ms:
+        return True
+    interrupted = evidence.switches_per_s * statistics.fmean(row.samples_ms) / 1000
+    fast, median = np.quantile(row.samples_ms, [QUANTILES["p5"], 0.5])
+    return bool(interrupted > MAX_INTERRUPTED or median > MAX_ABOVE_FAST * fast)
 
 
 def _sharing(row: Result, evidence: Evidence) -> Iterator[tuple[bool, str]]:

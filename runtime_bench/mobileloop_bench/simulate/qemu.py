@@ -249,9 +249,3 @@ def build(folder: Path, target: str, options: Sequence[str] = ()) -> Path:
         run(cmake, "-S", ENGINE, "-B", folder, *generator, *off, *options)
         run(cmake, "--build", folder, "--target", target, "--parallel", str(os.cpu_count() or 1))
     return folder / target
-
-
-def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, one line per row."""
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

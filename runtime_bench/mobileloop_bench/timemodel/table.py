@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from mobileloop.console import print_text
 from mobileloop_bench.timemodel.budget import BudgetPlan, Choice
+from mobileloop_bench.writing.table import Column, Table, print_table
 from mobileloop_bench.writing.units import UNKNOWN, counted, figure, megabytes
 
 
@@ -14,16 +14,11 @@ def print_budget_plan(console: Console, plan: BudgetPlan) -> None:
     """The table, what is missing, and the answer."""
     source = "predicted from published figures" if plan.published else "predicted"
     title = f"{plan.model} on {plan.machine}, {source}, behind {counted(plan.context_depth, 'token')}"
-    table = Table(title=escape(title), title_justify="left")
-    for name in ("quantization", "threads", "loops", "applications", "executed", "repeats from"):
-        table.add_column(name, justify="left" if name in ("quantization", "repeats from") else "right")
-    for name in ("ms", "tok/s", "in budget"):
-        table.add_column(name, justify="right")
-    for choice in plan.choices:
-        table.add_row(*_cells(choice))
-    console.print(table)
-    for line in sentences(plan):
-        console.print(escape(line), highlight=False)
+    columns = [Column("quantization", left=True, context=True), Column("threads", context=True)]
+    columns += [Column("loops", context=True), *map(Column, ("applications", "executed"))]
+    columns += [Column("repeats from", left=True), *map(Column, ("ms", "tok/s", "in budget"))]
+    print_table(console, Table(title, columns, [_cells(choice) for choice in plan.choices]))
+    print_text(console, *sentences(plan))
 
 
 def sentences(plan: BudgetPlan) -> list[str]:

@@ -1,7 +1,7 @@
 """A table that fits: what all rows share is said once above it, and a narrow screen gets more lines, never less.
 
 How a table becomes narrower, in this order: headers take two lines; names lose their middle, where they stay different;
-names stand on lines of their own above the rows they hold for; the gaps shrink; a row takes several lines.
+names stand on lines of their own above the rows they hold for; gaps and unknowns shrink; a row takes several lines.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 
 from mobileloop.console import filled, print_lines
+from mobileloop_bench.writing.units import UNKNOWN
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 GAP = 2  # columns between two cells
 SHORTEST_NAME = 16  # what a name is shortened to at most
+BRIEF = "?"  # for an unknown, where the word takes too much room
 INDENT = "  "  # of what belongs to the line above
 
 
@@ -32,7 +34,7 @@ class Column:
         header: its name, in words that may stand below each other.
         left: aligned to the left, as texts are; figures are not.
         context: it says what a row is about, no result: said above the table where all rows share it.
-        name: a context that names what rows are about, as at most one column does: the one that is shortened or set apart.
+        name: a context that names what rows are about, as one column at most does; it is shortened or set apart.
         shared: how the sentence above the table says the value, such as `on {}`; `header value` where it is empty.
     """
 
@@ -79,7 +81,9 @@ class Table:
         shared, grid = grid.without_shared()
         above = [self.title, *([f"In all rows: {', '.join(shared)}."] if shared and self.rows else [])]
         told = [line for text in above if text for line in filled(_printable(text), width)]
-        return [*told, *grid.lines(width), *self.notes.lines(width)]
+        drawn = grid.lines(width)
+        brief = [f"{BRIEF}: {UNKNOWN}"] if grid.holds(UNKNOWN) and any(BRIEF in line.split() for line in drawn) else []
+        return [*told, *drawn, *brief, *self.notes.lines(width)]
 
 
 def print_table(console: Console, table: Table) -> None:
@@ -107,6 +111,10 @@ class _Grid:
         told = [c.says(self.rows[0][i]) for i, c in enumerate(self.columns) if alike[i] and self.rows[0][i]]
         return told, self._keeping([i for i in range(len(self.columns)) if not alike[i]])
 
+    def holds(self, cell: str) -> bool:
+        """Whether a cell is this text."""
+        return any(cell in row for row in self.rows)
+
     def lines(self, width: int) -> Lines:
         """The first arrangement that fits; the last one always does."""
         name = next((i for i, column in enumerate(self.columns) if column.name), None)
@@ -119,14 +127,22 @@ class _Grid:
 
     def _arranged(self, width: int) -> tuple[Lines, list[Lines]]:
         """Lines of the header with a rule below, and those of each row."""
-        for stacked, gap in ((False, GAP), (True, GAP), (True, 1)):
-            if self._width(stacked, gap) <= width:
-                return self._drawn(stacked, gap)
+        brief = self._brief()
+        for grid, stacked, gap in ((self, False, GAP), (self, True, GAP), (self, True, 1), (brief, True, 1)):
+            if grid._width(stacked, gap) <= width:
+                return grid._drawn(stacked, gap)
         parts = [self._keeping(pack) for pack in self._packs(width - len(INDENT))]
         drawn = [part._drawn(False, GAP, width - len(INDENT)) for part in parts]
         head = [line for part, _ in drawn for line in part[:-1]]
         rows = [[line for _, part in drawn for line in part[i]] for i in range(len(self.rows))]
         return [*_hanging(head), drawn[0][0][-1]], [_hanging(row) for row in rows]
+
+    def _brief(self) -> _Grid:
+        return replace(self, rows=[[BRIEF if cell == UNKNOWN else cell for cell in row] for row in self.rows])
+
+    def _narrowest(self) -> int:
+        """The least columns that take a row in one line."""
+        return self._brief()._width(True, 1)
 
     def _cells(self, index: int) -> Lines:
         return [row[index] for row in self.rows]
@@ -202,13 +218,14 @@ class _Grid:
 
         own = [i for i in range(len(self.columns)) if i != name and is_own(i)]
         rest = self._keeping([i for i in range(len(self.columns)) if i != name and i not in own])
-        head, rows = rest._arranged(width - len(INDENT))
-        lines = [INDENT + line for line in head]
+        indent = "" if width - len(INDENT) < rest._narrowest() <= width else INDENT
+        head, rows = rest._arranged(width - len(indent))
+        lines = [indent + line for line in head]
         for group in groups:
             first = self.rows[group[0]]
             about = [first[name], *(self.columns[i].says(first[i]) for i in own if first[i])]
             lines += filled(", ".join(about), width, INDENT)
-            lines += [INDENT + line for row in group for line in rows[row]]
+            lines += [indent + line for row in group for line in rows[row]]
         return lines
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mobileloop.errors import MobileloopError
+from mobileloop.files import cache_path
 from mobileloop_bench.simulate.arm import misses, products
 from mobileloop_bench.simulate.caches import PHONES
 from mobileloop_bench.simulate.qemu import Emulator
@@ -21,8 +21,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _headers() -> Path:
     """Where engine/onnxruntime/fetch_headers.py puts them."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "mobileloop" / "onnxruntime-headers-1.29.0"
+    return cache_path("onnxruntime-headers-1.29.0")
 
 
 def _parser() -> argparse.ArgumentParser:

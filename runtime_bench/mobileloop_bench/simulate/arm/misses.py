@@ -21,7 +21,8 @@ from mobileloop.packed import PackedModel
 from mobileloop.spec.schedule import Schedule
 from mobileloop_bench.simulate.cachegrind import Cachegrind
 from mobileloop_bench.simulate.caches import KIB, LINE_BYTES, MIB, PHONES, Cache, Phone, is_resident
-from mobileloop_bench.simulate.qemu import Emulator, markdown_table
+from mobileloop_bench.simulate.qemu import Emulator
+from mobileloop_bench.writing.markdown import markdown_table
 from mobileloop_export.formats import exporter
 
 MAX_LOOPS = 4
@@ -123,10 +124,10 @@ def tables(document: dict[str, Any]) -> str:
     """The document as docs/arm.md shows it."""
     titles = ["caches of", "level", "schedule", "threads", "loops", "resident", "predicted", "simulated: weights", "KV"]
     titles += ["other", "weights / predicted", "all / predicted"]
-    text = markdown_table(titles, [_miss_cells(row) for row in document["misses"]])
+    text = "\n".join(markdown_table(titles, [_miss_cells(row) for row in document["misses"]])) + "\n"
     if document["cross_check"]:
         titles = ["loops", "predicted", "cachegrind, all data", "ratio"]
-        text += "\n" + markdown_table(titles, [_check_cells(row) for row in document["cross_check"]])
+        text += "\n" + "\n".join(markdown_table(titles, [_check_cells(row) for row in document["cross_check"]])) + "\n"
     return text
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mobileloop_bench.simulate.qemu import Emulator, markdown_table
+from mobileloop_bench.simulate.qemu import Emulator
+from mobileloop_bench.writing.markdown import markdown_table
 
 ROWS, COLS = 1536, 576  # the gate projection of SmolLM2-135M
 TWO_PLANES, ONE_PLANE = "15-bit, two planes", "8-bit, one plane"
@@ -104,7 +105,7 @@ def tables(document: dict[str, Any]) -> str:
     """The document as docs/arm.md shows it."""
     titles = ["project", "kernel", "weights", "tokens", "activations", "bytes per weight"]
     titles += ["instructions per weight and token", "weight bytes per instruction"]
-    return markdown_table(titles, [_product_cells(row) for row in document["products"]])
+    return "\n".join(markdown_table(titles, [_product_cells(row) for row in document["products"]])) + "\n"
 
 
 def measure(
