@@ -11,6 +11,7 @@ from test_engine_native import run
 
 from mobileloop.runtimes import abi
 from mobileloop.runtimes.native import LIBRARY
+from mobileloop.runtimes.streaming import MODES
 from mobileloop_bench.bandwidth.memory import MEMORY_STATES
 
 HEADER = Path(__file__).resolve().parents[1] / "runtime_bench" / "engine" / "include" / "mobileloop.h"
@@ -23,6 +24,10 @@ STRUCTS = {
 }
 NUMBERS = {
     "ML_ABI_VERSION": abi.ABI_VERSION,
+    "ML_OK": 0,
+    "ML_FAILED": 1,
+    **{f"ML_KV_{kind}{bits}": bits for kind, bits in (("F", 32), ("F", 16), ("I", 8))},  # kv_bits of an artifact
+    **{f"ML_STREAM_{mode.upper()}": place for place, mode in enumerate(MODES)},
     **{f"ML_HALT_{name.upper()}": value for name, value in abi.HALTING_RULES.items()},
     "ML_WARM": MEMORY_STATES["warm"],
     "ML_COLD_FLUSHED": MEMORY_STATES["flushed"],
@@ -73,6 +78,8 @@ def test_every_field_lies_where_the_compiler_puts_it(compiled, struct):
 
 
 def test_the_numbers_are_the_headers(compiled):
+    enumerated = set(re.findall(r"\b(ML_\w+) = \d", HEADER.read_text(encoding="utf-8")))
+    assert {"ML_ABI_VERSION"} | enumerated == NUMBERS.keys()
     assert {name: compiled[name] for name in NUMBERS} == {name: (value,) for name, value in NUMBERS.items()}
 
 
