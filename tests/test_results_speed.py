@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench_fakes import open_fakes, plan_of  # noqa: F401
-from test_bench_compare import document, row
+from test_results_compare import document, row
 
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.bandwidth.memory import Memory
