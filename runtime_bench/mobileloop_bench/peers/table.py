@@ -11,6 +11,7 @@ from mobileloop_bench.machine.card import machine_sentence
 from mobileloop_bench.peers.scoreboard import Row, failures, rows
 from mobileloop_bench.results.agreement import Continuation
 from mobileloop_bench.results.document import Document
+from mobileloop_bench.writing.markdown import markdown_table
 from mobileloop_bench.writing.table import Column, Table, print_table
 from mobileloop_bench.writing.units import figure
 
@@ -48,16 +49,9 @@ def markdown(document: Document) -> str:
     lines = [*(f"{sentence}  " for sentence in heading(document)), ""]
     if document.agreement:
         lines += [f'The prompt "{document.agreement.prompt}", continued; equal to {document.agreement.reference}:', ""]
-        lines += _markdown_table(SAID, [_said(one) for one in document.agreement.continuations])
-    lines += _markdown_table(COLUMNS, [cells(row) for row in rows(document)])
+        lines += [*markdown_table(SAID, [_said(one) for one in document.agreement.continuations]), ""]
+    lines += [*markdown_table(COLUMNS, [cells(row) for row in rows(document)]), ""]
     return "\n".join([*lines, *(f"{sentence}  " for sentence in notes(document))]).rstrip() + "\n"
-
-
-def _markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    def line(row: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
-
-    return [line(header), "|" + "---|" * len(header), *(line(row) for row in body), ""]
 
 
 def heading(document: Document) -> list[str]:

@@ -40,6 +40,7 @@ class Interval:
 
 def as_rounds(samples: Sequence[float], per_round: int) -> F64:
     """Samples in order as [rounds, samples per round]; a last round that was cut short is left out."""
+    per_round = min(per_round, len(samples) + 1)  # a document may claim any number
     rounds = len(samples) // per_round
     return np.array(samples[: rounds * per_round], np.float64).reshape(rounds, per_round)
 
