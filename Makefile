@@ -124,8 +124,7 @@ bench-peers: $(MODEL) | setup
 	@mkdir -p build
 	@$(BIN)/python -m mobileloop_bench.peers build --source $(MODEL) $(filter --executorch,$(PEERS))
 	@$(BIN)/mobileloop bench --recipe peers --repetitions 11 --json build/peers.json --markdown build/peers.md \
-	  $(patsubst --quick,--repetitions=3,$(filter-out --executorch,$(PEERS))) >build/peers.log
-	@cat build/peers.md
+	  $(patsubst --quick,--repetitions=3,$(filter-out --executorch,$(PEERS)))
 
 format: | setup
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -151,7 +151,9 @@ def store() -> None:
     cli("results", "add", "run.json", "--store", "lab.duckdb")
     cli("results", "list", "--store", "lab.duckdb")
     cli("results", "query", "--phase", "decode", "--store", "lab.duckdb")
-    cli("results", "query", "--sql", "SELECT * EXCLUDE (samples_ms) FROM results LIMIT 2", "--store", "lab.duckdb")
+    many = "artifact, runtime, quantization, phase, median_ms, p10_ms, p90_ms, p99_ms, unique_bytes, kv_bytes, schedule"
+    query = f'SELECT run, "row", {many}, source_sha256 FROM results ORDER BY "row" LIMIT 5'
+    cli("results", "query", "--sql", query, "--store", "lab.duckdb")
 
 
 SCREENS: dict[str, Callable[[], None]] = {

@@ -25,6 +25,10 @@ THREAD_SANITIZER = (
     r"^this kernel's address layout does not suit ThreadSanitizer",
     "a setting of the kernel decides it",
 )
+PEERS = (
+    r"not built; build it once with|no peer was built|no artifact of the same weights",
+    "building the peers takes longer than all tests: make bench-peers",
+)
 SEVERAL_CPUS = (r"^one cpu leaves nothing to choose", "it needs a machine of several processors")
 EXCUSED = {
     "test_a_thread_that_starts_later_is_counted": (
@@ -45,10 +49,8 @@ EXCUSED = {
     ),
     "test_a_session_on_cpus": SEVERAL_CPUS,
     "test_confined": SEVERAL_CPUS,
-    "test_a_real_peer_in_a_real_run": (
-        r"not built; build it once with|no peer was built|no artifact of the same weights",
-        "building the peers takes longer than all tests: make bench-peers",
-    ),
+    "test_a_real_peer_in_a_real_run": PEERS,
+    "test_llamas_own_loop_says_what_we_say": PEERS,
     "test_engine_tests": THREAD_SANITIZER,
     "test_sharing_and_failing_memory": THREAD_SANITIZER,
 }

@@ -70,7 +70,7 @@ def test_the_roofline_blames_memory_only_near_the_roof():
     document.bandwidth = []
     assert "54% of the roof, so something else than memory sets the pace" in by_slug(document)["roofline"].finding
     row.valid = False
-    assert "which tells nothing: the times are not valid results" in by_slug(document)["roofline"].finding
+    assert "in doubt: the times are not valid results" in by_slug(document)["roofline"].finding
     row.ceiling_gbps, document.ladder = None, None
     bare = by_slug(document)["roofline"]
     assert bare.finding.endswith("GB/s, which is not a valid result.")

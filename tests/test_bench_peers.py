@@ -33,6 +33,7 @@ from mobileloop.quant.schemes import SCHEMES
 from mobileloop.reference.model import ReferenceModel
 from mobileloop.runtimes import open_session
 from mobileloop.spec.schedule import Schedule, Stage
+from mobileloop.tokenizer import Tokenizer
 from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.measure.card import peer_notes
 from mobileloop_bench.measure.interference import Watch, neighbours
@@ -1211,8 +1212,11 @@ def test_a_real_peer_in_a_real_run(name: str, tmp_path: Path, monkeypatch) -> No
     assert row.reasons[0].startswith(f"too few samples: of 1 round, at least {LEAST_ROUNDS}")
 
 
-def test_llamas_own_loop_says_what_we_say(monkeypatch) -> None:
-    """The whole stack twice: the same weights, once in its file, in the same order as ours."""
+def test_llamas_own_loop_says_what_we_say(monkeypatch, tmp_path: Path) -> None:
+    """The whole stack twice, in the same order as ours.
+
+    In float32: a stack that was never trained to loop blows up what rounding activations to 8 bits leaves.
+    """
     peer = contestants.peers()[LLAMA]
     missing = peer.missing(BUILT) if BUILT.folder.is_dir() else "no peer was built"
     if missing or not ours.artifact(BUILT, ours.WHOLE_STACK).is_file():
@@ -1223,12 +1227,31 @@ def test_llamas_own_loop_says_what_we_say(monkeypatch) -> None:
         small_settings(threads=[1], loops=[2], prompt_tokens=8, decode_tokens=4, repetitions=1),
     )
     plan = with_peers(plan, [LLAMA])
-    monkeypatch.setattr(
-        agreement, "_reference", lambda one, checkpoint, prompt, count: agreement._ours(one, prompt, count)
-    )
-    found = agreement.check(plan, llama.gguf(BUILT), lambda text: None, count=12)
-    same = {one.runtime: one.same for one in found.continuations}
-    assert same[LLAMA] >= 4  # a near tie may fall differently later
+    mine, theirs = plan.configurations
+    floats = as_floats(theirs.entry.path, tmp_path / "floats.gguf")
+    prompt = Tokenizer(mine.artifact.info.tokenizer).encode(agreement.PROMPT)
+    said = run_command(peer._greedy(BUILT, floats, prompt, 12))["tokens"]
+    assert said == agreement._ours(mine, prompt, 12)
     row = document_of(measure(plan)).results[-1]
     assert row.samples_ms, row.reasons
     assert row.schedule == "all:2"
+
+
+def as_floats(source: Path, path: Path) -> Path:
+    """A GGUF again, its matrices as float32."""
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter, quants
+
+    reader = GGUFReader(str(source))
+    writer = GGUFWriter(str(path), reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
+            kind = field.types[0]
+            inner = field.types[1] if kind is GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), kind, inner)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

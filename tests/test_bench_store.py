@@ -69,7 +69,7 @@ def test_every_field_of_a_result_is_a_column(filled: Path) -> None:
         (row,) = opened.sql("SELECT * FROM measurements WHERE run = 'aa11'").dicts()
     told = json.loads(BENCH.to_json())["results"][0]
     for name, value in told.items():
-        if name not in ("samples_ms", "stages", "details", "counters"):
+        if name not in ("samples_ms", "stages", "details", "counters", "speeds"):
             assert row[name] == value, name
     assert json.loads(row["stages"]) == told["stages"]
     assert (row["cpu"], row["samples_ms"]) == ("a processor", [1.0, 2.0])

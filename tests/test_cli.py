@@ -97,7 +97,7 @@ def test_help_names_every_command(tmp_path):
     text = passed(cli("--help", cwd=tmp_path)).stdout
     assert "Examples:" in text
     assert "--install-completion" in text
-    listed = {line.split()[0] for line in text.split("Commands:", 1)[1].splitlines() if line.startswith("  ")}
+    listed = {line.split()[0] for line in text.split("\nMake:", 1)[1].splitlines() if line.startswith("  ")}
     assert set(COMMANDS) <= listed
 
 

@@ -520,7 +520,7 @@ def test_the_real_tokenizer(tokenize, real_source, tmp_path):
 
 def test_the_character_tables_are_those_of_the_library():
     """Of characters that this interpreter knows; a later Unicode may add others."""
-    source = (ENGINE / "cli" / "unicode_tables.h").read_text()
+    source = (ENGINE / "tokenizer" / "unicode_tables.h").read_text()
 
     def table(name):
         body = source.split(f" {name}[] = {{")[1].split("};")[0]

@@ -18,50 +18,62 @@ if TYPE_CHECKING:
 
     from mobileloop.decode.batch import Samples
     from mobileloop.decode.generate import Generation
+    from mobileloop.decode.sampling import Sampler
     from mobileloop.runtimes.base import Session
     from mobileloop.tokenizer import Tokenizer
 
 
+Artifact = Annotated[Path, typer.Argument(help="An artifact: .safetensors, .pte or .onnx.")]
+Prompt = Annotated[str, typer.Option("--prompt", "-p", help="What to say to the model.")]
+Chat = Annotated[
+    bool | None,
+    typer.Option("--chat/--no-chat", help="Use the model's chat template; the default where it has one."),
+]
+System = Annotated[
+    str | None, typer.Option("--system", help="System message of a chat; the template's own when not given.")
+]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="0 takes the most likely token.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Sample from the likeliest tokens of this total probability.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Sample from this many of the likeliest tokens; 0 takes all.")]
+MinP = Annotated[
+    float, typer.Option("--min-p", help="Sample from tokens at least this share as likely as the likeliest.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the sampling.")]
+SampleCount = Annotated[
+    int,
+    typer.Option("--samples", help="Answers to the prompt, decoded together; number k samples with seed + k - 1."),
+]
+Halt = Annotated[
+    str | None,
+    typer.Option(
+        "--halt",
+        help="When a token stops looping: RULE:THRESHOLD[:MIN_LOOPS] of latent_difference, cosine or exit_gate, or "
+        "none; the artifact's own rule when not given.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print text and statistics as one JSON document.")]
+
+
 def run(
-    file: Annotated[Path, typer.Argument(help="An artifact: .safetensors, .pte or .onnx.")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to say to the model.")],
-    chat: Annotated[
-        bool | None,
-        typer.Option("--chat/--no-chat", help="Use the model's chat template; the default where it has one."),
-    ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", help="System message of a chat; the template's own when not given.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")] = 128,
-    temperature: Annotated[float, typer.Option("--temperature", help="0 takes the most likely token.")] = 0.0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", help="Sample from the likeliest tokens of this total probability.")
-    ] = 1.0,
-    top_k: Annotated[
-        int, typer.Option("--top-k", help="Sample from this many of the likeliest tokens; 0 takes all.")
-    ] = 0,
-    min_p: Annotated[
-        float, typer.Option("--min-p", help="Sample from tokens at least this share as likely as the likeliest.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the sampling.")] = 0,
-    samples: Annotated[
-        int,
-        typer.Option("--samples", help="Answers to the prompt, decoded together; number k samples with seed + k - 1."),
-    ] = 1,
+    file: Artifact,
+    prompt: Prompt,
+    chat: Chat = None,
+    system: System = None,
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    min_p: MinP = 0.0,
+    seed: Seed = 0,
+    samples: SampleCount = 1,
     loops: Loops = None,
-    halt: Annotated[
-        str | None,
-        typer.Option(
-            "--halt",
-            help="When a token stops looping: RULE:THRESHOLD[:MIN_LOOPS] of latent_difference, cosine or exit_gate, or "
-            "none; the artifact's own rule when not given.",
-        ),
-    ] = None,
+    halt: Halt = None,
     threads: Threads = 0,
     cpus: Cpus = None,
     onnx_kernel: OnnxKernel = "auto",
     stream: Stream = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print text and statistics as one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Generate text, then say how fast: the text goes to stdout, one line of statistics to stderr.
 
@@ -75,13 +87,11 @@ def run(
       mobileloop run smollm2.safetensors --prompt "Name a colour." --cpus 4-7
       mobileloop run looped.safetensors --prompt "Name a bird." --threads 4 --stream core:1
     """
-    from mobileloop.decode.batch import generate_samples
-    from mobileloop.decode.generate import generate
     from mobileloop.decode.sampling import Sampler
     from mobileloop.runtimes import open_session
     from mobileloop.runtimes.base import MAX_SEQUENCES
     from mobileloop.spec.halting import Halting
-    from mobileloop.tokenizer import TextStream, Tokenizer
+    from mobileloop.tokenizer import Tokenizer
 
     check_range("max-tokens", max_tokens, 1, 1 << 20)
     check_range("temperature", temperature, 0, 100)
@@ -91,38 +101,40 @@ def run(
     check_range("seed", seed, 0, 2**63 - 1)
     check_range("samples", samples, 1, MAX_SEQUENCES)
     halting = None if halt is None else Halting.parse(halt)
-    session = open_session(
-        file,
-        threads=threads,
-        loops=loops,
-        sequences=samples,
-        halting=halting,
-        **session_options([file], onnx_kernel, cpus, stream),
-    )
+    given = session_options([file], onnx_kernel, cpus, stream)
+    session = open_session(file, threads=threads, loops=loops, sequences=samples, halting=halting, **given)
     if session.info.tokenizer is None:
         raise MobileloopError(
             f"{file} carries no tokenizer, because its source had none; export a source with a "
             "tokenizer to generate text."
         )
     tokenizer = Tokenizer(session.info.tokenizer)
-    if system is not None and chat is False:
-        raise MobileloopError("--system is part of a chat; leave --no-chat out, or --system.")
     ids = _encode(tokenizer, prompt, chat, system)
-    room = session.info.context - len(ids)
-    if room < 1:
-        raise MobileloopError(
-            f"the prompt has {len(ids)} tokens, and the context of {file} is {session.info.context}; shorten the "
-            "prompt or export again with a larger --context."
-        )
+    most = min(max_tokens, _room(session, file, len(ids)))
     if session.info.config.random_weights:
         say("note: this artifact has random weights, so the text means nothing.", err=True)
-    most = min(max_tokens, room)
-    if samples > 1:
-        samplers = [Sampler(temperature, top_p, seed + k, top_k, min_p) for k in range(samples)]
-        answers = generate_samples(session, ids, most, samplers, tokenizer.is_end)
-        texts = [_text(tokenizer, tokens) for tokens in answers.tokens]
-        _say_samples(texts, answers, session.title(), _facts(session, answers), as_json)
-        return
+    samplers = [Sampler(temperature, top_p, seed + k, top_k, min_p) for k in range(samples)]
+    (_one if samples == 1 else _several)(session, tokenizer, ids, most, samplers, as_json)
+
+
+def _room(session: Session, file: Path, prompt_tokens: int) -> int:
+    """How many tokens may follow the prompt."""
+    room = session.info.context - prompt_tokens
+    if room < 1:
+        raise MobileloopError(
+            f"the prompt has {prompt_tokens} tokens, and the context of {file} is {session.info.context}; shorten the "
+            "prompt or export again with a larger --context."
+        )
+    return room
+
+
+def _one(
+    session: Session, tokenizer: Tokenizer, ids: list[int], most: int, samplers: Sequence[Sampler], as_json: bool
+) -> None:
+    """One answer, shown as it grows."""
+    from mobileloop.decode.generate import generate
+    from mobileloop.tokenizer import TextStream
+
     growing = TextStream(tokenizer)
     pieces: list[str] = []
 
@@ -133,7 +145,7 @@ def run(
             sys.stdout.write(piece)
             sys.stdout.flush()
 
-    result = generate(session, ids, most, Sampler(temperature, top_p, seed, top_k, min_p), tokenizer.is_end, show)
+    result = generate(session, ids, most, samplers[0], tokenizer.is_end, show)
     facts = _facts(session, result)
     if as_json:
         typer.echo(json.dumps({"text": "".join(pieces), "tokens": result.tokens, **facts}))
@@ -141,6 +153,17 @@ def run(
     sys.stdout.write("\n")
     sys.stdout.flush()
     say(_line(session.title(), facts), err=True)
+
+
+def _several(
+    session: Session, tokenizer: Tokenizer, ids: list[int], most: int, samplers: Sequence[Sampler], as_json: bool
+) -> None:
+    """Several answers, decoded together."""
+    from mobileloop.decode.batch import generate_samples
+
+    answers = generate_samples(session, ids, most, samplers, tokenizer.is_end)
+    texts = [_text(tokenizer, tokens) for tokens in answers.tokens]
+    _say_samples(texts, answers, session.title(), _facts(session, answers), as_json)
 
 
 def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
@@ -166,6 +189,8 @@ def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | 
         prompt.encode("utf-8")
     except UnicodeEncodeError:
         raise MobileloopError("the prompt is not UTF-8 text; set a UTF-8 locale, such as LC_ALL=C.UTF-8.") from None
+    if system is not None and chat is False:
+        raise MobileloopError("--system is part of a chat; leave --no-chat out, or --system.")
     use_chat = chat if chat is not None else tokenizer.spec.chat_template is not None
     ids = tokenizer.chat(prompt, system) if use_chat else tokenizer.encode(prompt)
     if not ids:

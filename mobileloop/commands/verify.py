@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,19 +13,31 @@ from mobileloop.commands.options import Cpus, Loops, OnnxKernel, Threads, check_
 from mobileloop.console import progress_bar, say
 from mobileloop.errors import MobileloopError
 
+if TYPE_CHECKING:
+    from mobileloop.runtimes.base import Session
+    from mobileloop.verify import Comparison, Limits
+
+Artifact = Annotated[Path, typer.Argument(help="An artifact.")]
+Against = Annotated[str, typer.Option("--against", help="The source it was exported from.")]
+Tokens = Annotated[int, typer.Option("--tokens", help="Tokens of the text that ships with the package.")]
+MaxKl = Annotated[float | None, typer.Option("--max-kl", help="Limit of the mean KL divergence, in nats.")]
+MinTop1 = Annotated[float | None, typer.Option("--min-top1", help="Limit of the top-1 agreement, 0 to 1.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
 
 def verify(
-    file: Annotated[Path, typer.Argument(help="An artifact.")],
-    against: Annotated[str, typer.Option("--against", help="The source it was exported from.")],
-    tokens: Annotated[int, typer.Option("--tokens", help="Tokens of the text that ships with the package.")] = 512,
-    max_kl: Annotated[float | None, typer.Option("--max-kl", help="Limit of the mean KL divergence, in nats.")] = None,
-    min_top1: Annotated[float | None, typer.Option("--min-top1", help="Limit of the top-1 agreement, 0 to 1.")] = None,
+    file: Artifact,
+    against: Against,
+    tokens: Tokens = 512,
+    max_kl: MaxKl = None,
+    min_top1: MinTop1 = None,
     loops: Loops = None,
     threads: Threads = 0,
     cpus: Cpus = None,
     onnx_kernel: OnnxKernel = "auto",
-    seed: Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Compare an artifact with the PyTorch model of the same (dequantized) weights.
 
@@ -66,6 +78,11 @@ def verify(
         result = compare(session, checkpoint, verification_tokens(session, tokens), progress)
     base = EXACT_LIMITS if session.info.quantization == "none" else QUANTIZED_LIMITS
     limits = Limits(base.mean_kl if max_kl is None else max_kl, base.top1_agreement if min_top1 is None else min_top1)
+    _say(file, session, result, limits, as_json)
+    raise typer.Exit(0 if result.within(limits) else 1)
+
+
+def _say(file: Path, session: Session, result: Comparison, limits: Limits, as_json: bool) -> None:
     passed = result.within(limits)
     if as_json:
         facts = {
@@ -75,12 +92,11 @@ def verify(
             "loops": session.loops,
         }
         typer.echo(json.dumps({**facts, "passed": passed, **asdict(result), "limits": asdict(limits)}))
-    else:
-        say(
-            f"{'pass' if passed else 'FAIL'}: {file} ({session.title()}, {session.loops} loops) "
-            f"over {result.tokens} tokens: "
-            f"mean KL {result.mean_kl:.2e} (limit {limits.mean_kl:g}), top-1 {result.top1_agreement:.2%} "
-            f"(limit {limits.top1_agreement:.0%}), largest logit difference {result.max_abs_logit_difference:.3g}, "
-            f"perplexity {result.artifact_perplexity:.3f} against {result.reference_perplexity:.3f}"
-        )
-    raise typer.Exit(0 if passed else 1)
+        return
+    say(
+        f"{'pass' if passed else 'FAIL'}: {file} ({session.title()}, {session.loops} loops) "
+        f"over {result.tokens} tokens: "
+        f"mean KL {result.mean_kl:.2e} (limit {limits.mean_kl:g}), top-1 {result.top1_agreement:.2%} "
+        f"(limit {limits.top1_agreement:.0%}), largest logit difference {result.max_abs_logit_difference:.3g}, "
+        f"perplexity {result.artifact_perplexity:.3f} against {result.reference_perplexity:.3f}"
+    )

@@ -49,38 +49,49 @@ class KvType(str, Enum):
 _KV_BITS = {KvType.int8: 8, KvType.float16: 16, KvType.float32: 32}
 
 
+Source = Annotated[
+    str,
+    typer.Argument(help="A checkpoint folder, a .gguf file, or a preset such as mobilellm-125m-ls (random weights)."),
+]
+To = Annotated[Target, typer.Option("--to", help="The artifact's format.")]
+Loops = Annotated[
+    int | None, typer.Option("--loops", help="Apply every block this often in a row; also the run-time bound.")
+]
+ScheduleName = Annotated[
+    str | None,
+    typer.Option("--schedule", help="plain, immediate:N, all:N, range:A-B:N:DAMPING, or a JSON file."),
+]
+Quantize = Annotated[
+    Quantization, typer.Option("--quantize", help="Weights of the blocks; embedding and head are int8 with int4.")
+]
+Kv = Annotated[
+    KvType | None,
+    typer.Option("--kv", help="The KV cache; float16 unless the weights are unquantized, then float32."),
+]
+Group = Annotated[
+    int, typer.Option("--group", help="Inputs that share a scale: 32, 64 or 128, smaller where it does not divide.")
+]
+Context = Annotated[
+    int | None,
+    typer.Option("--context", help=f"Tokens the KV cache holds; {DEFAULT_CONTEXT} when the model has them."),
+]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
 def export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A checkpoint folder, a .gguf file, or a preset such as mobilellm-125m-ls (random weights)."
-        ),
-    ],
-    to: Annotated[Target, typer.Option("--to", help="The artifact's format.")] = Target.engine,
-    loops: Annotated[
-        int | None, typer.Option("--loops", help="Apply every block this often in a row; also the run-time bound.")
-    ] = None,
-    schedule: Annotated[
-        str | None,
-        typer.Option("--schedule", help="plain, immediate:N, all:N, range:A-B:N:DAMPING, or a JSON file."),
-    ] = None,
-    quantize: Annotated[
-        Quantization, typer.Option("--quantize", help="Weights of the blocks; embedding and head are int8 with int4.")
-    ] = Quantization.int4,
-    kv: Annotated[
-        KvType | None,
-        typer.Option("--kv", help="The KV cache; float16 unless the weights are unquantized, then float32."),
-    ] = None,
-    group: Annotated[
-        int, typer.Option("--group", help="Inputs that share a scale: 32, 64 or 128, smaller where it does not divide.")
-    ] = 32,
-    context: Annotated[
-        int | None,
-        typer.Option("--context", help=f"Tokens the KV cache holds; {DEFAULT_CONTEXT} when the model has them."),
-    ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    source: Source,
+    to: To = Target.engine,
+    loops: Loops = None,
+    schedule: ScheduleName = None,
+    quantize: Quantize = Quantization.int4,
+    kv: Kv = None,
+    group: Group = 32,
+    context: Context = None,
+    output: Output = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Export SOURCE to an artifact that mobileloop, ExecuTorch or ONNX Runtime runs.
 

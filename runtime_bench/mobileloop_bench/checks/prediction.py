@@ -18,7 +18,7 @@ from rich.console import Console
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
-from mobileloop.console import open_console, print_text
+from mobileloop.console import open_console, print_text, progress_bars
 from mobileloop.errors import MobileloopError
 from mobileloop.families.registry import preset
 from mobileloop.files import written_whole
@@ -94,7 +94,9 @@ def compare(paths: Sequence[Path], machine: MachineFile, settings: Settings) -> 
     """Measure every configuration in interleaved rounds and predict it."""
     plan = make_plan(open_artifacts(paths), settings)
     found = []
-    for samples in measure(plan, _say).samples:
+    with progress_bars(by_thread=False) as update:
+        measurement = measure(plan, lambda done, total, what: update("", done, total, what))
+    for samples in measurement.samples:
         one = samples.configuration
         depth = settings.prompt_tokens + settings.decode_tokens // 2
         predicted = predict(Workload.of(one.artifact.info), machine, one.threads, one.loops, depth)
@@ -112,11 +114,6 @@ def print_compared(console: Console, compared: Sequence[Compared]) -> None:
         table.rows.append([one.model, str(one.threads), str(one.loops), *figures])
     print_table(console, table)
     print_text(console, f"Median absolute error {100 * median_error(compared):.1f}%.")
-
-
-def _say(done: int, total: int, what: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{done}/{total} {what:<70}", end="", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,38 +20,40 @@ if TYPE_CHECKING:  # pydantic and rich stay out of `mobileloop --help`
 COSTS_SHARE = 0.2  # of the time
 
 
+Threads = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="Thread counts, such as 1,2 (default: 1 and all big cores, or all of --cpus)."),
+]
+Sizes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Working sets, such as 512K,2M,256M (default: two per octave from 16K to four times the last-level "
+        "cache, at least 256M and at most 1G or an eighth of the memory).",
+    ),
+]
+TimeBudget = Annotated[float, typer.Option(metavar="SECONDS", help="About how long to measure, costs included.")]
+Cold = Annotated[
+    bool, typer.Option("--cold/--no-cold", help="Also measure with the working set evicted before every pass.")
+]
+Costs = Annotated[
+    bool,
+    typer.Option(
+        "--costs/--no-costs",
+        help="Also measure what the engine's own work costs, for mobileloop plan: a fifth of the time.",
+    ),
+]
+JsonOut = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the machine and its ladder here.")]
+
+
 def bandwidth(
-    threads: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST", help="Thread counts, such as 1,2 (default: 1 and all big cores, or all of --cpus)."
-        ),
-    ] = None,
-    sizes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            help="Working sets, such as 512K,2M,256M (default: two per octave from 16K to four times the last-level "
-            "cache, at least 256M and at most 1G or an eighth of the memory).",
-        ),
-    ] = None,
-    time_budget: Annotated[
-        float, typer.Option(metavar="SECONDS", help="About how long to measure, costs included.")
-    ] = 55.0,
+    threads: Threads = None,
+    sizes: Sizes = None,
+    time_budget: TimeBudget = 55.0,
     cpus: Cpus = None,
-    cold: Annotated[
-        bool, typer.Option("--cold/--no-cold", help="Also measure with the working set evicted before every pass.")
-    ] = True,
-    costs: Annotated[
-        bool,
-        typer.Option(
-            "--costs/--no-costs",
-            help="Also measure what the engine's own work costs, for mobileloop plan: a fifth of the time.",
-        ),
-    ] = True,
-    json_out: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT", help="Write the machine and its ladder here.")
-    ] = None,
+    cold: Cold = True,
+    costs: Costs = True,
+    json_out: JsonOut = None,
 ) -> None:
     """Measure what this machine reads per second from every working-set size.
 

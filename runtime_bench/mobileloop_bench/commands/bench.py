@@ -20,67 +20,81 @@ if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from mobileloop_bench.results.settings import Settings
 
 
+Files = Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Artifacts: .safetensors, .pte or .onnx.")]
+Threads = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="Thread counts, such as 1,2 (default: 1 and all big cores, or all of --cpus)."),
+]
+Loops = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4 (default: each artifact's own).")
+]
+Stream = Annotated[
+    str,
+    typer.Option(
+        metavar="LIST",
+        help="How engine artifacts bring the next blocks towards the cache: auto, off, prefetch, core:N.",
+    ),
+]
+Depth = Annotated[str, typer.Option(metavar="LIST", help="Tokens in the KV cache before the prompt, such as 0,512.")]
+Batch = Annotated[
+    str, typer.Option(metavar="LIST", help="Sequences over the same weights, such as 1,4 (engine artifacts).")
+]
+PromptTokens = Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")]
+DecodeTokens = Annotated[int, typer.Option(min=1, help="Tokens decoded behind it, one by one.")]
+Repetitions = Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")]
+UntilStable = Annotated[
+    bool,
+    typer.Option("--until-stable", help="Go on until every decode median is known to 2%, or 20 times as long."),
+]
+TimeBudget = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", min=1, help="Of the whole run: as many rounds as fit."),
+]
+Cooldown = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Pause between two rounds.")]
+Machine = Annotated[
+    Path | None,
+    typer.Option(metavar="M.json", help="This machine's file: its ladder is taken and no bandwidth measured."),
+]
+JsonOut = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="OUT", help="Also write the JSON here, from the start of the run on."),
+]
+Peer = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Also measure llama.cpp, onnxruntime-genai or executorch; may be repeated."),
+]
+Source = Annotated[
+    Path | None,
+    typer.Option(metavar="GGUF", help="What FILE was exported from, for --peer; not needed beside FILE."),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="A fixed comparison in the place of FILE: peers (docs/peers.md)."),
+]
+Markdown = Annotated[
+    Path | None, typer.Option("--markdown", metavar="OUT", help="The table of --recipe as Markdown, too.")
+]
+
+
 def bench(
-    files: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE...", help="Artifacts: .safetensors, .pte or .onnx.")
-    ] = None,
-    threads: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST", help="Thread counts, such as 1,2 (default: 1 and all big cores, or all of --cpus)."
-        ),
-    ] = None,
-    loops: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4 (default: each artifact's own).")
-    ] = None,
-    stream: Annotated[
-        str,
-        typer.Option(
-            metavar="LIST",
-            help="How engine artifacts bring the next blocks towards the cache: auto, off, prefetch, core:N.",
-        ),
-    ] = "auto",
-    depth: Annotated[
-        str, typer.Option(metavar="LIST", help="Tokens in the KV cache before the prompt, such as 0,512.")
-    ] = "0",
-    batch: Annotated[
-        str, typer.Option(metavar="LIST", help="Sequences over the same weights, such as 1,4 (engine artifacts).")
-    ] = "1",
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")] = 128,
-    decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded behind it, one by one.")] = 64,
-    repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")] = 5,
-    until_stable: Annotated[
-        bool,
-        typer.Option("--until-stable", help="Go on until every decode median is known to 2%, or 20 times as long."),
-    ] = False,
-    time_budget: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", min=1, help="Of the whole run: as many rounds as fit."),
-    ] = None,
-    cooldown: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Pause between two rounds.")] = 0,
-    machine: Annotated[
-        Path | None,
-        typer.Option(metavar="M.json", help="This machine's file: its ladder is taken and no bandwidth measured."),
-    ] = None,
-    json_out: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="OUT", help="Also write the JSON here, from the start of the run on."),
-    ] = None,
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Also measure llama.cpp, onnxruntime-genai or executorch; may be repeated."),
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(metavar="GGUF", help="What FILE was exported from, for --peer; not needed beside FILE."),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="A fixed comparison in the place of FILE: peers (docs/peers.md)."),
-    ] = None,
-    markdown: Annotated[
-        Path | None, typer.Option("--markdown", metavar="OUT", help="The table of --recipe as Markdown, too.")
-    ] = None,
+    files: Files = None,
+    threads: Threads = None,
+    loops: Loops = None,
+    stream: Stream = "auto",
+    depth: Depth = "0",
+    batch: Batch = "1",
+    prompt_tokens: PromptTokens = 128,
+    decode_tokens: DecodeTokens = 64,
+    repetitions: Repetitions = 5,
+    until_stable: UntilStable = False,
+    time_budget: TimeBudget = None,
+    cooldown: Cooldown = 0,
+    machine: Machine = None,
+    json_out: JsonOut = None,
+    peer: Peer = None,
+    source: Source = None,
+    recipe: Recipe = None,
+    markdown: Markdown = None,
     onnx_kernel: OnnxKernel = "auto",
     cpus: Cpus = None,
 ) -> None:
@@ -109,7 +123,7 @@ def bench(
 
     files = files or []
     options = session_options(files, onnx_kernel, cpus)
-    rounds = {
+    rounds: dict[str, Any] = {
         "repetitions": repetitions,
         "until_stable": until_stable,
         "time_budget_s": time_budget,
@@ -117,36 +131,31 @@ def bench(
         "prompt_tokens": prompt_tokens,
         "decode_tokens": decode_tokens,
     }
+    chosen = (threads, loops, stream, depth, batch, source, onnx_kernel)
+    _check_recipe(recipe, bool(files), chosen, markdown)
     if recipe is not None:
-        swept = (threads, loops, stream, depth, batch, source) != (None, None, "auto", "0", "1", None)
-        if files or swept or onnx_kernel != "auto":
+        outputs = (json_out, markdown)
+        document = _recipe(recipe, peer or (), {**rounds, "cpus": options.get("cpus")}, outputs, options, machine)
+    else:
+        settings = Settings.parse(threads, loops, stream, depth, batch, options.get("cpus"), **rounds)
+        document = measure_and_show(files, settings, json_out, options, machine, peer or (), source)
+    say_document(document, json_out)
+    if document.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _check_recipe(recipe: str | None, files: bool, chosen: tuple[object, ...], markdown: Path | None) -> None:
+    """Raise MobileloopError where options of a recipe and of artifacts are mixed."""
+    if recipe is not None:
+        if files or chosen != (None, None, "auto", "0", "1", None, "auto"):
             raise MobileloopError(
                 f"--recipe {recipe} says itself what is measured; leave out FILE, --threads, --loops, --stream, "
                 "--depth, --batch, --source and --onnx-kernel."
             )
-        outputs = (json_out, markdown)
-        document = _recipe(recipe, peer or (), {**rounds, "cpus": options.get("cpus")}, outputs, options, machine)
-        say_document(document, json_out)
-        if document.interrupted:
-            raise typer.Exit(INTERRUPTED)
-        return
-    if not files:
+    elif not files:
         raise MobileloopError("there is nothing to measure; name at least one artifact, or --recipe peers.")
-    if markdown is not None:
+    elif markdown is not None:
         raise MobileloopError("--markdown is the table of --recipe; make one of any result with mobileloop report.")
-    settings = Settings.parse(
-        threads,
-        loops,
-        stream,
-        depth,
-        batch,
-        options.get("cpus"),
-        **rounds,
-    )
-    document = measure_and_show(files, settings, json_out, options, machine, peer or (), source)
-    say_document(document, json_out)
-    if document.interrupted:
-        raise typer.Exit(INTERRUPTED)
 
 
 def say_document(document: Document, out: Path | None) -> None:

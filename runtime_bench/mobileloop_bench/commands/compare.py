@@ -16,28 +16,40 @@ if TYPE_CHECKING:
 REGRESSED = 1
 
 
+Before = Annotated[str, typer.Argument(metavar="A", help="Before: a result file, or a run of the store.")]
+After = Annotated[str | None, typer.Argument(metavar="[B]", help="After: the same.")]
+Artifact = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Compare this artifact of A with --against, in place of B.")
+]
+Against = Annotated[str | None, typer.Option(metavar="NAME", help="The artifact that counts as before.")]
+Metric = Annotated[str, typer.Option(metavar="LIST", help="Of decode, prefill, load and first_token, with commas.")]
+Threshold = Annotated[str, typer.Option(metavar="SHARE", help="Smaller changes are none.")]
+Confidence = Annotated[float, typer.Option(help="That no configuration is called changed by chance.")]
+Statistic = Annotated[
+    str, typer.Option(metavar="p5|median", help="p5 ignores what neighbours add; median needs a quiet machine.")
+]
+Drift = Annotated[
+    str | None,
+    typer.Option(metavar="SHARE", help="How far two runs of one program differ (standard deviation): 2.5%."),
+]
+Store = Annotated[Path | None, typer.Option("--store", metavar="FILE", help="Where runs are looked up.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print a table for a pull request.")]
+
+
 def compare(
-    before: Annotated[str, typer.Argument(metavar="A", help="Before: a result file, or a run of the store.")],
-    after: Annotated[str | None, typer.Argument(metavar="[B]", help="After: the same.")] = None,
-    artifact: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Compare this artifact of A with --against, in place of B.")
-    ] = None,
-    against: Annotated[str | None, typer.Option(metavar="NAME", help="The artifact that counts as before.")] = None,
-    metric: Annotated[
-        str, typer.Option(metavar="LIST", help="Of decode, prefill, load and first_token, with commas.")
-    ] = "decode",
-    threshold: Annotated[str, typer.Option(metavar="SHARE", help="Smaller changes are none.")] = "5%",
-    confidence: Annotated[float, typer.Option(help="That no configuration is called changed by chance.")] = 0.95,
-    statistic: Annotated[
-        str, typer.Option(metavar="p5|median", help="p5 ignores what neighbours add; median needs a quiet machine.")
-    ] = "p5",
-    drift: Annotated[
-        str | None,
-        typer.Option(metavar="SHARE", help="How far two runs of one program differ (standard deviation): 2.5%."),
-    ] = None,
-    store: Annotated[Path | None, typer.Option("--store", metavar="FILE", help="Where runs are looked up.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a table for a pull request.")] = False,
+    before: Before,
+    after: After = None,
+    artifact: Artifact = None,
+    against: Against = None,
+    metric: Metric = "decode",
+    threshold: Threshold = "5%",
+    confidence: Confidence = 0.95,
+    statistic: Statistic = "p5",
+    drift: Drift = None,
+    store: Store = None,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
 ) -> None:
     """Compare two runs, or two artifacts of one run; exit code 1 for a regression.
 

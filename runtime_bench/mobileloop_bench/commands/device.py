@@ -6,16 +6,19 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mobileloop.commands.options import check_range
 from mobileloop.console import INTERRUPTED, open_console, print_text, progress_bars, say
 from mobileloop.errors import MobileloopError
-from mobileloop_bench.commands.bench import say_document
+from mobileloop_bench.commands.bench import DecodeTokens, Loops, PromptTokens, Repetitions, say_document
+
+if TYPE_CHECKING:
+    from mobileloop_bench.devices.run import Outcome
 
 SCHEMA = "mobileloop.devices/1"
 
@@ -92,43 +95,48 @@ def setup(files: Files, devices: Serials = None, engine: Engine = None) -> None:
         say(f"{serial}: {told}; ready.")
 
 
+Threads = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Thread counts, such as 1,2,4 (default: 1 and all big cores).")
+]
+Cpus = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Run on these cpus of the device, such as 4-7: one thread on each where there are as many, else every "
+        "thread on any of them.",
+    ),
+]
+MaxTemperature = Annotated[
+    float | None,
+    typer.Option(metavar="C", help="Begin a turn only at or below so many °C of skin, battery or processor."),
+]
+Cooldown = Annotated[
+    float, typer.Option(metavar="S", help="Longest wait for --max-temperature; the turn then runs and is flagged.")
+]
+Wait = Annotated[float, typer.Option(metavar="S", help="How long a device that vanished is waited for, each time.")]
+Bandwidth = Annotated[bool, typer.Option(help="Measure the read bandwidth of every thread count too.")]
+JsonOut = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="OUT", help="Also write the JSON here, after every turn; resumable."),
+]
+
+
 @device.command()
 def bench(
     files: Files,
     devices: Serials = None,
     engine: Engine = None,
-    threads: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Thread counts, such as 1,2,4 (default: 1 and all big cores).")
-    ] = None,
-    loops: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Loop counts, such as 1,2,4 (default: each artifact's own).")
-    ] = None,
-    cpus: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LIST",
-            help="Run on these cpus of the device, such as 4-7: one thread on each where there are as many, else every "
-            "thread on any of them.",
-        ),
-    ] = None,
-    max_temperature: Annotated[
-        float | None,
-        typer.Option(metavar="C", help="Begin a turn only at or below so many °C of skin, battery or processor."),
-    ] = None,
-    cooldown: Annotated[
-        float, typer.Option(metavar="S", help="Longest wait for --max-temperature; the turn then runs and is flagged.")
-    ] = 300.0,
-    wait: Annotated[
-        float, typer.Option(metavar="S", help="How long a device that vanished is waited for, each time.")
-    ] = 600.0,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prefill.")] = 128,
-    decode_tokens: Annotated[int, typer.Option(min=1, help="Tokens decoded behind it, one by one.")] = 64,
-    repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all configurations; 5 make a valid result.")] = 5,
-    bandwidth: Annotated[bool, typer.Option(help="Measure the read bandwidth of every thread count too.")] = True,
-    json_out: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="OUT", help="Also write the JSON here, after every turn; resumable."),
-    ] = None,
+    threads: Threads = None,
+    loops: Loops = None,
+    cpus: Cpus = None,
+    max_temperature: MaxTemperature = None,
+    cooldown: Cooldown = 300.0,
+    wait: Wait = 600.0,
+    prompt_tokens: PromptTokens = 128,
+    decode_tokens: DecodeTokens = 64,
+    repetitions: Repetitions = 5,
+    bandwidth: Bandwidth = True,
+    json_out: JsonOut = None,
 ) -> None:
     """Measure artifacts on devices, several at once, in interleaved rounds.
 
@@ -151,7 +159,6 @@ def bench(
     from mobileloop_bench.devices.install import open_files
     from mobileloop_bench.devices.run import Order, measure_devices
     from mobileloop_bench.results.settings import Settings
-    from mobileloop_bench.results.table import print_results
     from mobileloop_bench.writing.lists import numbers
 
     if max_temperature is not None:
@@ -182,21 +189,27 @@ def bench(
     outs = {} if json_out is None else _outs(json_out, serials)
     with progress_bars() as progress:
         outcomes = measure_devices(serials, order, outs, progress)
+    _show(outcomes, outs, resumable=json_out is not None)
+
+
+def _show(outcomes: Sequence[Outcome], outs: Mapping[str, Path], resumable: bool) -> None:
+    """Tables, documents, what failed; the exit code of the command."""
+    from mobileloop_bench.results.table import print_results
+
     console = open_console()
     documents = {one.serial: one.document for one in outcomes if one.document is not None}
-    for one in outcomes:
-        if one.document is not None:
-            print_text(console, f"{one.serial}:")
-            print_results(console, one.document)
+    for serial, document in documents.items():
+        print_text(console, f"{serial}:")
+        print_results(console, document)
     for serial, document in documents.items():
         say_document(document, outs.get(serial))
     failed = [one for one in outcomes if one.error is not None]
     for one in failed:
-        again = "" if json_out is None else " The same command goes on where this one stopped."
+        again = " The same command goes on where this one stopped." if resumable else ""
         say(f"mobileloop: {one.error}{again}", err=True)
     if failed:
         raise typer.Exit(2)
-    if any(document.interrupted for document in documents.values()) or len(documents) < len(serials):
+    if any(document.interrupted for document in documents.values()) or len(documents) < len(outcomes):
         raise typer.Exit(INTERRUPTED)
 
 

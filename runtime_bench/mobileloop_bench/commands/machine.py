@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mobileloop.commands.options import STDOUT
-from mobileloop.console import open_console, say, say_facts
+from mobileloop.console import open_console, say
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.commands.options import complete_machines
 
@@ -49,7 +49,8 @@ def machine(
     if listed:
         if named is not None or json_out is not None:
             raise MobileloopError("--list shows the names of all shipped machines; give it alone.")
-        say_facts((name, load(name).name) for name in shipped())
+        for name in shipped():
+            say(f"{name:<20}{load(name).name}")
         return
     if json_out not in (None, STDOUT):
         check_output(Path(json_out), (named,))

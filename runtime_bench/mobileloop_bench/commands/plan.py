@@ -26,32 +26,42 @@ def _complete_presets(incomplete: str) -> list[str]:
     return [name for name in preset_names() if name.startswith(incomplete)]
 
 
+Source = Annotated[
+    str, typer.Argument(help="A preset such as mobilellm-125m, or an artifact.", autocompletion=_complete_presets)
+]
+Machine = Annotated[
+    list[str],
+    typer.Option(
+        "--machine",
+        metavar="FILE|NAME",
+        help="A machine file, or the name of one that is shipped.",
+        autocompletion=complete_machines,
+    ),
+]
+Budget = Annotated[list[str], typer.Option("--budget", metavar="TIME", help="Per token: 15ms, 0.02s or 60tok/s.")]
+Threads = Annotated[
+    str | None, typer.Option(metavar="LIST", help="Thread counts (default: all that the machine file knows).")
+]
+Loops = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help=f"Loop counts (default: {LOOPS} of a preset, an artifact's own count)."),
+]
+Quantize = Annotated[
+    str | None, typer.Option(metavar="LIST", help=f"Of a preset, such as {QUANTIZATIONS}, the default.")
+]
+ContextDepth = Annotated[int, typer.Option(help="Tokens in the KV cache before the one that is predicted.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the plan as one JSON document.")]
+
+
 def plan(
-    source: Annotated[
-        str, typer.Argument(help="A preset such as mobilellm-125m, or an artifact.", autocompletion=_complete_presets)
-    ],
-    machine: Annotated[
-        list[str],
-        typer.Option(
-            "--machine",
-            metavar="FILE|NAME",
-            help="A machine file, or the name of one that is shipped.",
-            autocompletion=complete_machines,
-        ),
-    ],
-    budget: Annotated[list[str], typer.Option("--budget", metavar="TIME", help="Per token: 15ms, 0.02s or 60tok/s.")],
-    threads: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Thread counts (default: all that the machine file knows).")
-    ] = None,
-    loops: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help=f"Loop counts (default: {LOOPS} of a preset, an artifact's own count)."),
-    ] = None,
-    quantize: Annotated[
-        str | None, typer.Option(metavar="LIST", help=f"Of a preset, such as {QUANTIZATIONS}, the default.")
-    ] = None,
-    context_depth: Annotated[int, typer.Option(help="Tokens in the KV cache before the one that is predicted.")] = 128,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON document.")] = False,
+    source: Source,
+    machine: Machine,
+    budget: Budget,
+    threads: Threads = None,
+    loops: Loops = None,
+    quantize: Quantize = None,
+    context_depth: ContextDepth = 128,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a machine runs within a time per token, and how deep a model may be there.
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -97,7 +98,7 @@ def list_runs(store: StorePath = None, as_json: Json = False) -> None:
 
 @results.command()
 def show(run: Run, store: StorePath = None, as_json: Json = False) -> None:
-    """Show one run; --json prints its whole document, which mobileloop report reads.
+    """Show one run; --json prints all of it, for mobileloop report.
 
     \b
     Examples:
@@ -138,8 +139,8 @@ def query(
       mobileloop results query --sql "SELECT cpu, loops, min(median_ms) FROM measurements GROUP BY ALL"
       mobileloop results query --sql "SELECT run, unnest(samples_ms) AS ms FROM results" --json
     """
+    wanted = _filter(model, artifact, machine, runtime, loops, threads, phase, since, valid)
     with _opened(store) as opened:
-        wanted = _filter(model, artifact, machine, runtime, loops, threads, phase, since, valid)
         _print(_selected(opened, wanted, sql, SHOWN), as_json)
 
 
@@ -167,8 +168,8 @@ def export(
       mobileloop results export all.parquet
       mobileloop results export table.md --sql "SELECT artifact, loops, median_ms FROM measurements"
     """
+    wanted = _filter(model, artifact, machine, runtime, loops, threads, phase, since, valid)
     with _opened(store) as opened:
-        wanted = _filter(model, artifact, machine, runtime, loops, threads, phase, since, valid)
         from mobileloop.files import check_output
         from mobileloop_bench.results import exports
 
@@ -210,14 +211,20 @@ def schema(document: Annotated[str, typer.Argument(metavar="bench|machine", help
     typer.echo(schema_text(DOCUMENTS[document]), nl=False)
 
 
-@contextmanager
-def _opened(path: Path | None, write: bool = False) -> Iterator[Store]:
+def _module() -> ModuleType:
+    """The store, which needs a package of an extra."""
     try:
         from mobileloop_bench.results import store
     except ImportError as error:
         raise MobileloopError(
             f"the store needs a package that is not installed ({error.name}); run pip install '.[bench]'."
         ) from None
+    return store
+
+
+@contextmanager
+def _opened(path: Path | None, write: bool = False) -> Iterator[Store]:
+    store = _module()
     with store.opened(path or store.default_path(), write) as opened:
         yield opened
 
@@ -233,10 +240,9 @@ def _filter(
     since: str | None,
     valid: bool,
 ) -> Filter:
-    from mobileloop_bench.results.store import Filter
-
     globs = {"model": model, "artifact": artifact, "cpu": machine, "runtime": runtime}
-    return Filter.parse(globs, {"loops": loops, "threads": threads}, phase, since, valid)
+    wanted: Filter = _module().Filter.parse(globs, {"loops": loops, "threads": threads}, phase, since, valid)
+    return wanted
 
 
 def _selected(store: Store, wanted: Filter, sql: str | None, columns: str) -> Table:

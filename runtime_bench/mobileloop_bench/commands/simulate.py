@@ -12,29 +12,37 @@ from mobileloop.console import open_console, progress_bar
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.commands.options import complete_machines
 
+EngineFile = Annotated[Path, typer.Argument(help="An engine artifact (.safetensors).")]
+Machine = Annotated[
+    str,
+    typer.Option(
+        "--machine",
+        metavar="NAME|FILE",
+        help="The machine whose caches are simulated.",
+        autocompletion=complete_machines,
+    ),
+]
+Loops = Annotated[str | None, typer.Option(metavar="LIST", help="Loop counts (default: 1 and the most).")]
+Threads = Annotated[str, typer.Option(metavar="LIST", help="Thread counts; one thread is one core.")]
+Simulator = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|qemu|cachegrind",
+        help="The aarch64 engine on QEMU, or this host's engine under valgrind (one thread).",
+    ),
+]
+Context = Annotated[int, typer.Option(help="Tokens in the KV cache before the one that is counted.")]
+JsonOut = Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the JSON here.")]
+
 
 def simulate(
-    file: Annotated[Path, typer.Argument(help="An engine artifact (.safetensors).")],
-    machine: Annotated[
-        str,
-        typer.Option(
-            "--machine",
-            metavar="NAME|FILE",
-            help="The machine whose caches are simulated.",
-            autocompletion=complete_machines,
-        ),
-    ],
-    loops: Annotated[str | None, typer.Option(metavar="LIST", help="Loop counts (default: 1 and the most).")] = None,
-    threads: Annotated[str, typer.Option(metavar="LIST", help="Thread counts; one thread is one core.")] = "1",
-    simulator: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|qemu|cachegrind",
-            help="The aarch64 engine on QEMU, or this host's engine under valgrind (one thread).",
-        ),
-    ] = "auto",
-    context: Annotated[int, typer.Option(help="Tokens in the KV cache before the one that is counted.")] = 16,
-    json_out: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Also write the JSON here.")] = None,
+    file: EngineFile,
+    machine: Machine,
+    loops: Loops = None,
+    threads: Threads = "1",
+    simulator: Simulator = "auto",
+    context: Context = 16,
+    json_out: JsonOut = None,
 ) -> None:
     """Count the DRAM traffic of one decoded token on simulated caches.
 

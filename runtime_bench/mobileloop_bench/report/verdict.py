@@ -52,7 +52,7 @@ def verdict(documents: Sequence[Document]) -> Verdict:
         return Verdict("Nothing was measured.", trust="There is no figure to trust.")
     row, document = _telling(rows)
     once = with_one_loop(row, document.results) or row
-    parts = [_cost(row, once), *_of_memory(row, once, document), _doubts(row, once)]
+    parts = [_cost(row), *_of_memory(row, once, document), _doubts(row, once)]
     trusted, trust = _trust(documents, (row, once))
     return Verdict(
         "; ".join(part for part in parts if part) + ".",
@@ -82,7 +82,7 @@ def _telling(rows: Sequence[tuple[Result, Document]]) -> tuple[Result, Document]
 # -- the sentence --------------------------------------------------------------------------------------
 
 
-def _cost(row: Result, once: Result) -> str:
+def _cost(row: Result) -> str:
     threads = counted(row.threads, "thread")
     if row.loop_tax is None or row.loops == 1:
         return f"{row.artifact} decodes {figure(row.tokens_per_s)} tokens/s on {threads}, {_time(row)} per token"
@@ -90,8 +90,7 @@ def _cost(row: Result, once: Result) -> str:
     verb = ("costs", "saves") if row.loops == 2 else ("cost", "save")
     percent = round(100 * (row.loop_tax - 1))
     change = f"{verb[0]} {percent}%" if percent >= 0 else f"{verb[1]} {-percent}%"
-    before = f" instead of {_time(once)}" if once is not row else ""
-    return f"{subject} {change} on {threads}, {_time(row)} per token{before}"
+    return f"{subject} {change} on {threads}, {_time(row)} per token"
 
 
 def _time(row: Result) -> str:

@@ -187,7 +187,7 @@ class Store:
         """Every run, the newest last."""
         return self.sql(
             "SELECT run, time, cpu, interrupted, count(results.run) AS results, "
-            "string_agg(DISTINCT artifact, ', ') AS artifacts FROM runs LEFT JOIN results USING (run) "
+            "string_agg(DISTINCT artifact, ', ' ORDER BY artifact) AS artifacts FROM runs LEFT JOIN results USING (run) "
             "GROUP BY ALL ORDER BY time, run"
         )
 

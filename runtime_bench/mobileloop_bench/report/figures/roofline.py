@@ -111,7 +111,7 @@ def _finding(pairs: Sequence[tuple[Result, Document]], names: Names) -> str:
     said = f"{names.full_name(best)} {verb}{share(used)} of {'it' if len(shares) > 1 else 'the roof'}"
     why = doubt(best, document)
     if why:
-        return f"{said}, which tells nothing: {why}."
+        return f"{said}, in doubt: {why}."
     if used < PACE:
         return f"{said}, so something else than memory sets the pace."
     return f"{said}, so {'a cache helped' if used > 1 else 'memory sets the pace'}."
