@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 
 from mobileloop_bench.measure import probes
-from mobileloop_bench.measure.plan import Configuration
+from mobileloop_bench.measure.plan import Artifact, Configuration
 from mobileloop_bench.measure.probes import Probes
 from mobileloop_bench.measure.samples import Consumption, Samples
 
@@ -30,7 +30,7 @@ def sensors(monkeypatch: pytest.MonkeyPatch) -> Probes:
 
 
 def samples_of_nothing() -> Samples:
-    return Samples(cast(Configuration, None))
+    return Samples(Configuration(cast(Artifact, None), threads=1, loops=1, requested_loops=None))
 
 
 def test_the_clock_is_of_the_clusters_that_ran(told: Probes) -> None:

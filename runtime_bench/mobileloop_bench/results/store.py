@@ -187,8 +187,8 @@ class Store:
         """Every run, the newest last."""
         return self.sql(
             "SELECT run, time, cpu, interrupted, count(results.run) AS results, "
-            "string_agg(DISTINCT artifact, ', ' ORDER BY artifact) AS artifacts FROM runs LEFT JOIN results USING (run) "
-            "GROUP BY ALL ORDER BY time, run"
+            "string_agg(DISTINCT artifact, ', ' ORDER BY artifact) AS artifacts "
+            "FROM runs LEFT JOIN results USING (run) GROUP BY ALL ORDER BY time, run"
         )
 
     def measurements(self, wanted: Filter, columns: str = "*") -> Table:
