@@ -65,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        names = chosen([name.strip() for name in options.only.split(",")] if options.only else list(peers()))
+        only = [name.strip() for name in options.only.split(",")] if options.only else list(peers())
+        names = chosen(only, "--only")
         build(Store(default_folder()), names, options.executorch, options.source, _say)
     except MobileloopError as error:
         _say(f"{parser.prog}: {error}")
