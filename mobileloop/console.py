@@ -49,10 +49,10 @@ def filled(text: str, width: int, indent: str = "") -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
 
-def fact_lines(facts: Iterable[tuple[str, str]], width: int) -> list[str]:
-    """(name, value) pairs, one below the other, the values aligned and filled."""
+def fact_lines(facts: Iterable[tuple[str, str]], width: int, least: int = 0) -> list[str]:
+    """(name, value) pairs, one below the other, the values aligned, at column `least` or behind it, and filled."""
     pairs = list(facts)
-    indent = max((len(name) for name, _ in pairs), default=0) + 2
+    indent = max([len(name) + 2 for name, _ in pairs] + [least])
     return [line for name, value in pairs for line in filled(f"{name + ':':<{indent}}{value}", width, " " * indent)]
 
 

@@ -101,11 +101,19 @@ def build(folder, *targets, options=()):
 
 @cache
 def links(flag: str) -> bool:
-    """Whether the compiler links a program with this flag, such as a sanitizer's."""
+    """Whether the compiler links a program with this flag, such as a sanitizer's, and an `operator new` of its own.
+
+    The engine's tests have one; clang's ThreadSanitizer is linked whole, with another.
+    """
     probe = BUILD / "probes" / f"{hashlib.sha256(flag.encode()).hexdigest()[:8]}-{os.getpid()}"
     probe.parent.mkdir(parents=True, exist_ok=True)
     source = probe.with_suffix(".cpp")
-    source.write_text("int main() {}\n")
+    source.write_text(
+        "#include <cstdlib>\n#include <new>\n"
+        "void *operator new(size_t size) {\n    if (void *made = std::malloc(size)) return made;\n"
+        "    throw std::bad_alloc();\n}\n"
+        "void operator delete(void *made) noexcept { std::free(made); }\nint main() { delete new int; }\n"
+    )
     done = run(*os.environ.get("CXX", "c++").split(), flag, source, "-o", probe)
     source.unlink()
     probe.unlink(missing_ok=True)

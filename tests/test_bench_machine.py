@@ -1,5 +1,8 @@
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,6 +102,24 @@ def test_the_quota_of_a_container(root: Path) -> None:
     put(root, "sys/fs/cgroup/cpu.max", "150000 100000\n")
     machine = probe(root)
     assert (machine.cpu_quota, machine.default_threads, machine.cores_usable) == (1.5, 1, 2)
+
+
+@pytest.mark.skipif(not shutil.which("localedef"), reason="localedef, of the C library's tools, is not installed")
+def test_a_decimal_comma_in_the_process_reaches_no_document(root: Path, tmp_path: Path) -> None:
+    made = ["localedef", "--no-archive", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.UTF-8")]
+    assert subprocess.run(made, capture_output=True, check=False).returncode == 0
+    put(root, "proc/self/cgroup", "0::/\n")
+    put(root, "sys/fs/cgroup/cpu.max", "150000 100000\n")
+    program = (
+        "import json, locale, pathlib, sys; from mobileloop.runtimes import native\n"
+        "locale.setlocale(locale.LC_ALL, 'de_DE.UTF-8'); assert locale.str(1.5) == '1,5'\n"
+        "for told in (native.machine_json, native.topology_json):\n"
+        "    print(json.loads(told(pathlib.Path(sys.argv[1])))['cpu_quota'])\n"
+    )
+    command = [sys.executable, "-c", program, str(root)]
+    environment = {**os.environ, "LOCPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.stdout, done.returncode) == ("1.5\n1.5\n", 0), done.stderr
 
 
 def test_this_machine_round_trips() -> None:

@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
-from programs import ENGINE, KINDS, build, engine_tests, run, sanitized
+from programs import ENGINE, KINDS, SLOW_S, build, engine_tests, run, sanitized
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(SLOW_S)]  # sanitizers on a busy machine take minutes
 ARM = ("-DML_TESTS=ON", "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64")
 STATIC = "-DCMAKE_EXE_LINKER_FLAGS=-static"
 CLANG = "-DCMAKE_CXX_COMPILER=clang++"
@@ -18,7 +18,7 @@ def folder(request):
 
 @pytest.mark.parametrize("name", ["engine_tests", "topology_tests"])
 def test_engine_tests(folder, name):
-    tested = sanitized(run(folder / name))
+    tested = sanitized(run(folder / name, timeout=SLOW_S))
     assert tested.returncode == 0, f"{tested.stdout[-4000:]}\n{tested.stderr[-6000:]}"
     assert tested.stdout.rstrip().endswith("passed, 0 failed")
 
@@ -31,7 +31,7 @@ def needs(*programs):
 
 def bits_of(*command):
     """Kernel sets and the hash of all that sessions over the fuzzers' artifacts give."""
-    told = run(*command, *sorted((ENGINE / "fuzz" / "corpus" / "artifact").iterdir()))
+    told = run(*command, *sorted((ENGINE / "fuzz" / "corpus" / "artifact").iterdir()), timeout=SLOW_S)
     assert told.returncode == 0, told.stderr
     return dict(line.split() for line in told.stdout.splitlines())
 

@@ -5,11 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from programs import KINDS, engine_tests, run, sanitized
+from programs import KINDS, SLOW_S, engine_tests, run, sanitized
 
 ROOT = Path(__file__).resolve().parents[1]
 FUZZ = ROOT / "runtime_bench" / "engine" / "fuzz"
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(SLOW_S)]
 # Inputs that take a few seconds each.
 INPUTS = {"artifact": 1500, "json": 20000, "loop": 8000, "record": 12000, "session": 8000, "tokenizer": 1500}
 
@@ -27,7 +27,8 @@ def last_words(done):
 def test_changed_inputs_do_no_harm(programs, target, tmp_path):
     found = tmp_path / "found"
     corpus = FUZZ / "corpus" / target
-    done = run(programs / f"fuzz_{target}", corpus, "--inputs", INPUTS[target], "--seed", 1, "--found", found)
+    words = ["--inputs", INPUTS[target], "--seed", 1, "--found", found]
+    done = run(programs / f"fuzz_{target}", corpus, *words, timeout=SLOW_S)
     assert done.returncode == 0, last_words(done)
     seeds = len(list(corpus.iterdir()))
     assert f"{seeds} inputs of the corpus and {INPUTS[target]} changed ones ran" in done.stdout
@@ -68,6 +69,6 @@ def folder(request):
 
 @pytest.mark.parametrize("seed", ["plain", "looped"])
 def test_sharing_and_failing_memory(folder, seed):
-    tested = sanitized(run(folder / "concurrency_tests", FUZZ / "corpus" / "artifact" / seed))
+    tested = sanitized(run(folder / "concurrency_tests", FUZZ / "corpus" / "artifact" / seed, timeout=SLOW_S))
     assert tested.returncode == 0, last_words(tested)
     assert tested.stdout.rstrip().endswith("passed, 0 failed")

@@ -194,7 +194,7 @@ def test_control_characters_of_a_result_file_do_not_reach_the_terminal() -> None
 
 def test_notes_are_numbered_once() -> None:
     notes = Notes()
-    assert [notes.mark(["spread"]), notes.mark(["busy", "spread"]), notes.mark([])] == ["1", "2,1", ""]
+    assert [notes.mark(["spread"]), notes.mark(["busy", "spread"]), notes.mark([])] == ["1", "1,2", ""]
     assert notes.lines(80) == ["1: spread", "2: busy"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -112,7 +113,7 @@ class EngineSession(Session):
         engine = native.library()
         self._kernels = native.kernels()
         model = ctypes.c_void_p()
-        native.check(engine.ml_model_open(str(path).encode(), ctypes.byref(model)))
+        native.check(engine.ml_model_open(os.fsencode(path), ctypes.byref(model)))
         made = ctypes.byref(self._session)
         try:
             native.check(engine.ml_session_create(model, self.threads, loops or 0, sequences, made))

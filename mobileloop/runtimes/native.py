@@ -70,7 +70,7 @@ def check(status: int) -> None:
 
 
 def kernels() -> str:
-    """The kernel set in use, "scalar" or "avx2"."""
+    """The kernel set in use, such as "avx2"."""
     return str(library().ml_kernels().decode())
 
 
@@ -89,7 +89,7 @@ def use_kernels(name: str) -> None:
 
 
 def default_threads() -> int:
-    """Threads that suit this machine: its big cores that this thread may run on, SMT siblings counted once."""
+    """Threads that suit this machine: a core each, as `ml_default_threads` counts those that are big and paid for."""
     return int(library().ml_default_threads())
 
 

@@ -333,10 +333,11 @@ ml_status ml_memory_chase(ml_memory *memory, uint64_t size_bytes, uint32_t state
 ml_status ml_memory_arithmetic(ml_memory *memory, double seconds, double *nanoseconds, uint32_t size) {
     return guarded([&] {
         const Exclusive exclusive(given(memory, "memory").busy);
+        double *to = &given(nanoseconds, "place for the times"); // before the measurement, which takes its time
+        ml::require(size == memory->threads(), "room for ", size, " figures was given, but there are ",
+                    memory->threads(), " threads");
         const std::vector<double> found = memory->arithmetic(seconds);
-        ml::require(size == found.size(), "room for ", size, " figures was given, but there are ", found.size(),
-                    " threads");
-        std::copy(found.begin(), found.end(), &given(nanoseconds, "place for the times"));
+        std::copy(found.begin(), found.end(), to);
     });
 }
 

@@ -391,7 +391,7 @@ void test_cpu_quota() {
         CHECK(topology.quota.value_or(0) == one.cores);
         CHECK(topology.default_threads() == one.threads && topology.big_cores == 4);
         const Json told = Json::parse(topology.json());
-        CHECK(told.absent("cpu_quota") == (one.cores == 0));
+        CHECK((told.absent("cpu_quota") ? 0 : told.at("cpu_quota").number("quota")) == one.cores);
         CHECK(told.at("default_threads").whole("threads", 0, 4) == one.threads);
     }
     const Tree both; // the least of all levels counts
@@ -416,6 +416,7 @@ void test_machine() {
     tree.put(root / "proc/meminfo", "MemTotal: 2048 kB\nMemAvailable: 1024 kB");
     tree.put(root / "proc/self/cgroup", "0::/");
     tree.put(root / "sys/fs/cgroup/cpu.max", "150000 100000");
+    tree.put(root / "proc/sys/kernel/osrelease", "6.1.0-other");
     const auto told_of = [](const char *at) {
         uint64_t needed = 0;
         CHECK(ml_describe_machine(at, nullptr, 0, &needed) == ML_OK && needed > 2);
@@ -431,11 +432,18 @@ void test_machine() {
     CHECK(told.at("memory_bytes").whole("memory", 0, 1 << 22) == 2048 * 1024);
     CHECK(told.at("hypervisor").boolean("hypervisor") && told.at("cores_usable").whole("cores", 0, 9) == 2);
     CHECK(told.at("clusters").array("clusters").size() == 1);
+    CHECK(told.at("kernel").string("kernel") == "6.1.0-other");
     const Tree nothing;
     const Json hidden = told_of(nothing.root().c_str());
-    for (const char *key : {"cpu", "cpu_quota", "cores_usable", "cores_physical", "memory_bytes", "instruction_sets"})
+    for (const char *key : {"cpu", "cpu_quota", "cores_usable", "cores_physical", "memory_bytes", "instruction_sets",
+                            "kernel", "os", "architecture", "page_bytes"}) // this machine's own are not that one's
         CHECK(hidden.absent(key));
-    told_of(nullptr);
+    for (const char *size : {"99999999999999999999 kB", "18014398509481984 kB", "-1 kB", "many kB", "12 MB", "kB"}) {
+        tree.put(root / "proc/meminfo", std::string("MemTotal: ") + size);
+        CHECK(told_of(tree.root().c_str()).absent("memory_bytes"));
+    }
+    const Json own = told_of(nullptr);
+    for (const char *key : {"kernel", "os", "architecture", "page_bytes"}) CHECK(!own.absent(key));
     uint64_t needed = 7;
     CHECK(ml_describe_machine(nullptr, nullptr, 0, nullptr) == ML_FAILED);
     CHECK(ml_describe_artifact(nullptr, nullptr, 0, &needed) == ML_FAILED && needed == 0);

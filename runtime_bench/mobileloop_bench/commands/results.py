@@ -131,7 +131,7 @@ def query(
     store: StorePath = None,
     as_json: Json = False,
 ) -> None:
-    """Show the results that pass every given filter, or what --sql selects.
+    """Show the results that pass every filter, or what --sql selects.
 
     \b
     Examples:
@@ -160,7 +160,9 @@ def export(
     sql: Sql = None,
     store: StorePath = None,
 ) -> None:
-    """Write results as CSV, Parquet (raw samples as a list column) or Markdown.
+    """Write results as CSV, Parquet or Markdown.
+
+    Parquet has the raw samples as a list column.
 
     \b
     Examples:

@@ -15,6 +15,8 @@ from mobileloop_bench.machine.sensors import Battery
 from mobileloop_bench.writing.table import Column, Table, print_table
 from mobileloop_bench.writing.units import UNKNOWN, counted, figure, mebibytes
 
+FACTS = 18  # columns of a fact's name
+
 
 def this_machine() -> MachineFile:
     """The machine that runs this, as a machine file without a ladder."""
@@ -30,7 +32,7 @@ def print_machine(console: Console, file: MachineFile) -> None:
     print_text(console, file.name, style="bold")
     told = facts(file.machine)
     told.append((UNKNOWN, ", ".join(name for name, value in told if not value)))
-    print_lines(console, fact_lines([(name, value) for name, value in told if value], console.width))
+    print_lines(console, fact_lines([(name, value) for name, value in told if value], console.width, FACTS))
     for table in (_clusters(file.machine), _caches(file), _steps(file)):
         if table.rows:
             print_table(console, table)

@@ -57,7 +57,7 @@ class Notes:
 
     def mark(self, texts: Iterable[str]) -> str:
         """The numbers of these notes, such as `1,3`."""
-        return ",".join(str(self._numbers.setdefault(text, len(self._numbers) + 1)) for text in dict.fromkeys(texts))
+        return ",".join(map(str, sorted({self._numbers.setdefault(text, len(self._numbers) + 1) for text in texts})))
 
     def lines(self, width: int) -> list[str]:
         """The notes, filled."""

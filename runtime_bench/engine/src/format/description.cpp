@@ -11,7 +11,7 @@
 namespace ml {
 namespace {
 
-constexpr uint64_t kMaxBytes = uint64_t{1} << 48;
+constexpr uint64_t kMaxBytes = uint64_t{1} << 40; // of one block; times kMaxSlots applications they fit 64 bits
 
 } // namespace
 
@@ -39,6 +39,7 @@ Description::Description(const std::string &file_path)
                 model.num_blocks);
         head_bytes = whole(costs, "head_bytes", 0, kMaxBytes);
         embedding_row_bytes = whole(costs, "embedding_row_bytes", 0, kMaxBytes);
+        product({model.num_slots, kv_slot_token_bytes(), model.context}); // no figure of KV bytes is larger
     } catch (const Error &error) {
         throw Error(text(path, ": ", error.what()));
     }
@@ -108,7 +109,7 @@ uint64_t Description::activation_bytes(uint32_t loops) const {
 std::string Description::json() const {
     JsonObject told;
     for (const auto &[key, value] : metadata.object("the mobileloop metadata"))
-        if (key != "tokenizer") told.add_raw(key.c_str(), to_json(value));
+        if (key != "tokenizer") told.add_raw(key, to_json(value));
     return told.add("num_parameters", num_parameters())
         .add("loops", default_loops())
         .add("max_loops", model.max_loops)

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
@@ -31,7 +32,7 @@ inline std::string json_string(const std::string &value) {
     return out + '"';
 }
 
-// The shortest of three lengths that reads back as the same number.
+// The shortest of three lengths that reads back as the same number, with a point whatever the process's own locale has.
 inline std::string json_number(double value) {
     if (!std::isfinite(value)) return "null";
     char digits[40];
@@ -39,7 +40,15 @@ inline std::string json_number(double value) {
         std::snprintf(digits, sizeof digits, "%.*g", precision, value);
         if (std::strtod(digits, nullptr) == value) break;
     }
-    return digits;
+    std::string plain;
+    for (const char *c = digits; *c; c++) {
+        if (std::strchr("0123456789+-e", *c)) {
+            plain += *c;
+        } else if (plain.back() != '.') { // a separator may take several bytes
+            plain += '.';
+        }
+    }
+    return plain;
 }
 
 inline std::string to_json(const std::string &value) { return json_string(value); }
@@ -61,7 +70,7 @@ template <typename T> std::string to_json(const std::vector<T> &values) {
 class JsonObject {
 public:
     template <typename T> JsonObject &add(const char *key, const T &value) { return add_raw(key, to_json(value)); }
-    JsonObject &add_raw(const char *key, const std::string &json) {
+    JsonObject &add_raw(const std::string &key, const std::string &json) {
         text_ += (text_.empty() ? "{" : ",") + json_string(key) + ":" + json;
         return *this;
     }
@@ -81,7 +90,7 @@ inline std::string to_json(const Json &value) {
     case Json::Kind::array: return to_json(value.array("a value"));
     case Json::Kind::object: {
         JsonObject written;
-        for (const auto &[key, member] : value.object("a value")) written.add_raw(key.c_str(), to_json(member));
+        for (const auto &[key, member] : value.object("a value")) written.add_raw(key, to_json(member));
         return written.str();
     }
     case Json::Kind::null: break;

@@ -51,10 +51,11 @@ std::vector<const Kernels *> runnable() { // best first
     if (has.avx2) sets.push_back(&avx2_kernels());
 #endif
 #if defined(ML_HAVE_NEON)
-    constexpr unsigned long kDotprod = 1ul << 20; // HWCAP_ASIMDDP of the arm64 Linux interface
-    constexpr unsigned long kI8mm = 1ul << 13;    // HWCAP2_I8MM
-    if (getauxval(AT_HWCAP2) & kI8mm) sets.push_back(&i8mm_kernels());
-    if (getauxval(AT_HWCAP) & kDotprod) sets.push_back(&dotprod_kernels());
+    constexpr unsigned long kDotprod = 1ul << 20;        // HWCAP_ASIMDDP of the arm64 Linux interface
+    constexpr unsigned long kI8mm = 1ul << 13;           // HWCAP2_I8MM
+    const bool dotprod = getauxval(AT_HWCAP) & kDotprod; // which the i8mm kernels use too
+    if (dotprod && (getauxval(AT_HWCAP2) & kI8mm)) sets.push_back(&i8mm_kernels());
+    if (dotprod) sets.push_back(&dotprod_kernels());
     sets.push_back(&neon_kernels());
 #endif
     sets.push_back(&scalar_kernels());

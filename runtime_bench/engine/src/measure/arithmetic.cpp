@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "error.h"
 #include "measure/bandwidth.h"
@@ -29,10 +30,11 @@ std::vector<double> ml_memory::arithmetic(double seconds) {
     require(std::isfinite(seconds) && seconds > 0 && seconds <= 600, "the time is outside (0, 600] seconds");
     const Placed placed(context_.placement);
     std::vector<double> found(threads_.size());
+    std::vector<std::vector<double>> places(threads_.size()); // made here: no thread of the pool may throw
+    for (std::vector<double> &place : places) place.reserve(kMostLaps);
     context_.pool.run(
         [&](uint32_t thread) {
-            std::vector<double> laps;
-            laps.reserve(kMostLaps);
+            std::vector<double> laps = std::move(places[thread]);
             context_.pool.barrier(thread);
             const Clock::time_point start = Clock::now();
             Clock::time_point begin = start, end = start;

@@ -32,6 +32,7 @@ struct ml_memory {
     // Nanoseconds of one load whose address is the result of the load before, in the region of thread 0.
     std::vector<double> chase(uint64_t size_bytes, uint32_t state, double seconds, size_t least, size_t most);
 
+    uint32_t threads() const { return context_.pool.size(); }
     // Nanoseconds of one step of a fixed loop of arithmetic, by thread, all threads at once (arithmetic.cpp).
     std::vector<double> arithmetic(double seconds);
 

@@ -8,6 +8,7 @@
 #include <ctime>
 #include <map>
 #include <set>
+#include <string_view>
 #include <sys/utsname.h>
 #include <tuple>
 #include <unistd.h>
@@ -24,7 +25,8 @@ constexpr const char *kInstructionSets[] = {"avx2",     "fma",         "f16c",  
                                             "avx512vl", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd",   "asimdhp",
                                             "asimddp",  "i8mm",        "bf16",        "sve",      "sve2",    "sme"};
 
-constexpr double kMaxKhz = 1e8, kMaxWays = 1e6;
+constexpr uint64_t kMaxKhz = 100'000'000, kMaxWays = 1'000'000, kMaxLevel = 16;
+constexpr uint64_t kMaxKilobytes = uint64_t{1} << 50;
 constexpr uint32_t kMaxCaches = 8; // of one cpu
 
 // A file of procfs or sysfs; nothing where it is hidden or empty. That of a machine with hundreds of cpus is long.
@@ -33,12 +35,12 @@ std::optional<std::string> read(const std::string &path) {
     return held.empty() ? std::nullopt : std::optional(std::move(held));
 }
 
-std::optional<double> number(const std::string &path) {
-    const auto text = read(path);
-    if (!text || text->empty()) return std::nullopt;
-    char *end = nullptr;
-    const double value = std::strtod(text->c_str(), &end);
-    return *end ? std::nullopt : std::optional(value);
+// "2048 kB", in bytes; nothing where it is no such size.
+std::optional<uint64_t> kilobytes(const std::optional<std::string> &told) {
+    std::string_view rest = told ? *told : std::string_view();
+    uint64_t size;
+    if (!take_number(rest, kMaxKilobytes, size) || (rest != " kB" && !rest.empty())) return std::nullopt;
+    return size * 1024;
 }
 
 // The value of `key : value`, at the start of a line, first match.
@@ -82,13 +84,13 @@ public:
 
     Machine all() {
         machine_.topology = read_topology(root_, root_.empty() ? allowed_cpus() : Cpus{}, true);
-        struct utsname names{};
-        if (uname(&names) == 0) {
-            machine_.kernel = names.release;
-            machine_.os = names.sysname;
+        if (root_.empty()) {
+            this_machine();
+        } else {
+            machine_.kernel = read("/proc/sys/kernel/osrelease");
+            machine_.os = read("/proc/sys/kernel/ostype");
+            machine_.architecture = read("/proc/sys/kernel/arch"); // of newer kernels
         }
-        if (!root_.empty()) machine_.architecture = read("/proc/sys/kernel/arch"); // of newer kernels
-        if (!machine_.architecture && *names.machine) machine_.architecture = names.machine;
         if (const auto release = read("/etc/os-release"))
             if (const auto pretty = field(*release, "PRETTY_NAME", '=')) machine_.os = pretty;
         processor(read("/proc/cpuinfo").value_or(""));
@@ -97,8 +99,6 @@ public:
         const std::string memory = read("/proc/meminfo").value_or("");
         machine_.memory_bytes = kilobytes(field(memory, "MemTotal"));
         machine_.memory_available_bytes = kilobytes(field(memory, "MemAvailable"));
-        const long page = sysconf(_SC_PAGESIZE);
-        if (page > 0) machine_.page_bytes = static_cast<uint64_t>(page);
         const time_t now = std::time(nullptr);
         struct tm utc{};
         char stamp[40];
@@ -110,13 +110,21 @@ public:
 private:
     std::optional<std::string> read(const std::string &path) const { return ml::read(root_ + path); }
 
-    static std::optional<uint64_t> kilobytes(const std::optional<std::string> &told) {
-        return told ? std::optional<uint64_t>(std::strtoull(told->c_str(), nullptr, 10) * 1024) : std::nullopt;
+    // What system calls tell, and of this machine alone.
+    void this_machine() {
+        struct utsname names{};
+        if (uname(&names) == 0) {
+            machine_.kernel = names.release;
+            machine_.os = names.sysname;
+            machine_.architecture = names.machine;
+        }
+        const long page = sysconf(_SC_PAGESIZE);
+        if (page > 0) machine_.page_bytes = static_cast<uint64_t>(page);
     }
 
     std::optional<double> mhz(const std::string &folder, const char *name) const {
-        const auto khz = number(root_ + folder + name);
-        return khz && *khz > 0 && *khz < kMaxKhz ? std::optional(*khz / 1000) : std::nullopt;
+        const uint64_t khz = number_of(root_ + folder + name, kMaxKhz);
+        return khz ? std::optional(static_cast<double>(khz) / 1000) : std::nullopt;
     }
 
     void cores() {
@@ -156,9 +164,9 @@ private:
             const std::string own = text("/sys/devices/system/cpu/cpu", cache.cpus[0], "/cache/index", index, "/");
             std::string kind = read(own + "type").value_or("");
             for (char &c : kind) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-            if (number(root_ + own + "level").value_or(0) != cache.level || kind != cache.kind) continue;
-            const double ways = number(root_ + own + "ways_of_associativity").value_or(0);
-            return ways >= 1 && ways < kMaxWays ? std::optional(static_cast<uint64_t>(ways)) : std::nullopt;
+            if (number_of(root_ + own + "level", kMaxLevel) != cache.level || kind != cache.kind) continue;
+            const uint64_t ways = number_of(root_ + own + "ways_of_associativity", kMaxWays);
+            return ways ? std::optional(ways) : std::nullopt;
         }
         return std::nullopt;
     }
@@ -342,8 +350,7 @@ std::string Machine::lines(const std::string &kernels) const {
 }
 
 std::optional<uint64_t> memory_status(const char *name) {
-    const auto size = field(read("/proc/self/status").value_or(""), name);
-    return size ? std::optional<uint64_t>(std::strtoull(size->c_str(), nullptr, 10) * 1024) : std::nullopt;
+    return kilobytes(field(read("/proc/self/status").value_or(""), name));
 }
 
 std::optional<BusySeconds> busy_seconds() {

@@ -39,4 +39,11 @@ bool take_number(std::string_view &text, uint64_t most, uint64_t &number) {
     return digits > 0;
 }
 
+uint64_t number_of(const std::string &path, uint64_t most) {
+    const std::string held = read_file(path);
+    std::string_view text = held;
+    uint64_t number;
+    return take_number(text, most, number) && text.empty() ? number : 0;
+}
+
 } // namespace ml

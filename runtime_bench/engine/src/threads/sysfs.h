@@ -15,4 +15,7 @@ std::string read_file(const std::string &path, size_t most = 16384);
 // Takes digits off the front of a text; false where there are none, or the number is beyond `most`.
 bool take_number(std::string_view &text, uint64_t most, uint64_t &number);
 
+// A file that holds one number; 0 where it holds anything else, or more than `most`.
+uint64_t number_of(const std::string &path, uint64_t most);
+
 } // namespace ml

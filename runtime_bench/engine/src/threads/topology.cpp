@@ -16,13 +16,6 @@ namespace {
 constexpr uint32_t kMaxCaches = 8; // of one cpu
 constexpr uint64_t kMaxCapacity = 1 << 20, kMaxKhz = 100'000'000, kMaxLevel = 16, kMaxCacheBytes = uint64_t{1} << 40;
 
-uint64_t number_of(const std::string &path, uint64_t most) {
-    const std::string held = read_file(path);
-    std::string_view text = held;
-    uint64_t number;
-    return take_number(text, most, number) && text.empty() ? number : 0;
-}
-
 // "48K", "32M"
 uint64_t size_of(const std::string &path) {
     const std::string held = read_file(path);
@@ -200,6 +193,14 @@ template <typename Items, typename Write> std::string array(const Items &items, 
     return out + "]";
 }
 
+// By hand, because a process's own locale may write a comma; of a quota, which is below 2^41.
+std::string decimal(double value) {
+    const auto millionths = static_cast<uint64_t>(value * 1e6 + 0.5);
+    std::string fraction = std::to_string(1'000'000 + millionths % 1'000'000);
+    fraction[0] = '.';
+    return std::to_string(millionths / 1'000'000) + fraction;
+}
+
 const char *word(bool holds) { return holds ? "true" : "false"; }
 
 } // namespace
@@ -269,7 +270,7 @@ std::string Topology::json() const {
                           return text("\"level\":", cache.level, ",\"kind\":\"", cache.kind,
                                       "\",\"size_bytes\":", cache.size_bytes, ",\"cpus\":", array(cache.cpus));
                       }),
-                ",\"default_threads\":", default_threads(), ",\"cpu_quota\":", quota ? text(*quota) : "null", "}");
+                ",\"default_threads\":", default_threads(), ",\"cpu_quota\":", quota ? decimal(*quota) : "null", "}");
 }
 
 } // namespace ml
