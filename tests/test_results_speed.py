@@ -82,6 +82,15 @@ def test_two_artifacts_of_one_run_are_compared_in_pairs_of_like_rounds() -> None
     assert (found.verdict, found.ratio) == ("regression", pytest.approx(1.2))
 
 
+def test_speeds_beyond_the_rounds_count_for_nothing() -> None:
+    """A document may hold any number of them."""
+    one = row(np.ones((8, 32)), speeds=speeds(*[2] * 8, *[1] * 4))
+    other = row(np.ones((8, 32)), artifact="b.safetensors", speeds=speeds(*[2] * 12))
+    (found,) = compare_artifacts(document(one, other), "b.safetensors", "a.safetensors", Rule()).comparisons
+    (again,) = compare_runs(document(one), document(one), Rule()).comparisons
+    assert (found.ratio, again.ratio) == (1, 1)
+
+
 def test_pairs_of_the_check_agree_within_their_intervals_and_the_drift() -> None:
     generator = np.random.default_rng(0)
 
