@@ -37,8 +37,9 @@ demo: setup
 test: setup $(MODEL) lint types pytest
 
 # For the hand, after each edit. What takes long, or needs more than Python, is in `make test` alone.
-CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py,imports config schedule presets costs artifact records packed \
-  schemes reference generate halting checkpoints tokenizer verify runtime_engine))
+CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py,imports spec_config spec_schedule spec_costs families_presets \
+  artifact quant_records quant_schemes packed reference decode_generate decode_random halting checkpoints tokenizer \
+  verify runtimes_engine))
 
 check: lint types
 	@$(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m "not real" -k "not executorch and not transformers" $(CORE_TESTS)

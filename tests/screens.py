@@ -1,6 +1,6 @@
 """Every screen with a table or facts, of made-up documents: `python tests/screens.py FOLDER` prints them all.
 
-It works in FOLDER, an empty one. test_screens.py looks at what it prints, and renews the screens that are kept.
+It works in FOLDER, an empty one. test_commands_screens.py looks at what it prints and renews the screens that are kept.
 """
 
 from __future__ import annotations

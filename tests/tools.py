@@ -62,7 +62,6 @@ TOOLS = (
     Tool(("g++-aarch64-linux-gnu",), ("aarch64-linux-gnu-g++",), "building for 64-bit ARM"),
     Tool(("valgrind",), ("valgrind",), "simulated caches of this machine"),
     Tool(("likwid",), ("likwid-bench",), "bandwidth beside another tool's"),
-    Tool(("tmux",), ("tmux",), "tables in a terminal"),
     Tool(("clang",), ("clang++",), "the engine built by a second compiler"),
     Fuzzer(("libclang-rt-dev",), ("libFuzzer",), "fuzzing guided by coverage"),
 )

@@ -37,10 +37,11 @@ class Sampler:
         Raises:
             MobileloopError: where a token is to be drawn and the logits are no numbers.
         """
-        drawn = uniform(self.seed, self.position)
+        position = self.position
         self.position += 1
         if self.temperature <= 0:
             return int(logits.argmax())
+        drawn = uniform(self.seed, position)
         scaled = logits.astype(np.float64) / self.temperature
         with np.errstate(invalid="ignore"):
             likelihoods = np.exp(scaled - scaled.max())

@@ -1,6 +1,6 @@
 """The ONNX exporter: one file that stock onnxruntime runs, loops and KV slots included (docs/onnx.md).
 
-Every stage of the schedule is one call of a model-local function whose body is one `Loop` (stage.py), and the
+Every stage of the schedule is one call of a model-local function whose body is one `Loop` (`stage`), and the
 head is a call too; the loop count is a graph input, so the file does not grow with it. Weights are initializers of
 the outer graph, each stored once, scales and minimums as the float16 of the source.
 """

@@ -120,6 +120,7 @@ def _add(samples: Samples, rows: Sequence[Result]) -> None:
     samples.details.update(decode.details)
     wall_s, into = sum(prefill.samples_ms + decode.samples_ms) / 1e3, samples.interference
     into.wall_s += wall_s
+    into.switches = None  # the program does not tell
     if decode.other_cores is None or decode.stolen_cores is None:
         into.known = False
     else:

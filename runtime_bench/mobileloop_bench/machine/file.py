@@ -1,6 +1,6 @@
 """A machine as a file: what `mobileloop machine` or `mobileloop bandwidth` wrote, or published figures of a phone.
 
-Files of some phones and boards ship with the package, in `machines/`; `load` finds them by name.
+Files of some phones and boards ship with the package, in `shipped/`; `load` finds them by name.
 """
 
 from __future__ import annotations

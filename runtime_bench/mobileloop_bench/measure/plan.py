@@ -15,7 +15,7 @@ from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import SessionOptions
 from mobileloop.runtimes.streaming import Streaming
 from mobileloop.spec.capabilities import Asked, lacking
-from mobileloop_bench.results.result import LOADING, Phase
+from mobileloop_bench.results.result import LOADING, PHASES, TURN_PHASES, Phase
 from mobileloop_bench.results.settings import Settings
 from mobileloop_bench.writing.units import beside, counted
 
@@ -74,6 +74,11 @@ class Configuration:
         if self.peer is None:
             return self.artifact.label
         return self.entry.path.name if self.entry else self.artifact.info.source
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What is timed: a peer's opening is part of starting its process, and beside busy processes none is timed."""
+        return PHASES if self.peer is None and not self.busy else TURN_PHASES
 
     def decode_samples(self, settings: Settings) -> int:
         """Samples of one round: a time per token, or one of the whole decode where a runtime tells no more."""

@@ -13,7 +13,7 @@ from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.measure.plan import Configuration, Plan
 from mobileloop_bench.measure.samples import Interference, Measurement, Samples
 from mobileloop_bench.results.document import Document
-from mobileloop_bench.results.result import LOADING, PHASES, TURN_PHASES, Phase, Result
+from mobileloop_bench.results.result import LOADING, Phase, Result
 from mobileloop_bench.results.settings import Settings
 
 NOT_COMPARED = ("repetitions", "ended", "sessions_kept", "time_budget_s")
@@ -45,7 +45,7 @@ class Earlier:
     def _joined(self, rows: dict[Phase, Result], after: Samples) -> Samples:
         before: dict[str, Any] = {f"{phase}_ms": _whole(row, self.rounds) for phase, row in rows.items()}
         told = next((row.speeds for phase, row in rows.items() if phase not in LOADING), [])
-        before["speeds"] = list(told[: self.rounds])
+        before["speeds"] = [*told[: self.rounds], *[None] * (self.rounds - len(told))]
         interference = dataclasses.replace(after.interference)
         _add(interference, rows)
         failed = [reason for row in rows.values() for reason in row.reasons if reason.startswith(FAILED)]
@@ -97,13 +97,9 @@ def _compared(settings: Settings | None) -> dict[str, Any] | None:
     return None if settings is None else settings.model_dump(exclude=set(NOT_COMPARED))
 
 
-def _phases(one: Configuration) -> tuple[Phase, ...]:
-    return PHASES if one.peer is None and not one.busy else TURN_PHASES
-
-
 def _same_configurations(results: Sequence[Result], plan: Plan) -> bool:
     """Results are in the order of the plan, what was skipped last."""
-    places = [(one, phase) for one in plan.configurations for phase in _phases(one)]
+    places = [(one, phase) for one in plan.configurations for phase in one.phases]
     return len(results) == len(places) + len(plan.skipped) and all(
         _same(row, *place) for row, place in zip(results, places, strict=False)
     )
@@ -121,7 +117,7 @@ def _same(row: Result, one: Configuration, phase: Phase) -> bool:
 
 def _by_configuration(results: Sequence[Result], configurations: Sequence[Configuration]) -> list[dict[Phase, Result]]:
     rows = iter(results)
-    return [dict(zip(_phases(one), rows, strict=False)) for one in configurations]
+    return [dict(zip(one.phases, rows, strict=False)) for one in configurations]
 
 
 def _turns(rows: Sequence[dict[Phase, Result]]) -> list[Result]:
@@ -144,6 +140,8 @@ def _add(interference: Interference, rows: dict[Phase, Result]) -> None:
         if row.other_cores is None or row.stolen_cores is None:
             interference.known = False
             return
+        if interference.switches is not None and interference.wall_s:  # of the later turns alone: taken for all
+            interference.switches = round(interference.switches * (1 + wall_s / interference.wall_s))
         interference.other_s += row.other_cores * wall_s
         interference.stolen_s += row.stolen_cores * wall_s
         interference.wall_s += wall_s

@@ -20,9 +20,7 @@ from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.prediction import Prediction
 from mobileloop_bench.results.result import (
     LOADING,
-    PHASES,
     SKIPPED,
-    TURN_PHASES,
     Memory,
     Peer,
     Phase,
@@ -63,7 +61,7 @@ def make_document(
         one = samples.configuration
         used = memory.get(memory_key(one)) if one.peer is None else None
         predicted = None if machine_file is None else predicted_decode(one, plan.settings, machine_file)
-        for phase in PHASES if one.peer is None and not one.busy else TURN_PHASES:
+        for phase in one.phases:
             row = judged(_row(samples, phase, plan, bandwidth), _evidence(samples, measurement, machine))
             ended = samples.failure or measurement.ended
             if not row.samples_ms and ended and not measurement.interrupted:

@@ -121,11 +121,10 @@ class Rounds:
 
         try:
             for number in range(self.most):
-                if number:
+                missing = [turn for turn in self.turns(number) if turn.number not in done]
+                if number and missing:
                     cool_down(number)
-                for turn in self.turns(number):
-                    if turn.number in done:
-                        continue
+                for turn in missing:
                     started = clock()
                     remaining = left(started)
                     if remaining is not None and remaining <= took.get((turn.contestant, turn.kind), 0.0):

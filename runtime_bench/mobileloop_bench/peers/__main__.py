@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
 from mobileloop.console import INTERRUPTED
 from mobileloop.errors import MobileloopError
+from mobileloop.files import written_whole
 from mobileloop_bench.peers import executorch, llama, ours
 from mobileloop_bench.peers.builds import Say, Store, default_folder
 from mobileloop_bench.peers.contestants import peers
@@ -30,7 +32,8 @@ def build(store: Store, names: list[str], with_executorch: bool, source: Path | 
     if source is not None and not llama.source(store).is_file():
         if not source.is_file():
             raise MobileloopError(f"{source} does not exist; leave --source out to have the model fetched.")
-        llama.source(store).write_bytes(source.read_bytes())
+        with written_whole(llama.source(store)) as temporary:  # half a copy would be taken for the model
+            shutil.copyfile(source, temporary)
     everybody = peers()
     maker = next(iter(everybody.values()))
     if maker.missing(store):
@@ -62,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        names = chosen([name.strip() for name in options.only.split(",")] if options.only else list(peers()))
+        only = [name.strip() for name in options.only.split(",")] if options.only else list(peers())
+        names = chosen(only, "--only")
         build(Store(default_folder()), names, options.executorch, options.source, _say)
     except MobileloopError as error:
         _say(f"{parser.prog}: {error}")

@@ -111,15 +111,15 @@ def _plain(stage: Stage, may_norm: bool) -> bool:
     return stage.model_copy(update=update) == Stage(blocks=stage.blocks or (0,))
 
 
-def chosen(names: Sequence[str]) -> list[str]:
-    """The names, each once.
+def chosen(names: Sequence[str], option: str = "--peer") -> list[str]:
+    """The names that an option was given, each once.
 
     Raises:
         MobileloopError: for one that no peer has.
     """
     for name in names:
         if name not in peers():
-            raise MobileloopError(f"--peer {name} is unknown; the peers are {', '.join(peers())}.")
+            raise MobileloopError(f"{option} {name} is unknown; the peers are {', '.join(peers())}.")
     return list(dict.fromkeys(names))
 
 

@@ -126,8 +126,8 @@ def nominal_level(machine: Machine, size_bytes: int, threads: int) -> str | None
 def with_one_loop(row: Result, rows: Sequence[Result]) -> Result | None:
     """The decode row of `row`'s configuration with one loop."""
 
-    def key(one: Result) -> tuple[str, str, int, int, int]:
-        return one.artifact, one.runtime, one.threads, one.depth, one.sequences
+    def key(one: Result) -> tuple[str, str, int, int, int, int]:
+        return one.artifact, one.runtime, one.threads, one.depth, one.sequences, one.busy
 
     once = (r for r in rows if r.loops == 1 and r.phase == "decode" and r.median_ms is not None)
     return next((r for r in once if key(r) == key(row)), None)

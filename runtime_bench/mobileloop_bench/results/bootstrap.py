@@ -8,8 +8,10 @@ have none, and their rounds are drawn in pairs. The generator is seeded: the sam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,17 +42,34 @@ class Interval:
 
 def as_rounds(samples: Sequence[float], per_round: int) -> F64:
     """Samples in order as [rounds, samples per round]; a last round that was cut short is left out."""
+    per_round = min(per_round, len(samples) + 1)  # a document may claim any number
     rounds = len(samples) // per_round
     return np.array(samples[: rounds * per_round], np.float64).reshape(rounds, per_round)
 
 
 def median_interval(samples: Sequence[float], per_round: int) -> Interval | None:
-    """The median of all whole rounds' samples, by the percentile bootstrap over rounds; None with too few rounds."""
+    """The median of all whole rounds' samples, by the bootstrap over rounds (`expanded`); None with too few rounds."""
     times = as_rounds(samples, per_round)
     if len(times) < LEAST_ROUNDS:
         return None
     drawn = np.random.default_rng(0).integers(len(times), size=(RESAMPLES, len(times)))
-    return _interval(_quantiles(times, drawn, 0.5), float(np.median(times)), CONFIDENCE)
+    return _interval(_quantiles(times, drawn, 0.5), float(np.median(times)), expanded(CONFIDENCE, len(times)))
+
+
+def expanded(confidence: float, rounds: int) -> float:
+    """The share of the resamples whose range holds the true figure with this confidence.
+
+    Of a few rounds it is more than the confidence itself: rounds drawn again spread less than rounds do, by
+    sqrt((n - 1) / n), and how far these spread is itself known from n of them alone, which is what Student's t adds to
+    the normal distribution (the expanded percentile interval of Hesterberg, The American Statistician 69(4), 2015).
+    Without it 5 rounds held the median in 88% of the cases, not in 95%.
+    """
+    normal, freedom = NormalDist(), rounds - 1
+    z = normal.inv_cdf((1 + confidence) / 2)
+    t = z + (z**3 + z) / (4 * freedom)  # Fisher's expansion, within 0.4% from 4 degrees of freedom on
+    t += (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    return 2 * normal.cdf(t * math.sqrt(rounds / freedom)) - 1
 
 
 def stable(samples: Sequence[float], per_round: int) -> bool:

@@ -17,7 +17,7 @@ from mobileloop.errors import MobileloopError
 from mobileloop_bench.machine.facts import Machine
 from mobileloop_bench.results.bootstrap import DRIFT, F64, LEAST_ROUNDS, QUANTILES, as_rounds, ratio_interval
 from mobileloop_bench.results.document import Document
-from mobileloop_bench.results.result import PHASES, Phase, Result
+from mobileloop_bench.results.result import LOADING, PHASES, Phase, Result
 from mobileloop_bench.results.speed import alike, at_full_speed, fastest_ns
 from mobileloop_bench.results.table import short_reasons
 from mobileloop_bench.results.validity import NOISE, code_of
@@ -27,7 +27,6 @@ from mobileloop_bench.writing.units import UNKNOWN, counted, megabytes
 MAX_DISTURBED = 3.0  # median over 5th percentile; beyond, the fast samples hold waiting too (docs/lab-log.md)
 MACHINE = ("cpu", "architecture", "cores_usable", "emulated")
 MACHINE_NOTES = ("governor", "kernel", "mobileloop", "git_commit")
-LOADING = ("load", "first_token")
 
 Verdict = Literal["regression", "improvement", "no change", "undecided", "not comparable"]
 
@@ -279,13 +278,13 @@ def _rounds(row: Result) -> F64 | None:
 def _like_rounds(before: Result, after: Result, paired: bool) -> tuple[F64 | None, F64 | None]:
     """The rounds of both that the cores took at the same speed, where that is known of enough; else all."""
     one, other = _rounds(before), _rounds(after)
-    fastest = fastest_ns([*before.speeds, *after.speeds])
-    if one is None or other is None or fastest is None:
+    if one is None or other is None:
         return one, other
-    if paired:
-        kept = (alike(before.speeds, after.speeds),) * 2
-    else:
-        kept = at_full_speed(before.speeds, fastest), at_full_speed(after.speeds, fastest)
+    speeds = before.speeds[: len(one)], after.speeds[: len(other)]  # a document may hold more than it has rounds
+    fastest = fastest_ns([*speeds[0], *speeds[1]])
+    if fastest is None:
+        return one, other
+    kept = (alike(*speeds),) * 2 if paired else tuple(at_full_speed(each, fastest) for each in speeds)
     if min(map(len, kept)) < LEAST_ROUNDS:
         return one, other
     return one[kept[0]], other[kept[1]]

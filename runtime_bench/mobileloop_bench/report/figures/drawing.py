@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ import vl_convert
 from altair.utils.schemapi import debug_mode
 
 from mobileloop_bench.report.figures.palette import LIGHT, Mark
+
+MAX_POWER = sys.float_info.max_10_exp  # a result may hold any number
 
 # Columns of the page in CSS pixels: a phone or one of two columns, and the whole width beside the text.
 NARROW, WIDE = 336, 704
@@ -208,6 +211,12 @@ def y_axis(**more: Any) -> Any:
 
 
 # -- labels --------------------------------------------------------------------------------------------
+
+
+def decades(low: float, high: float, steps: Sequence[float] = (1, 2, 5)) -> list[float]:
+    """`steps` times powers of ten, where they lie on a logarithmic axis."""
+    powers = range(math.floor(math.log10(low)), min(math.ceil(math.log10(high)), MAX_POWER) + 1)
+    return [value for power in powers for step in steps if low <= (value := step * 10.0**power) <= high]
 
 
 def text_width(said: str) -> float:

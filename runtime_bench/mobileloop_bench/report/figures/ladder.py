@@ -19,6 +19,7 @@ from mobileloop_bench.report.figures.drawing import (
     Table,
     Words,
     along,
+    decades,
     first_free,
     plot,
     text_width,
@@ -101,7 +102,7 @@ def latency_ladder(document: Document, run: str = "") -> Figure | None:
         x = _size_axis(canvas, low, high)
         y = alt.Y(
             "ns:Q",
-            axis=y_axis(values=_decades(0.8, top), format="~g"),
+            axis=y_axis(values=decades(0.8, top), format="~g"),
             scale=alt.Scale(type="log", domain=[min(0.8, 0.9 * min(one.ns for one in ordered)), top], nice=False),
         )
         layers = []
@@ -207,7 +208,7 @@ def _plot(
     x = _size_axis(canvas, low, high)
     y = alt.Y(
         "gbps:Q",
-        axis=y_axis(values=_decades(bottom, top), format="~g"),
+        axis=y_axis(values=decades(bottom, top), format="~g"),
         scale=alt.Scale(type="log", domain=[bottom, top], nice=False),
     )
     layers, taken = _sizes(sizes, area)
@@ -293,8 +294,3 @@ def _plateaus(steps: Sequence[Step], low: float, high: float) -> list[tuple[Step
 def _staircase(steps: Sequence[Step], low: float, high: float) -> list[dict[str, float]]:
     """A machine file from published figures has steps alone."""
     return [{"size": size, "gbps": step.read_gbps} for step, *ends in _plateaus(steps, low, high) for size in ends]
-
-
-def _decades(low: float, high: float) -> list[float]:
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]

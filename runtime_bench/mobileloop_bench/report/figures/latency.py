@@ -16,6 +16,7 @@ from mobileloop_bench.report.figures.drawing import (
     Plot,
     Table,
     coloured,
+    decades,
     plot,
     points,
     values,
@@ -129,9 +130,7 @@ def _ticks(low: float, high: float) -> list[float]:
     """About five round numbers over a logarithmic axis."""
     found: list[float] = []
     for steps in ((1, 10), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
-        powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        found = sorted({step * 10.0**power for power in powers for step in steps})
-        found = [tick for tick in found if low <= tick <= high]
+        found = sorted(set(decades(low, high, steps)))  # 10 times one power is 1 time the next
         if len(found) >= 4:
             break
     return found if len(found) >= 3 else [float(f"{value:.2g}") for value in np.linspace(low * 1.02, high * 0.98, 4)]

@@ -19,6 +19,7 @@ from mobileloop_bench.report.figures.drawing import (
     Table,
     Words,
     along,
+    decades,
     label_boxes,
     plot,
     points,
@@ -223,5 +224,4 @@ def _ticks(low: float, high: float) -> list[float]:
     if high / low < 24:
         powers = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
         return [2.0**power for power in powers if low <= 2.0**power <= high]
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
+    return decades(low, high)

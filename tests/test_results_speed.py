@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench_fakes import open_fakes, plan_of  # noqa: F401
-from test_bench_compare import document, row
+from test_results_compare import document, row
 
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.bandwidth.memory import Memory
@@ -80,6 +80,15 @@ def test_two_artifacts_of_one_run_are_compared_in_pairs_of_like_rounds() -> None
     other = row(np.ones((12, 32)) * 1.2, artifact="b.safetensors", speeds=speeds(*[2] * 12))
     (found,) = compare_artifacts(document(one, other), "b.safetensors", "a.safetensors", Rule()).comparisons
     assert (found.verdict, found.ratio) == ("regression", pytest.approx(1.2))
+
+
+def test_speeds_beyond_the_rounds_count_for_nothing() -> None:
+    """A document may hold any number of them."""
+    one = row(np.ones((8, 32)), speeds=speeds(*[2] * 8, *[1] * 4))
+    other = row(np.ones((8, 32)), artifact="b.safetensors", speeds=speeds(*[2] * 12))
+    (found,) = compare_artifacts(document(one, other), "b.safetensors", "a.safetensors", Rule()).comparisons
+    (again,) = compare_runs(document(one), document(one), Rule()).comparisons
+    assert (found.ratio, again.ratio) == (1, 1)
 
 
 def test_pairs_of_the_check_agree_within_their_intervals_and_the_drift() -> None:

@@ -48,6 +48,11 @@ def test_turns_of_a_journal_are_not_taken_again() -> None:
     assert ended == Ended("2 rounds")
 
 
+def test_no_rest_behind_rounds_that_a_journal_holds() -> None:
+    of = rounds(1, repetitions=3, cooldown_s=3600)
+    assert taken(of, done={0, 1, 2}, clock=lambda: 0.0) == ([], Ended("3 rounds"))
+
+
 @pytest.mark.parametrize("how", [KeyboardInterrupt, Stopped])
 def test_a_stop_keeps_what_was_taken(how: type[BaseException]) -> None:
     found: list[int] = []

@@ -9,7 +9,7 @@ from report_fakes import bare_document, full_document
 
 from mobileloop_bench.machine.ladder import Ladder
 from mobileloop_bench.report.figures import figures
-from mobileloop_bench.report.figures.drawing import NARROW, apart, elided, label_boxes, text_width
+from mobileloop_bench.report.figures.drawing import NARROW, apart, decades, elided, label_boxes, text_width
 from mobileloop_bench.report.figures.naming import Names
 from mobileloop_bench.report.figures.palette import DARK, LIGHT
 from mobileloop_bench.report.page import page
@@ -242,3 +242,8 @@ def test_odd_figures_of_a_file_never_stop_the_page(seed):
     html = page([type(document).model_validate_json(document.model_dump_json(by_alias=True))])
     assert "<h1>" in html
     assert not re.search(r"\b(NaN|Infinity)\b", html)
+
+
+def test_marks_of_an_axis_end_where_numbers_do() -> None:
+    assert decades(2, 60) == [2, 5, 10, 20, 50]
+    assert decades(1e307, 1.7e308, (1,)) == [1e307, 1e308]

@@ -1019,7 +1019,7 @@ def test_the_builder_is_told_a_wrong_name(tmp_path: Path, monkeypatch, capsys) -
     monkeypatch.setenv("MOBILELOOP_PEERS_CACHE", str(tmp_path))
     assert build_command.main(["build", "--only", "nobody"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("python -m mobileloop_bench.peers: --peer nobody is unknown; the peers are llama.cpp, ")
+    assert said.startswith("python -m mobileloop_bench.peers: --only nobody is unknown; the peers are llama.cpp, ")
     assert said.endswith("executorch.\n")
     assert build_command.main(["build", "--source", str(tmp_path / "none.gguf")]) == 2
     assert "none.gguf does not exist" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_documents import BENCH
+from test_writing_documents import BENCH
 from typer.testing import CliRunner
 
 from mobileloop.cli import app

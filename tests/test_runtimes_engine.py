@@ -565,7 +565,7 @@ SCRIPT = """
 import random, struct, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_runtime_engine import try_open
+from test_runtimes_engine import try_open
 path = Path(sys.argv[1])
 data, generator, worked = path.read_bytes(), random.Random(3), 0
 (size,) = struct.unpack_from("<Q", data)

@@ -24,7 +24,7 @@ from mobileloop_bench.simulate.traffic import (
     verdict,
 )
 
-FOLDER = Path(__file__).resolve().parents[1] / "build" / "arm-tests"  # test_arm.py builds the same
+FOLDER = Path(__file__).resolve().parents[1] / "build" / "arm-tests"  # test_simulate_arm.py builds the same
 KIB, MIB = 1 << 10, 1 << 20
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_documents import BENCH, BOARD, EVERY
+from test_writing_documents import BENCH, BOARD, EVERY
 
 from mobileloop_bench.results.schema import DOCUMENTS, file_name, json_schema, schema_text, write_schemas
 from mobileloop_bench.writing.documents import VersionedDocument

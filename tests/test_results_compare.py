@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_documents import BENCH, ROW
+from test_writing_documents import BENCH, ROW
 from typer.testing import CliRunner
 
 from mobileloop.cli import app

@@ -1,7 +1,7 @@
 """Every table of every command on terminals of three widths, drawn by a terminal emulator, and in a pipe.
 
-The screens at 80 columns are kept in tests/data/screens. `python tests/test_screens.py` renews them: look at them
-before they are committed.
+The screens at 80 columns are kept in tests/data/screens. `python tests/test_commands_screens.py` renews them: look at
+them before they are committed.
 """
 
 from __future__ import annotations
