@@ -56,11 +56,17 @@ def verdict(documents: Sequence[Document]) -> Verdict:
     trusted, trust = _trust(documents, (row, once))
     return Verdict(
         "; ".join(part for part in parts if part) + ".",
-        f"{row.artifact}, {row.runtime}, {row.quantization}, {counted(row.threads, 'thread')}",
+        ", ".join((row.artifact, row.runtime, row.quantization, counted(row.threads, "thread"), *_kernels(row))),
         [_tokens(row, once), _tax(row), _share(once, doubt(once, document)), _memory(row, once)],
         trusted,
         trust,
     )
+
+
+def _kernels(row: Result) -> list[str]:
+    """The kernel set, where it is known: a figure of one says nothing of another."""
+    kernels = row.details.get("kernels")
+    return [f"{kernels} kernels"] if kernels else []
 
 
 def _measured(row: Result) -> bool:
