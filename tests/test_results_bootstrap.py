@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mobileloop_bench.results.bootstrap import as_rounds, expanded, median_interval, stable
+from mobileloop_bench.results.bootstrap import as_rounds, expanded, median_interval, ratio_interval, stable
 
 
 def half_width(samples: list[float], per_round: int) -> float | None:
@@ -56,3 +56,13 @@ def test_more_rounds_narrow_it(per_round: int) -> None:
     assert few is not None
     assert many is not None
     assert many < few
+
+
+def test_more_rounds_than_a_run_has_are_joined() -> None:
+    many = np.random.default_rng(2).normal(10, 1, 50_001)
+    found = median_interval(many.tolist(), 1)
+    assert found is not None
+    assert found.low < 10 < found.high
+    assert found.half_width < 0.01
+    wide = ratio_interval(many[:, None], 2 * many[:, None], quantile=0.5, confidence=0.95, drift=0.0, paired=True)
+    assert (wide.low, wide.high) == pytest.approx((2, 2))
