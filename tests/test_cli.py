@@ -523,6 +523,15 @@ REFUSED_ARTIFACTS = {
         "2 sequences at once, which",
     ),
     "threads": (lambda w, f: ["run", w.engine, *prompt("--threads", -1)], "threads -1 is outside 0-256"),
+    "bench, threads": (lambda w, f: ["bench", w.engine, "--threads", 999], "--threads"),
+    "bench, pause": (lambda w, f: ["bench", w.engine, "--cooldown", "nan"], "--cooldown nan is outside 0-86400"),
+    "bench, budget": (lambda w, f: ["bench", w.engine, "--time-budget", "inf"], "--time-budget inf is outside 1-86400"),
+    "top-k": (lambda w, f: ["run", w.engine, *prompt("--top-k", -1)], "top-k -1 is outside"),
+    "min-p": (lambda w, f: ["run", w.engine, *prompt("--min-p", 2)], "min-p 2.0 is outside 0-1"),
+    "simulate, threads": (
+        lambda w, f: ["simulate", w.engine, "--machine", "raspberry-pi-5", "--threads", 3, "--simulator", "cachegrind"],
+        "cachegrind simulates one core",
+    ),
     "cpus list": (lambda w, f: ["run", w.engine, *prompt("--cpus", "1-")], "write for example --cpus 4-7,2"),
     "cpus there": (lambda w, f: ["run", w.engine, *prompt("--cpus", 1023)], "cpu 1023 does not exist"),
     "cpus stock": (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mobileloop.commands.options import Cpus, OnnxKernel, session_options
+from mobileloop.commands.options import Cpus, OnnxKernel, check_range, session_options
 from mobileloop.console import INTERRUPTED, open_console, say
 from mobileloop.errors import MobileloopError
 
@@ -46,6 +46,7 @@ UntilStable = Annotated[
     bool,
     typer.Option("--until-stable", help="Go on until every decode median is known to 2%, or 20 times as long."),
 ]
+DAY_S = 86_400
 TimeBudget = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", min=1, help="Of the whole run: as many rounds as fit."),
@@ -121,6 +122,9 @@ def bench(
     """
     from mobileloop_bench.results.settings import Settings
 
+    check_range("--cooldown", cooldown, 0, DAY_S)
+    if time_budget is not None:
+        check_range("--time-budget", time_budget, 1, DAY_S)
     files = files or []
     options = session_options(files, onnx_kernel, cpus)
     rounds: dict[str, Any] = {

@@ -138,7 +138,7 @@ def bench(
     bandwidth: Bandwidth = True,
     json_out: JsonOut = None,
 ) -> None:
-    """Measure artifacts on devices, several at once, in interleaved rounds.
+    """Measure artifacts on devices in interleaved rounds.
 
     Sets a device up where needed. Each turn is one process on the device; its
     result is pulled at once. With --json, OUT is rewritten after every turn

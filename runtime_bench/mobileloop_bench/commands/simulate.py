@@ -61,7 +61,7 @@ def simulate(
     from mobileloop.runtimes.engine import read_info
     from mobileloop_bench.machine.file import load
     from mobileloop_bench.simulate.table import print_simulation
-    from mobileloop_bench.simulate.traffic import MOST_TOKENS, open_simulator
+    from mobileloop_bench.simulate.traffic import MOST_TOKENS, check_cores, open_simulator
     from mobileloop_bench.simulate.traffic import simulate as run
     from mobileloop_bench.writing.lists import numbers
 
@@ -75,6 +75,7 @@ def simulate(
     most = info.schedule.max_loops
     asked = numbers(loops, "--loops") if loops is not None else sorted({1, most})
     counts = numbers(threads, "--threads")
+    check_cores(simulator, counts)
     with progress_bar("simulating") as progress:
         progress("building", 0.0)
         simulation = run(file.resolve(), info, found, open_simulator(simulator), asked, counts, context, progress)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mobileloop.runtimes.base import MAX_SEQUENCES, default_threads
+from mobileloop.runtimes.base import MAX_SEQUENCES, MAX_THREADS, default_threads
 from mobileloop.runtimes.streaming import Streaming
 from mobileloop.runtimes.topology import check_cpus
 from mobileloop_bench.writing.lists import numbers
@@ -40,9 +40,9 @@ class Settings(BaseModel):
     repetitions: int = Field(default=5, ge=1)
     seed: int = 0
     cpus: list[int] | None = None
-    cooldown_s: float = Field(default=0, ge=0)
+    cooldown_s: float = Field(default=0, ge=0, allow_inf_nan=False)
     until_stable: bool = False
-    time_budget_s: float | None = Field(default=None, gt=0)
+    time_budget_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     ended: str | None = None
 
     def swept(self) -> list[str]:
@@ -73,8 +73,9 @@ class Settings(BaseModel):
             MobileloopError: naming the option whose list holds anything else.
         """
         check_cpus(cpus)
+        asked = threads if threads is not None else f"1,{default_threads(cpus)}"
         return cls(
-            threads=numbers(threads if threads is not None else f"1,{default_threads(cpus)}", "--threads"),
+            threads=numbers(asked, "--threads", 1, MAX_THREADS),
             loops=None if loops is None else numbers(loops, "--loops"),
             streams=list(dict.fromkeys(str(Streaming.parse(one.strip())) for one in streams.split(","))),
             depths=numbers(depths, "--depth", 0, MAX_DEPTH),

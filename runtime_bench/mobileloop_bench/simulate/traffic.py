@@ -176,14 +176,17 @@ class CachegrindSimulator:
         return self._cachegrind.described()
 
     def token(self, artifact: Path, loops: int, threads: int, prefix: int, caches: Hierarchy) -> Mapping[str, int]:
-        if threads != 1:
-            raise MobileloopError(
-                "cachegrind simulates one core; use --threads 1, or --simulator qemu for more threads."
-            )
+        check_cores("cachegrind", [threads])
         return {"all": self._cachegrind.token_lines(artifact, loops, caches.l1, caches.memory_side[1], prefix)}
 
     def stream(self, size_bytes: int, passes: int, caches: Hierarchy) -> int:
         return self._cachegrind.stream_lines(size_bytes, passes, caches.l1, caches.memory_side[1])
+
+
+def check_cores(simulator: str, threads: Sequence[int]) -> None:
+    """Raise MobileloopError where a simulator has fewer cores than are asked for."""
+    if simulator == "cachegrind" and max(threads) > 1:
+        raise MobileloopError("cachegrind simulates one core; use --threads 1, or --simulator qemu for more threads.")
 
 
 def open_simulator(name: str, folder: Path = FOLDER) -> Simulator:
