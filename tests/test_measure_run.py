@@ -1,5 +1,6 @@
 """The whole of a run: its file at every moment, the ladder that is given, and what a killed run leaves behind."""
 
+import io
 import os
 import random
 import signal
@@ -85,6 +86,14 @@ def test_another_machines_file_is_refused_before_anything_is_measured(fake_artif
     with pytest.raises(MobileloopError, match="phone is of another processor, but this machine is"):
         run_bench(Console(quiet=True), plan_of(fake_artifact), Probes(), tmp_path / "out.json", None, given)
     assert not (tmp_path / "out.json").exists()
+
+
+def test_a_machine_file_without_a_ladder_is_named(looped: Path) -> None:
+    console = Console(file=io.StringIO(), width=400)
+    given = MachineFile(name="here", machine=WITH_CLUSTERS)
+    run_bench(console, plan_of(looped, threads=[1], repetitions=1), Probes(), None, None, given)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "The machine file here has no read bandwidth of 1 thread, so it was measured now" in said
 
 
 def test_a_given_bandwidth_says_where_it_is_from(looped: Path, tmp_path: Path) -> None:

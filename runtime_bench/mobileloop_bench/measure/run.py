@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mobileloop.console import progress_bars
+from mobileloop.console import print_text, progress_bars
 from mobileloop.errors import MobileloopError
 from mobileloop_bench.bandwidth.ceiling import Bandwidth, bandwidth_of, measure_bandwidth
 from mobileloop_bench.machine.facts import Machine
@@ -92,6 +92,14 @@ def run_bench(
     if before is None:
         recorder.write(lambda: empty)
     bandwidth = _bandwidth(plan, machine, machine_file)
+    told = {one.threads for one in bandwidth if one.taken_from is not None}
+    lacking = [counted(threads, "thread") for threads in plan.settings.threads if threads not in told]
+    if machine_file is not None and lacking:
+        print_text(
+            console,
+            f"The machine file {machine_file.name} has no read bandwidth of {', '.join(lacking)}, so it was "
+            "measured now; mobileloop bandwidth --json makes a file that has it.",
+        )
     print_card(console, plan, machine, bandwidth)
 
     def document(measurement: Measurement, memory: Mapping[MemoryKey, Memory]) -> Document:
