@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # every command raises these; few validate anything before they start
@@ -32,13 +34,37 @@ def validated(model: type[Model], data: Any, where: str) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(_printable(str(part)) for part in first["loc"])
+        field = ".".join(printable(str(part)) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         named = f"{field}: " if field else ""
         raise MobileloopError(f"{where} is not valid: {named}{reason}.") from None
 
 
-def _printable(key: str) -> str:
-    """A key of an untrusted file, safe to show in one line of a terminal."""
+@contextmanager
+def library_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn whatever a library raises inside the block into one sentence; our own errors pass through as they are.
+
+    Around every call that hands a library bytes, texts or tokens from outside: such libraries raise anything, down to
+    bare exceptions and the panics of Rust code, which are no `Exception`.
+
+    Args:
+        what: what fails, as the sentence's beginning, such as "the header of model.gguf".
+        remedy: the way out, as its end.
+
+    Raises:
+        MobileloopError: `<what> cannot be read (<the library's first line>); <remedy>.`
+    """
+    try:
+        yield
+    except (MobileloopError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        lines = str(error).strip().splitlines()
+        reason = printable(lines[0].rstrip(".")) if lines else type(error).__name__
+        raise MobileloopError(f"{what} cannot be read ({reason}); {remedy}.") from None
+
+
+def printable(key: str) -> str:
+    """A text of an untrusted file, safe to show in one line of a terminal."""
     shown = key if key.isprintable() else repr(key)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+    return shown if len(shown) <= 120 else shown[:117] + "..."
