@@ -25,7 +25,7 @@ from jinja2.utils import Namespace
 from mobileloop.chat.allowance import Allowance
 from mobileloop.chat.growth import FILTER_CHECKS, check_call, check_operator, guarded, guarded_format
 from mobileloop.chat.syntax import metered
-from mobileloop.errors import library_errors
+from mobileloop.errors import MobileloopError, library_errors
 
 MAX_SOURCE = 1 << 18  # characters of a template
 
@@ -177,13 +177,32 @@ class ChatTemplate:
             )
             return "".join(self._allowance.bounded(pieces))
 
-    def takes_system(self, prompt: str) -> bool:
-        """Whether a system turn before `prompt` reaches the text: two different ones must give two different texts.
+    def render_with_system(self, system: Message, user: Message) -> str:
+        """The text of a system turn and a user's turn.
 
         Raises:
-            MobileloopError: where the template refuses a system turn.
+            MobileloopError: where the template fails, refuses the system turn or leaves it out.
         """
-        user = {"role": "user", "content": prompt}
+        try:
+            text = self.render([system, user])
+        except MobileloopError as failure:
+            self.render([user])  # one that fails anyway says why itself
+            reason = str(failure).partition("(")[2].rpartition(")")[0]
+            raise MobileloopError(
+                f"this artifact's chat template refuses a system message ({reason}); run it without --system."
+            ) from None
+        if not self.takes_system(user):
+            raise MobileloopError(
+                "this artifact's chat template has no system message and would drop it; run it without --system."
+            )
+        return text
+
+    def takes_system(self, user: Message) -> bool:
+        """Whether a system turn before the user's reaches the text: two different ones must give two different texts.
+
+        Raises:
+            MobileloopError: where the template fails or refuses the turn.
+        """
         turns = ({"role": "system", "content": probe} for probe in ("qvrzkjxu one", "wkzpvjyq two"))
         first, second = (self.render([turn, user]) for turn in turns)
         return first != second
