@@ -20,6 +20,7 @@ LAYERS = (
     ("mobileloop.errors", "mobileloop.quiet", "mobileloop.process", "mobileloop.console"),
     ("mobileloop.files",),
     ("mobileloop.spec",),
+    ("mobileloop.model",),
     ("mobileloop.quant.schemes",),
     ("mobileloop.families",),
     ("mobileloop.checkpoints",),
@@ -57,7 +58,7 @@ TORCH = (
 
 
 # Where an import may wait inside a function: commands, so that `--help` is quick, and what opens an optional extra.
-LATE = ("mobileloop.runtimes", "mobileloop_export.formats", "mobileloop_bench.peers.agreement")
+LATE = ("mobileloop.checkpoints", "mobileloop.runtimes", "mobileloop_export.formats", "mobileloop_bench.peers.agreement")
 
 
 def entry(module):
