@@ -1,4 +1,4 @@
-"""A GGUF file: F32, F16, Q8_0, Q4_0 and Q4_1 tensors, kept bit for bit, and its tokenizer.
+"""A GGUF file: its tensors (`ggml.py` has their types) and its tokenizer.
 
 GGUF's llama files hold the query and key rows in an order that suits interleaved rotary pairs; they are put
 back into the half-split order of the checkpoint, a permutation of whole rows that leaves every block as it is.
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.checkpoints.folder import refuse_unused
+from mobileloop.checkpoints.ggml import Tensor, read_tensor, repacked_notes
 from mobileloop.checkpoints.vocabulary import byte_level_tokenizer, scored_tokenizer
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.files import file_sha256
-from mobileloop.quant.schemes import GROUP, QuantTensor
+from mobileloop.quant.schemes import QuantTensor
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
 from mobileloop.spec.tokenizer import TokenizerSpec
@@ -36,9 +36,6 @@ _BLOCK_NAMES = {
     "down_proj": "ffn_down",
 }
 _OUTER_NAMES = {"embedding": "token_embd.weight", "head": "output.weight", "final_norm": "output_norm.weight"}
-_SUPPORTED = "F32, F16, Q8_0, Q4_0 and Q4_1"
-
-Tensor = QuantTensor | NDArray[np.float32]
 
 
 def load_gguf(path: Path) -> Checkpoint:
@@ -84,7 +81,7 @@ def _load(path: Path) -> Checkpoint:
         key = _stored_name(name)
         if key not in stored:
             raise MobileloopError(f"{path} lacks the tensor {key}; the download may be incomplete.")
-        tensor = _read(path, stored[key])
+        tensor = read_tensor(path, stored[key])
         if name.endswith(".q_proj"):
             tensor = _half_split(tensor, config.num_heads)
         elif name.endswith(".k_proj"):
@@ -92,6 +89,7 @@ def _load(path: Path) -> Checkpoint:
         tensors[name] = tensor
     unused = set(stored) - {_stored_name(name) for name in config.tensor_shapes()}
     refuse_unused(path, unused)
+    used = [stored[_stored_name(name)] for name in config.tensor_shapes()]
     with damage_named(path, "the tokenizer"):
         tokenizer = _tokenizer(path, value)
     return Checkpoint(
@@ -101,6 +99,7 @@ def _load(path: Path) -> Checkpoint:
         tokenizer=tokenizer,
         source=str(path),
         sha256=file_sha256(path),
+        notes=repacked_notes(used),
     ).check_shapes()
 
 
@@ -158,31 +157,6 @@ def _stored_name(name: str) -> str:
         return _OUTER_NAMES[name]
     _, block, short = name.split(".")
     return f"blk.{block}.{_BLOCK_NAMES[short]}.weight"
-
-
-def _read(path: Path, tensor: Any) -> Tensor:
-    """One stored tensor as float32 or QuantTensor; `tensor.data` is [rows, bytes] for quantized types."""
-    kind = tensor.tensor_type.name
-    shape = tuple(int(extent) for extent in reversed(tensor.shape))
-    if kind in ("F32", "F16"):
-        return np.asarray(tensor.data).reshape(shape).astype(np.float32)
-    if kind not in ("Q8_0", "Q4_0", "Q4_1"):
-        raise MobileloopError(
-            f"{path}: the tensor {tensor.name} has the type {kind}, but only {_SUPPORTED} are supported; "
-            "take another file of this model or its safetensors folder."
-        )
-    rows, cols = shape
-    blocks = np.asarray(tensor.data).reshape(rows, cols // GROUP, -1)
-    scale = np.ascontiguousarray(blocks[:, :, 0:2]).view(np.float16)[:, :, 0]
-    if kind == "Q8_0":
-        codes = np.ascontiguousarray(blocks[:, :, 2:]).view(np.int8).reshape(rows, cols)
-        return QuantTensor("int8", codes, scale)
-    nibbles = blocks[:, :, 2:] if kind == "Q4_0" else blocks[:, :, 4:]
-    codes4 = np.concatenate([nibbles & 0xF, nibbles >> 4], axis=2).reshape(rows, cols)
-    if kind == "Q4_0":
-        return QuantTensor("int4-symmetric", codes4, scale)
-    minimum = np.ascontiguousarray(blocks[:, :, 2:4]).view(np.float16)[:, :, 0]
-    return QuantTensor("int4", codes4, scale, minimum)
 
 
 def _half_split(tensor: Tensor, heads: int) -> Tensor:
