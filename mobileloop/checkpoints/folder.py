@@ -5,7 +5,6 @@ Which file says what, and which counts where several speak of one thing, is in d
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from numpy.typing import NDArray
 
 from mobileloop.checkpoints import known_keys
 from mobileloop.checkpoints.account import Account
-from mobileloop.checkpoints.checkpoint import Checkpoint
+from mobileloop.checkpoints.checkpoint import Checkpoint, weights_sha256
 from mobileloop.checkpoints.folder_tokenizer import folder_tokenizer
 from mobileloop.checkpoints.weights import StoredTensors
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.families.family import Family
 from mobileloop.families.registry import family_of
-from mobileloop.files import file_sha256, read_json
+from mobileloop.files import read_json
 from mobileloop.spec.config import ModelConfig
 
 # Buffers of old files: position numbers, causal masks and rotary frequencies, which the config says.
@@ -50,9 +49,12 @@ def load_folder(folder: Path, name: str | None = None, source: str | None = None
         for key, value in family.defaults.items()
         if raw.get(key) is None
     ]
+    stored.name_as(family.tensor_name("final_norm"))
     fields["tie_embeddings"], notes = _tied(family, stored, fields["tie_embeddings"])
     config = validated(ModelConfig, fields, raw.where)
     keys = {ours: family.tensor_name(ours) for ours in config.tensor_shapes()}
+    if config.tie_embeddings and keys["embedding"] not in stored and family.tensor_name("head") in stored:
+        keys["embedding"] = family.tensor_name("head")  # of two tied tensors a file may hold either
     tensors = {ours: stored.read(key) for ours, key in keys.items()}
     # A tied head is often stored a second time.
     used = {*keys.values(), family.tensor_name("head")}
@@ -66,7 +68,7 @@ def load_folder(folder: Path, name: str | None = None, source: str | None = None
         tensors=tensors,
         tokenizer=tokenizer,
         source=source or str(folder),
-        sha256=_sha256(stored.files),
+        sha256=weights_sha256(stored.files),
         notes=(*assumed, *notes, *raw.settle(known_keys.CONFIG), *said),
     ).check_shapes()
 
@@ -97,6 +99,8 @@ def _tied(family: Family, stored: StoredTensors, tied: bool) -> tuple[bool, list
         return True, [] if tied else ["the folder holds no head, so the embedding serves as the head"]
     if not tied:
         return False, []
+    if embedding not in stored:
+        return True, []
     one, other = stored.read(head), stored.read(embedding)
     if one.shape == other.shape and np.array_equal(one, other):
         return True, []
@@ -112,9 +116,3 @@ def _rotary_note(stored: StoredTensors, config: ModelConfig) -> list[str]:
             if held.shape != own.shape or not np.allclose(held, own, rtol=1e-2):
                 return [f"{name} differs from the rotary base of the config, which counts"]
     return []
-
-
-def _sha256(files: list[Path]) -> str:
-    if len(files) == 1:
-        return file_sha256(files[0])
-    return hashlib.sha256("".join(file_sha256(path) for path in files).encode()).hexdigest()

@@ -5,6 +5,7 @@ The order of the files, and where they are joined, is in docs/checkpoints.md; it
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ def folder_tokenizer(folder: Path, config: Account, vocab_size: int) -> tuple[To
     vocabulary = _vocabulary(files, named, vocab_size)
     add_bos, add_eos = files.settings.get("add_bos_token"), files.settings.get("add_eos_token")
     if vocabulary is None:
+        for account, key in itertools.product((config, files.generation), ("bos_token_id", "eos_token_id")):
+            account.get(key)  # of no use without a vocabulary
         files.settle()
         return None, files.notes
     tokenizer, json_text, from_sentencepiece = vocabulary

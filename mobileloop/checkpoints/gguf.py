@@ -6,7 +6,6 @@ back into the half-split order of the checkpoint, a permutation of whole rows th
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mobileloop.checkpoints import known_keys
 from mobileloop.checkpoints.account import Account
-from mobileloop.checkpoints.checkpoint import Checkpoint
+from mobileloop.checkpoints.checkpoint import Checkpoint, weights_sha256
+from mobileloop.checkpoints.ggml import Tensor, read_tensor, repacked_notes
 from mobileloop.checkpoints.gguf_tokenizer import gguf_tokenizer
 from mobileloop.checkpoints.weights import refuse_unused
 from mobileloop.errors import MobileloopError, library_errors, printable, validated
-from mobileloop.files import file_sha256
-from mobileloop.quant.schemes import GROUP, QuantTensor
+from mobileloop.quant.schemes import QuantTensor
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
 
@@ -39,9 +37,6 @@ _BLOCK_NAMES = {
     "down_proj": "ffn_down",
 }
 _OUTER_NAMES = {"embedding": "token_embd.weight", "head": "output.weight", "final_norm": "output_norm.weight"}
-_SUPPORTED = "F32, F16, Q8_0, Q4_0 and Q4_1"
-
-Tensor = QuantTensor | NDArray[np.float32]
 
 
 _PART = re.compile(r"^(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})$")
@@ -81,19 +76,9 @@ def load_gguf(path: Path) -> Checkpoint:
     _check_kind(account)
     stem = _PART.match(files[0].stem)
     config, notes = _config(account, stored, stem["stem"] if stem and len(files) > 1 else files[0].stem)
-    tensors: dict[str, Tensor] = {}
-    for name in config.tensor_shapes():
-        key = _stored_name(name)
-        if key not in stored:
-            raise MobileloopError(f"{path} lacks the tensor {key}; the download may be incomplete.")
-        with library_errors(f"the tensor {key} of {path}", _DAMAGED):
-            tensor = _read(path, stored[key])
-            if name.endswith(".q_proj"):
-                tensor = _half_split(tensor, config.num_heads)
-            elif name.endswith(".k_proj"):
-                tensor = _half_split(tensor, config.num_kv_heads)
-        tensors[name] = tensor
-    refuse_unused(path, set(stored) - {_stored_name(name) for name in config.tensor_shapes()} - set(notes))
+    used = {name: _stored_name(name) for name in config.tensor_shapes()}
+    refuse_unused(path, set(stored) - set(used.values()) - set(notes))
+    tensors = {name: _tensor(path, name, stored.get(key), config) for name, key in used.items()}
     tokenizer, said = gguf_tokenizer(account, config.vocab_size)
     return Checkpoint(
         config=config,
@@ -101,15 +86,24 @@ def load_gguf(path: Path) -> Checkpoint:
         tensors=tensors,
         tokenizer=tokenizer,
         source=str(path),
-        sha256=_sha256(files),
-        notes=(*notes.values(), *said, *account.settle(known_keys.gguf_rules("llama"))),
+        sha256=weights_sha256(files),
+        notes=(
+            *repacked_notes(stored[key] for key in used.values()),
+            *notes.values(),
+            *said,
+            *account.settle(known_keys.gguf_rules("llama")),
+        ),
     ).check_shapes()
 
 
-def _sha256(files: list[Path]) -> str:
-    if len(files) == 1:
-        return file_sha256(files[0])
-    return hashlib.sha256("".join(file_sha256(path) for path in files).encode()).hexdigest()
+def _tensor(path: Path, name: str, stored: Any, config: ModelConfig) -> Tensor:
+    """One tensor under our name, its rows in our order."""
+    if stored is None:
+        raise MobileloopError(f"{path} lacks the tensor {_stored_name(name)}; the download may be incomplete.")
+    tensor = read_tensor(path, stored)
+    heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.rpartition(".")[2])
+    with library_errors(f"the tensor {_stored_name(name)} of {path}", _DAMAGED):
+        return tensor if heads is None else _half_split(tensor, heads)
 
 
 def _parts(path: Path) -> list[Path]:
@@ -265,31 +259,6 @@ def _stored_name(name: str) -> str:
         return _OUTER_NAMES[name]
     _, block, short = name.split(".")
     return f"blk.{block}.{_BLOCK_NAMES[short]}.weight"
-
-
-def _read(path: Path, tensor: Any) -> Tensor:
-    """One stored tensor as float32 or QuantTensor; `tensor.data` is [rows, bytes] for quantized types."""
-    kind = tensor.tensor_type.name
-    shape = tuple(int(extent) for extent in reversed(tensor.shape))
-    if kind in ("F32", "F16"):
-        return np.asarray(tensor.data).reshape(shape).astype(np.float32)
-    if kind not in ("Q8_0", "Q4_0", "Q4_1"):
-        raise MobileloopError(
-            f"{path}: the tensor {tensor.name} has the type {kind}, but only {_SUPPORTED} are supported; "
-            "take another file of this model or its safetensors folder."
-        )
-    rows, cols = shape
-    blocks = np.asarray(tensor.data).reshape(rows, cols // GROUP, -1)
-    scale = np.ascontiguousarray(blocks[:, :, 0:2]).view(np.float16)[:, :, 0]
-    if kind == "Q8_0":
-        codes = np.ascontiguousarray(blocks[:, :, 2:]).view(np.int8).reshape(rows, cols)
-        return QuantTensor("int8", codes, scale)
-    nibbles = blocks[:, :, 2:] if kind == "Q4_0" else blocks[:, :, 4:]
-    codes4 = np.concatenate([nibbles & 0xF, nibbles >> 4], axis=2).reshape(rows, cols)
-    if kind == "Q4_0":
-        return QuantTensor("int4-symmetric", codes4, scale)
-    minimum = np.ascontiguousarray(blocks[:, :, 2:4]).view(np.float16)[:, :, 0]
-    return QuantTensor("int4", codes4, scale, minimum)
 
 
 def _half_split(tensor: Tensor, heads: int) -> Tensor:

@@ -95,6 +95,8 @@ def _vocabulary(
 ) -> tuple[str, bool, list[str]]:
     """The `tokenizers` JSON, whether a begin token is put by default, and notes."""
     damage = library_errors(f"the tokenizer of {account.where}", "download the file again")
+    unknown = said_ids(account.get("tokenizer.ggml.unknown_token_id", 0))
+    add_space = bool(account.get("tokenizer.ggml.add_space_prefix", True))  # of SentencePiece alone, as is the unknown
     if kind == "gpt2":
         pre = account.get("tokenizer.ggml.pre")
         notes = [] if pre else ["the file names no pre-tokenizer, and GPT-2's is taken; words may be cut otherwise"]
@@ -103,11 +105,9 @@ def _vocabulary(
             text = byte_level_tokenizer(tokens, merges, types, str(pre or "default"))
         return text, pre_tokenizer_adds_bos(str(pre or "default")), notes
     if kind == "llama":
-        unknown = said_ids(account.get("tokenizer.ggml.unknown_token_id", 0))
         if not unknown or unknown[0] >= len(tokens):
             raise MobileloopError(f"{account.where} has no unknown token in its vocabulary; download it again.")
         account.get("tokenizer.ggml.pre")  # of no effect on this kind
-        add_space = bool(account.get("tokenizer.ggml.add_space_prefix", True))
         scores = account.get("tokenizer.ggml.scores", [])
         with damage:
             return scored_tokenizer(tokens, scores, types, tokens[unknown[0]], add_space), True, []

@@ -56,6 +56,7 @@ class StoredTensors:
         self.files, weight_map, notes = _weight_files(folder)
         self.dtypes: dict[str, str] = {}
         self._file_of: dict[str, Path] = {}
+        self._stored_as: dict[str, str] = {}
         for path in self.files:
             for name, dtype in _header(path).items():
                 if weight_map is None or weight_map.get(name, path.name) == path.name:
@@ -67,6 +68,32 @@ class StoredTensors:
                     "shard is of another download."
                 )
         self.notes = tuple(notes)
+
+    def name_as(self, expected: str) -> None:
+        """Read names as the family spells them, where a wrapper put a prefix before all of them, or left one out.
+
+        Args:
+            expected: a tensor that every model of the family has, such as `model.norm.weight`.
+        """
+        if expected in self.dtypes:
+            return
+        root, _, bare = expected.partition(".")  # "model", "norm.weight"
+        prefixes = {name.removesuffix(expected) for name in self.dtypes if name.endswith("." + expected)}
+        if len(prefixes) == 1:
+            prefix = prefixes.pop()
+            names = {name: name.removeprefix(prefix) for name in self.dtypes}
+            told = f"the names of the tensors begin with {printable(prefix)}, which is left out"
+        elif not prefixes and bare in self.dtypes:
+            names = {name: name if name.startswith("lm_head.") else f"{root}.{name}" for name in self.dtypes}
+            told = f"the names of the tensors lack {root}., as a model saved without its head has them"
+        else:
+            return
+        if len(set(names.values())) != len(names):
+            raise MobileloopError(f"{self.folder} holds the same tensors under several prefixes; keep one set of them.")
+        self._stored_as = {new: old for old, new in names.items()}
+        self.dtypes = {names[name]: dtype for name, dtype in self.dtypes.items()}
+        self._file_of = {names[name]: path for name, path in self._file_of.items()}
+        self.notes = (*self.notes, told)
 
     def __contains__(self, name: str) -> bool:
         return name in self.dtypes
@@ -86,7 +113,7 @@ class StoredTensors:
         path = self._file_of[name]
         with library_errors(f"the tensor {name} of {path}", "download it again"):
             with safe_open(str(path), framework="np") as stored:
-                tensor = stored.get_tensor(name)
+                tensor = stored.get_tensor(self._stored_as.get(name, name))
             with np.errstate(over="ignore"):
                 return np.asarray(tensor).astype(np.float32)
 
