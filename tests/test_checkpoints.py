@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from builders import DATA, TINY, hf_config, write_folder
+from gguf_files import Q, write_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -247,70 +248,6 @@ def test_check_shapes_names_the_tensor():
 
 
 # -- GGUF ------------------------------------------------------------------------------------------
-
-Q = gguf.GGMLQuantizationType
-SHORT = {
-    "input_layernorm": "attn_norm",
-    "q_proj": "attn_q",
-    "k_proj": "attn_k",
-    "v_proj": "attn_v",
-    "o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "gate_proj": "ffn_gate",
-    "up_proj": "ffn_up",
-    "down_proj": "ffn_down",
-}
-OUTER = {"embedding": "token_embd.weight", "final_norm": "output_norm.weight", "head": "output.weight"}
-
-
-def permuted(weights, heads):
-    """What llama.cpp's converter does to query and key rows."""
-    rows, cols = weights.shape
-    return weights.reshape(heads, 2, rows // heads // 2, cols).swapaxes(1, 2).reshape(rows, cols)
-
-
-def write_gguf(path, checkpoint, kind=Q.F32, architecture="llama", tokenizer=None, skip=(), **fields):
-    config = checkpoint.config
-    writer = gguf.GGUFWriter(str(path), architecture)
-    numbers = {
-        "block_count": config.num_blocks,
-        "embedding_length": config.hidden_size,
-        "feed_forward_length": config.intermediate_size,
-        "attention.head_count": config.num_heads,
-        "attention.head_count_kv": config.num_kv_heads,
-        "context_length": config.max_position,
-        "rope.dimension_count": config.head_dim,
-    }
-    numbers.update(fields)
-    for name, number in numbers.items():
-        if isinstance(number, str):
-            writer.add_string(f"{architecture}.{name}", number)
-        elif number is not None:
-            writer.add_uint32(f"{architecture}.{name}", number)
-    writer.add_float32(f"{architecture}.attention.layer_norm_rms_epsilon", config.rms_norm_eps)
-    writer.add_float32(f"{architecture}.rope.freq_base", config.rope_theta)
-    if tokenizer:
-        tokenizer(writer)
-    for name, tensor in checkpoint.tensors.items():
-        parts = name.split(".")
-        stored = OUTER[name] if name in OUTER else f"blk.{parts[1]}.{SHORT[parts[2]]}.weight"
-        if stored in skip:
-            continue
-        if name.endswith(".q_proj"):
-            tensor = permuted(tensor, config.num_heads)
-        elif name.endswith(".k_proj"):
-            tensor = permuted(tensor, config.num_kv_heads)
-        if tensor.ndim == 1 or kind == Q.F32:
-            writer.add_tensor(stored, np.ascontiguousarray(tensor))
-        elif kind == Q.F16:
-            writer.add_tensor(stored, tensor.astype(np.float16))
-        else:
-            writer.add_tensor(stored, gguf.quants.quantize(np.ascontiguousarray(tensor), kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def expected_values(tensor, kind):

@@ -24,7 +24,7 @@ class Rules:
     Attributes:
         without_effect: names (or patterns with *) -> why they do not change the answer.
         can_change: what the name of a key that can change the answer looks like; such a key is refused unless off.
-        off: values that switch such a key off, beside null, false, 0 and what is empty.
+        off: the values that change nothing, for keys where they are not null, false, 0 and what is empty.
         effect: what a refused key can change, for the sentence.
     """
 
@@ -72,7 +72,7 @@ class Account(Mapping[str, Any]):
         unknown = [key for key in self._values if key not in self._asked and not rules.knows(key)]
         for key in unknown:
             value = self._values[key]
-            if rules.can_change.search(key.lower()) and not _is_off(value, rules.off.get(key, ())):
+            if rules.can_change.search(key.lower()) and not _is_off(value, rules.off.get(key)):
                 raise MobileloopError(
                     f"{self.where} sets {printable(key)} to {_shown(value)}, which can change {rules.effect} and is "
                     "not known to this version; take a checkpoint without it."
@@ -84,9 +84,11 @@ class Account(Mapping[str, Any]):
         return [f"{self.where}: not known and left out: {listed}{more}"]
 
 
-def _is_off(value: object, off: tuple[object, ...]) -> bool:
-    empty = value is None or value is False or (isinstance(value, (str, list, dict)) and not value)
-    return empty or (isinstance(value, (int, float)) and value == 0) or value in off
+def _is_off(value: object, off: tuple[object, ...] | None) -> bool:
+    if off is not None:
+        return value is None or value in off
+    empty = value is None or (isinstance(value, (str, list, dict)) and not value)
+    return empty or (isinstance(value, (int, float)) and value == 0)
 
 
 def _shown(value: object) -> str:

@@ -172,7 +172,7 @@ def _vocabulary(files: _Files, named: Mapping[str, Any], size: int) -> tuple[Tok
     whole, pieces = folder / "tokenizer.json", folder / "tokenizer.model"
     if whole.is_file():
         text = read_text(whole)
-        tokenizer = _opened(whole, text, files)
+        tokenizer, text = _opened(whole, text, files)
     elif pieces.is_file():
         text = sentencepiece_tokenizer(pieces)
         tokenizer = Tokenizer.from_str(text)
@@ -196,18 +196,29 @@ def _vocabulary(files: _Files, named: Mapping[str, Any], size: int) -> tuple[Tok
     return tokenizer, tokenizer.to_str() if changed else text, not whole.is_file()
 
 
-def _opened(path: Path, text: str, files: _Files) -> Tokenizer:
-    with library_errors(str(path), "it is not a tokenizer of the tokenizers library; download it again"):
-        tokenizer = Tokenizer.from_str(text)
+_PARTS_OF_A_TOKENIZER = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens")
+
+
+def _opened(path: Path, text: str, files: _Files) -> tuple[Tokenizer, str]:
+    """The tokenizer and the text it was made of: the file's own where the library knows every key of it."""
+    with library_errors(str(path), "it is not JSON; download it again"):
         keys = json.loads(text)
+    if not isinstance(keys, dict):
+        raise MobileloopError(
+            f"{path} holds a JSON {type(keys).__name__}, but a tokenizer was expected; download it again."
+        )
     account = Account(str(path), keys)
-    for key in ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens"):
+    for key in _PARTS_OF_A_TOKENIZER:
         account.get(key)
     for key in ("truncation", "padding"):
         if account.get(key) is not None:
             files.notes.append(f"{path.name} was saved with {key}, which is left out: it would change prompts")
     files.notes += account.settle(known_keys.TOKENIZER_JSON)
-    return tokenizer
+    known = {key: keys[key] for key in ("version", "truncation", "padding", *_PARTS_OF_A_TOKENIZER) if key in keys}
+    if len(known) != len(keys):
+        text = json.dumps(known, ensure_ascii=False)
+    with library_errors(str(path), "it is not a tokenizer of the tokenizers library; download it again"):
+        return Tokenizer.from_str(text), text
 
 
 def _added_tokens(files: _Files) -> dict[int, AddedToken]:

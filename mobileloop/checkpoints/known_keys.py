@@ -71,8 +71,8 @@ CONFIG = Rules(
         "rotary_pct": (1,),
         "rope_ratio": (1,),
         "rope_scaling_factor": (1,),
-        "num_experts": (1,),
-        "num_local_experts": (1,),
+        "num_experts": (0, 1),
+        "num_local_experts": (0, 1),
     },
 )
 
@@ -153,9 +153,9 @@ def gguf_rules(architecture: str) -> Rules:
             f"{architecture}.embedding_scale": (1,),
             f"{architecture}.attention.causal": (True,),
             f"{architecture}.rope.scaling.attn_factor": (1,),
-            f"{architecture}.expert_count": (1,),
-            f"{architecture}.rope.scale_linear": (1,),
-            f"{architecture}.rope.scaling.factor": (1,),
+            f"{architecture}.expert_count": (0, 1),
+            f"{architecture}.rope.scale_linear": (0, 1),
+            f"{architecture}.rope.scaling.factor": (0, 1),
         },
         effect="what the model computes or how it reads a text",
     )
