@@ -576,14 +576,14 @@ def test_a_newer_format_version(world, target, tmp_path):
     if target == "onnx":
         model = onnx.load(world.onnx)
         held = model.metadata_props[0]
-        held.value = held.value.replace('"format_version":2', '"format_version":3')
+        held.value = held.value.replace('"format_version":3', '"format_version":4')
         onnx.save(model, path)
     else:  # the metadata lie in the file as JSON text: of the same length, nothing else need change
         data = getattr(world, target).read_bytes()
-        changed = re.sub(rb'(\\?"format_version\\?":)2', rb"\g<1>3", data)
+        changed = re.sub(rb'(\\?"format_version\\?":)3', rb"\g<1>4", data)
         assert changed != data
         path.write_bytes(changed)
-    refused(cli("info", path, cwd=tmp_path), "has format version 3")
+    refused(cli("info", path, cwd=tmp_path), "has format version 4")
 
 
 def full_disk():

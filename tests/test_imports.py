@@ -20,6 +20,7 @@ LAYERS = (
     ("mobileloop.errors", "mobileloop.quiet", "mobileloop.process", "mobileloop.console"),
     ("mobileloop.files",),
     ("mobileloop.spec",),
+    ("mobileloop.model",),
     ("mobileloop.quant.schemes",),
     ("mobileloop.families",),
     ("mobileloop.checkpoints",),
@@ -64,8 +65,14 @@ TORCH = (
 )
 
 
-# Where an import may wait inside a function: commands, so that `--help` is quick, and what opens an optional extra.
-LATE = ("mobileloop.runtimes", "mobileloop_export.formats", "mobileloop_bench.peers.agreement")
+# Where an import may wait inside a function: commands, so that `--help` is quick, what opens an optional extra,
+# and the package of readers, which artifacts need the least of.
+LATE = (
+    "mobileloop.checkpoints",
+    "mobileloop.runtimes",
+    "mobileloop_export.formats",
+    "mobileloop_bench.peers.agreement",
+)
 
 
 def entry(module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mobileloop.errors import MobileloopError
 
@@ -92,6 +92,22 @@ def scored_tokenizer(
     return str(tokenizer.to_str())
 
 
+def with_end_token(json_text: str, end: str) -> str:
+    """The same tokenizer with the token `end` behind every text, as `add_eos_token` asks for.
+
+    Raises:
+        MobileloopError: where the vocabulary has no such token.
+    """
+    tokenizer = Tokenizer.from_str(json_text)
+    number = tokenizer.token_to_id(end)
+    if number is None:
+        raise MobileloopError(f"add_eos_token asks for the token {end!r}, which is not in the vocabulary.")
+    template = processors.TemplateProcessing(single=["$A", end], special_tokens=[(end, number)])
+    before = tokenizer.post_processor
+    tokenizer.post_processor = template if before is None else processors.Sequence([before, template])
+    return str(tokenizer.to_str())
+
+
 def sentencepiece_tokenizer(path: Path) -> str:
     """A SentencePiece `tokenizer.model` as the `tokenizers` library's JSON.
 
@@ -114,3 +130,8 @@ def sentencepiece_tokenizer(path: Path) -> str:
             f"{path} is a unigram model, and only BPE is supported; give the folder a tokenizer.json."
         )
     return scored_tokenizer(tokens, scores, types, tokens[model.unk_id()])
+
+
+def pre_tokenizer_adds_bos(name: str) -> bool:
+    """Whether llama.cpp puts a begin token where a GGUF file of this pre-tokenizer does not say: Llama 3's kinds."""
+    return name in ("llama-bpe", "llama3", "llama-v3")

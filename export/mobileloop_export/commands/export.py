@@ -137,12 +137,13 @@ def export(
         )
         wanted = context if context is not None else min(DEFAULT_CONTEXT, checkpoint.config.max_position)
         kv = kv or (KvType.float32 if quantize is Quantization.none else KvType.float16)
-        info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv])
+        doubts = tuple(_untrained(checkpoint, chosen))
+        info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv], doubts)
         path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
         check_output(path, (source,))
         with written_whole(path) as temporary:
             write(packed, info, temporary, lambda step, done: progress(step, 0.5 + 0.5 * done))
-    _say(path, info, (*checkpoint.notes, *packed.notes, *_untrained(checkpoint, chosen)), as_json)
+    _say(path, info, as_json)
 
 
 def _schedule(checkpoint: Checkpoint, loops: int | None, schedule: str | None) -> Schedule:
@@ -171,7 +172,7 @@ def _untrained(checkpoint: Checkpoint, chosen: Schedule) -> list[str]:
     ]
 
 
-def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) -> None:
+def _say(path: Path, info: ArtifactInfo, as_json: bool) -> None:
     size = path.stat().st_size
     if as_json:
         facts = {
@@ -184,7 +185,7 @@ def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) 
             "quantization": info.quantization,
             "context": info.context,
             "random_weights": info.config.random_weights,
-            "notes": list(notes),
+            "notes": list(info.notes),
         }
         typer.echo(json.dumps(facts))
         return
@@ -192,5 +193,5 @@ def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) 
         f"{path}: {size / 1e6:.1f} MB, {info.quantization}, schedule {info.schedule.name}, context {info.context}; "
         f"a token reads {info.unique_bytes() / 1e6:.1f} MB unique and executes {info.executed_bytes() / 1e6:.1f} MB"
     )
-    for note in notes:
+    for note in info.notes:
         say(f"note: {note}")
