@@ -24,7 +24,7 @@ LAYERS = (
     ("mobileloop.quant.schemes",),
     ("mobileloop.families",),
     ("mobileloop.checkpoints",),
-    ("mobileloop.chat", "mobileloop.detokenize", "mobileloop.quant.records"),
+    ("mobileloop.chat", "mobileloop.detokenize", "mobileloop.normal_form", "mobileloop.quant.records"),
     ("mobileloop.tokenizer",),
     ("mobileloop.packed",),
     ("mobileloop.artifact", "mobileloop.reference", "mobileloop.decode"),
