@@ -7,13 +7,15 @@ spaces or has user-defined pieces, the text is brought to its normal form here.
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from collections.abc import Iterator
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, models
 
 from mobileloop.spec.tokenizer import SentencePieceForm
+from mobileloop.unigram import Unigram
 
 SPACE_MARK = "▁"
 
@@ -128,6 +130,9 @@ class PieceEncoder:
         self._outer = re.compile("|".join(map(_pattern, longest_first)) or "(?!)")
         self._before, self._after = self._around()
         raw.encode_special_tokens = True
+        self._unigram = None
+        if isinstance(raw.model, models.Unigram):
+            self._unigram = Unigram(json.loads(raw.to_str())["model"], form.kept)
 
     def _around(self) -> tuple[list[int], list[int]]:
         """What the tokenizer puts before and behind a text."""
@@ -148,6 +153,8 @@ class PieceEncoder:
 
     def _between(self, text: str, first: bool) -> list[int]:
         normal = self._normal(text, prefix=first or self._form.prefix_after_tokens)
+        if self._unigram is not None:
+            return self._unigram.encode(normal)
         return list(self._raw.encode(normal, add_special_tokens=False).ids)
 
 

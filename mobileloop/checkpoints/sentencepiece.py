@@ -1,8 +1,8 @@
 """A SentencePiece `tokenizer.model` as the `tokenizers` library's JSON, with ids equal to SentencePiece's own.
 
-Two forms. Where the model has no rules for texts beside the space in front (Llama, MobileLLM), the JSON has a
-normalizer, and every reader of it is exact. Where it has rules, removes spaces or has user-defined pieces, the JSON
-takes texts that are in their normal form already, and `sentencepiece_form` says which that is.
+Two forms. Where a BPE model has no rules for texts beside the space in front (Llama, MobileLLM), the JSON has a
+normalizer, and every reader of it is exact. Where it has rules, removes spaces or has user-defined pieces, and for
+unigram models, the JSON takes texts that are in their normal form already, and `sentencepiece_form` says which that is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import AddedToken, Tokenizer, models, normalizers
 
 from mobileloop.checkpoints.sentencepiece_model import (
@@ -28,10 +29,10 @@ from mobileloop.checkpoints.sentencepiece_model import (
 from mobileloop.checkpoints.spm_parts import bpe_model, spm_decoder
 from mobileloop.errors import MobileloopError, library_errors, printable
 from mobileloop.spec.tokenizer import SentencePieceForm
+from mobileloop.unigram import UNMATCHED
 
 # Stands at the beginning of a text until it is known whether a token or text begins there (private use).
 _BEGIN = "\uf8f0"
-_NEVER = -1e6  # a score that loses against any way of writing the same text
 
 
 def sentencepiece_tokenizer(path: Path, added: Iterable[tuple[int, AddedToken]] = (), legacy: bool = False) -> str:
@@ -102,9 +103,9 @@ def _replace(pattern: str, content: str) -> dict[str, Any]:
 
 
 def _needs_form(model: SentencePieceModel) -> bool:
-    return bool(
-        model.charsmap or model.remove_extra_whitespaces or not model.escape_whitespaces or USER_DEFINED in model.types
-    )
+    ties = model.kind == "unigram"  # whose ways of equal score are told apart by rounding
+    spaces = model.remove_extra_whitespaces or not model.escape_whitespaces
+    return ties or bool(model.charsmap) or spaces or USER_DEFINED in model.types
 
 
 def _normalizer(add_space: bool, legacy: bool) -> normalizers.Normalizer:
@@ -136,10 +137,11 @@ def _scored_pieces(model: SentencePieceModel) -> list[tuple[str, float]]:
     pieces = []
     for piece, score, kind in zip(model.pieces, model.scores, model.types, strict=True):
         if kind == USER_DEFINED:
-            score = len(piece.encode("utf-8")) * best - 0.1
+            score = float(np.float32(len(piece.encode("utf-8"))) * np.float32(best)) - 0.1
         elif kind in (BYTE, CONTROL, UNKNOWN):
-            score = _NEVER
-        pieces.append((names.get(piece, piece) if kind == UNUSED else piece, score))
+            score = UNMATCHED
+        unused = kind == UNUSED
+        pieces.append((names[piece] if unused else piece, UNMATCHED if unused else score))
     return pieces
 
 
