@@ -12,7 +12,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ _SETTINGS = (
 _WEIGHTS = "model.safetensors"
 _PICKLE = "pytorch_model.bin"
 _OTHER_WEIGHTS = (".msgpack", ".h5", ".onnx", ".pt", ".pth", ".ckpt", ".tflite", ".pte", ".npz", ".nemo")
-_TRIES = 3
+_TRIES = 2
 _SHOWN = 5  # names in a sentence
 
 
@@ -332,26 +332,26 @@ class _Fetch:
 
     def _refusal(self, error: BaseException) -> MobileloopError:
         """One sentence of whatever the library raised."""
-        from huggingface_hub import constants, errors, get_token
+        from huggingface_hub import constants, errors
 
         name, page = self.name.repo, f"{constants.ENDPOINT}/{self.name.repo}"
         status = getattr(getattr(error, "response", None), "status_code", None)
-        told = str(error)
+        told, token = str(error), _has_token()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return self._full("it is full")
         if isinstance(error, errors.GatedRepoError):
-            token = "whose token HF_TOKEN is" if get_token() else "and give its token as HF_TOKEN"
-            return MobileloopError(f"{name} is gated: accept its terms on {page} with the account {token}.")
+            whose = "whose token HF_TOKEN is" if token else "and give its token as HF_TOKEN"
+            return MobileloopError(f"{name} is gated: accept its terms on {page} with the account {whose}.")
         if isinstance(error, errors.RevisionNotFoundError):
             return MobileloopError(
                 f"{name} has no revision '{self.name.revision}'; see its branches and tags on {page}."
             )
-        if get_token() and (status == 403 or (status == 401 and "nvalid" in told)):
+        if token and (status == 403 or (status == 401 and "nvalid" in told)):
             return MobileloopError(
                 f"the hub does not accept the token for {name}; check HF_TOKEN, or unset it for a public model."
             )
         if isinstance(error, errors.RepositoryNotFoundError):
-            hint = "the token's account may not see it" if get_token() else "a private one needs HF_TOKEN"
+            hint = "the token's account may not see it" if token else "a private one needs HF_TOKEN"
             return MobileloopError(
                 f"there is no folder {name} here and no model of that name on {constants.ENDPOINT}; check the spelling "
                 f"({hint})."
@@ -380,6 +380,14 @@ def named(folder: Path, name: str) -> Iterator[None]:
         yield
     except MobileloopError as error:
         raise MobileloopError(str(error).replace(str(folder), name)) from None
+
+
+def _has_token() -> bool:
+    from huggingface_hub import get_token
+
+    with suppress(Exception):  # it reads a file of the user's, too
+        return bool(get_token())
+    return False
 
 
 def _plain(file: object) -> bool:
@@ -453,10 +461,10 @@ def _unreadable(what: str) -> Iterator[None]:
 def _quiet_library() -> Iterator[None]:
     """What matters of the library's warnings is in our sentences."""
     with library_errors("huggingface_hub", "install it again with: pip install -U huggingface_hub"):
-        import huggingface_hub  # noqa: F401
+        from huggingface_hub import file_download, hf_api  # noqa: F401  (they set the logger's level when imported)
 
     logger = logging.getLogger("huggingface_hub")
-    level, propagate = logger.level, logger.propagate
+    level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
@@ -464,4 +472,3 @@ def _quiet_library() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-        logger.propagate = propagate
