@@ -48,6 +48,7 @@ MARKERS = {"mobileloop", "mobileloop.data", "mobileloop.quant", "mobileloop_expo
 
 # The command line, the exporter of ExecuTorch programs and what checks against the reference may load PyTorch.
 TORCH = (
+    "mobileloop.checkpoints.unpickle",
     "mobileloop.reference.cache",
     "mobileloop.reference.layers",
     "mobileloop.reference.model",
