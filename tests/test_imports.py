@@ -24,7 +24,8 @@ LAYERS = (
     ("mobileloop.quant.schemes",),
     ("mobileloop.families",),
     ("mobileloop.checkpoints",),
-    ("mobileloop.quant.records", "mobileloop.tokenizer"),
+    ("mobileloop.chat", "mobileloop.detokenize", "mobileloop.quant.records"),
+    ("mobileloop.tokenizer",),
     ("mobileloop.packed",),
     ("mobileloop.artifact", "mobileloop.reference", "mobileloop.decode"),
     ("mobileloop.runtimes", "mobileloop_export"),
@@ -44,7 +45,14 @@ LAYERS = (
     ("mobileloop.cli",),
 )
 # Pure markers: a docstring, and a version.
-MARKERS = {"mobileloop", "mobileloop.data", "mobileloop.quant", "mobileloop_export", "mobileloop_bench"}
+MARKERS = {
+    "mobileloop",
+    "mobileloop.chat",
+    "mobileloop.data",
+    "mobileloop.quant",
+    "mobileloop_export",
+    "mobileloop_bench",
+}
 
 # The command line, the exporter of ExecuTorch programs and what checks against the reference may load PyTorch.
 TORCH = (

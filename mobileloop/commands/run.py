@@ -135,17 +135,17 @@ def _one(
     from mobileloop.decode.generate import generate
     from mobileloop.tokenizer import TextStream
 
-    growing = TextStream(tokenizer)
+    growing = TextStream(tokenizer, ids)
     pieces: list[str] = []
 
-    def show(token: int) -> None:
-        piece = growing.push(token)
+    def show(piece: str) -> None:
         pieces.append(piece)
         if not as_json:
             sys.stdout.write(piece)
             sys.stdout.flush()
 
-    result = generate(session, ids, most, samplers[0], tokenizer.is_end, show)
+    result = generate(session, ids, most, samplers[0], tokenizer.is_end, lambda token: show(growing.push(token)))
+    show(growing.flush())
     facts = _facts(session, result)
     if as_json:
         typer.echo(json.dumps({"text": "".join(pieces), "tokens": result.tokens, **facts}))
@@ -162,15 +162,15 @@ def _several(
     from mobileloop.decode.batch import generate_samples
 
     answers = generate_samples(session, ids, most, samplers, tokenizer.is_end)
-    texts = [_text(tokenizer, tokens) for tokens in answers.tokens]
+    texts = [_text(tokenizer, ids, tokens) for tokens in answers.tokens]
     _say_samples(texts, answers, session.title(), _facts(session, answers), as_json)
 
 
-def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+def _text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
     from mobileloop.tokenizer import TextStream
 
-    stream = TextStream(tokenizer)
-    return "".join(stream.push(token) for token in tokens)
+    stream = TextStream(tokenizer, prompt)
+    return "".join([*(stream.push(token) for token in tokens), stream.flush()])
 
 
 def _say_samples(texts: list[str], answers: Samples, title: str, facts: dict[str, object], as_json: bool) -> None:
