@@ -119,7 +119,10 @@ def _run(path: Path, out: Path) -> None:
     shown, size = text_of(path), path.stat().st_size
     seconds = 120 + size / 5e6
     with tempfile.TemporaryDirectory(prefix="mobileloop-") as home:
-        command = [sys.executable, "-m", _CHILD, str(path.resolve()), str(out.resolve())]
+        # The library opens no name that is not UTF-8.
+        Path(home, "checkpoint").symlink_to(path.resolve())
+        Path(home, "out").symlink_to(out.resolve())
+        command = [sys.executable, "-m", _CHILD, f"{home}/checkpoint", f"{home}/out"]
         try:
             done = subprocess.run(
                 command,
