@@ -88,7 +88,7 @@ class ArtifactInfo(BaseModel):
             group=packed.group,
             context=context,
             kv_bits=kv_bits,
-            source=Path(checkpoint.source).name,
+            source=checkpoint.label,
             source_sha256=checkpoint.sha256,
             costs=Costs.model_validate(packed.costs()),
             tokenizer=checkpoint.tokenizer,

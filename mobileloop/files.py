@@ -85,6 +85,14 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def text_of(path: str | Path) -> str:
+    """A path as text that JSON and every terminal can hold: bytes that are not UTF-8 are written as `\\xe8`.
+
+    A document holds this, since a lone surrogate in it is read back by no other program.
+    """
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def text_sha256(text: str) -> str:
     """SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -65,7 +65,7 @@ def test_pieces_come_as_soon_as_they_are_certain(name, texts, pieces):
     stream = TextStream(tokenizer)
     got = [stream.push(i) for i in ids]
     end = stream.flush()
-    assert got + [end] * bool(end) == pieces
+    assert (got if not end else [*got, end]) == pieces
 
 
 @pytest.mark.parametrize("end", [[0xE6], [0xE6, 0x97], [0xF0, 0x9F, 0x99], [0xFF], [0x80, 0xC3]])

@@ -56,6 +56,7 @@ MARKERS = {
 
 # The command line, the exporter of ExecuTorch programs and what checks against the reference may load PyTorch.
 TORCH = (
+    "mobileloop.checkpoints.unpickle",
     "mobileloop.reference.cache",
     "mobileloop.reference.layers",
     "mobileloop.reference.model",

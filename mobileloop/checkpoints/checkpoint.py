@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileloop.errors import MobileloopError
-from mobileloop.files import file_sha256
+from mobileloop.files import file_sha256, text_of
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
@@ -26,9 +26,10 @@ class Checkpoint:
         config, schedule: the model's shape and its own sharing.
         tensors: the names of `ModelConfig.tensor_shapes`; float32 arrays, or QuantTensor where the source is quantized.
         tokenizer: None where the source has none.
-        source: file or preset name, for messages and the artifact's metadata.
+        source: path or preset name, for messages.
         sha256: `weights_sha256` of the files, or "random".
         notes: what the loader decided and the user should know.
+        published: the pinned name of a model on the hub; None for what lies here.
     """
 
     config: ModelConfig
@@ -38,6 +39,12 @@ class Checkpoint:
     source: str
     sha256: str
     notes: tuple[str, ...] = field(default=())
+    published: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The source as an artifact names it: as it is published, or without its folders."""
+        return self.published or text_of(Path(self.source).name)
 
     def check_shapes(self) -> Checkpoint:
         """Return self, or raise MobileloopError naming the first tensor that is missing or has a wrong shape."""

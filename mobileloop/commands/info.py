@@ -1,4 +1,4 @@
-"""Show an artifact's model, schedule and bytes per token, or what an export of a source would take in."""
+"""Show an artifact, or what an export of a source would take in."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ Subject = Annotated[
 
 def info(
     file: Subject,
+    weights_only_bin: Annotated[
+        bool, typer.Option("--weights-only-bin", help="Read pytorch_model.bin where a source has no safetensors file.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON document.")] = False,
 ) -> None:
-    """Show an artifact's model, schedule, quantization and bytes per token; or, of a source (a checkpoint folder, a
-    GGUF file, a preset), what an export would take in, and what it would say of it, without exporting.
+    """Show an artifact, or what an export of a source would take in: the model, its schedule, its tokenizer and every
+    note, without exporting. A source is a checkpoint folder, a GGUF file, a name on the hub or a preset.
 
     \b
     Examples:
@@ -51,7 +54,7 @@ def info(
         return
     with progress_bar("info") as progress:
         progress("reading the source", 0.0)
-        checkpoint = load_checkpoint(file)
+        checkpoint = load_checkpoint(file, 0, weights_only_bin, progress)
     if as_json:
         typer.echo(json.dumps(_source_facts(checkpoint)))
     else:

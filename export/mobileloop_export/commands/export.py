@@ -51,7 +51,10 @@ _KV_BITS = {KvType.int8: 8, KvType.float16: 16, KvType.float32: 32}
 
 Source = Annotated[
     str,
-    typer.Argument(help="A checkpoint folder, a .gguf file, or a preset such as mobilellm-125m-ls (random weights)."),
+    typer.Argument(
+        help="A checkpoint folder, a .gguf file, a name on the Hugging Face hub (OWNER/NAME, OWNER/NAME@REVISION or "
+        "OWNER/NAME:FILE.gguf), or a preset such as mobilellm-125m-ls (random weights)."
+    ),
 ]
 To = Annotated[Target, typer.Option("--to", help="The artifact's format.")]
 Loops = Annotated[
@@ -76,6 +79,14 @@ Context = Annotated[
     typer.Option("--context", help=f"Tokens the KV cache holds; {DEFAULT_CONTEXT} when the model has them."),
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")]
+WeightsOnlyBin = Annotated[
+    bool,
+    typer.Option(
+        "--weights-only-bin",
+        help="Read pytorch_model.bin where there is no safetensors file, in a process of its own that runs none of its "
+        "code.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -90,6 +101,7 @@ def export(
     group: Group = 32,
     context: Context = None,
     output: Output = None,
+    weights_only_bin: WeightsOnlyBin = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -104,6 +116,7 @@ def export(
       mobileloop export ./MobileLLM-125M-layer-share --to onnx --quantize int8 -o ls.onnx
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --to executorch --schedule range:12-17:2:0.5 -o damped.pte
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --quantize int8 --group 64 --kv int8 -o small-cache.safetensors
+      mobileloop export facebook/MobileLLM-125M-layer-share --weights-only-bin -o ls.safetensors
       mobileloop export mobilellm-350m-ls --loops 4 --to engine -o random-350m.safetensors
     """
     from mobileloop.artifact import ArtifactInfo
@@ -122,9 +135,10 @@ def export(
         check_output(output, (source,))
     check_range("seed", seed, 0, 2**63 - 1)
     write = exporter(to.value)
+    with progress_bar("read") as reading:
+        reading("reading the source", 0.0)
+        checkpoint = load_checkpoint(source, seed, weights_only_bin, reading)
     with progress_bar("export") as progress:
-        progress("reading the source", 0.0)
-        checkpoint = load_checkpoint(source, seed)
         chosen = _schedule(checkpoint, loops, schedule)
         check_built(chosen)
         progress("quantizing", 0.1)
