@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -162,6 +163,9 @@ def main() -> None:
         terminated = True
         raise KeyboardInterrupt
 
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal's encoding lacks is escaped
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, terminate)
     try:
         app()
