@@ -106,8 +106,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        json.dumps(data, ensure_ascii=False).encode("utf-8")  # an escaped half of a character is no text anywhere else
     except OSError as error:
         raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeEncodeError:
+        raise MobileloopError(
+            f"{path} holds half a character (a lone surrogate), which is no text; correct it."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise MobileloopError(f"{path} is not JSON: {error}.") from None
     if not isinstance(data, dict):
