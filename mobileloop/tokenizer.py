@@ -9,6 +9,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from mobileloop import detokenize
 from mobileloop.chat.template import ChatTemplate
 from mobileloop.errors import MobileloopError, library_errors
+from mobileloop.normal_form import PieceEncoder
 from mobileloop.quiet import muted_stderr
 from mobileloop.spec.tokenizer import TokenizerSpec
 
@@ -30,6 +31,7 @@ class Tokenizer:
             self.raw.no_padding()
             added = self.raw.get_added_tokens_decoder().values()
             self._special = {token.content for token in added if token.special}
+            self._pieces = None if spec.sentencepiece is None else PieceEncoder(self.raw, spec.sentencepiece)
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids of `text`; `special` adds the begin-of-sequence token where the model wants one.
@@ -38,7 +40,10 @@ class Tokenizer:
             MobileloopError: where the tokenizer fails, such as at a character that it has no token for.
         """
         with library_errors("the text", "try another text", "cannot be turned into tokens"), muted_stderr():
-            ids = list(self.raw.encode(text, add_special_tokens=special).ids)
+            if self._pieces is None:
+                ids = list(self.raw.encode(text, add_special_tokens=special).ids)
+            else:
+                ids = self._pieces.encode(text, special)
         if special and self.spec.add_bos and self.spec.bos_id is not None and ids[:1] != [self.spec.bos_id]:
             ids.insert(0, self.spec.bos_id)
         return ids

@@ -18,13 +18,13 @@ SOURCES = {
 # the same entry or in a lower layer. Entries of one layer do not know each other.
 LAYERS = (
     ("mobileloop.errors", "mobileloop.quiet", "mobileloop.process", "mobileloop.console"),
-    ("mobileloop.files",),
+    ("mobileloop.files", "mobileloop.unigram"),
     ("mobileloop.spec",),
     ("mobileloop.model",),
     ("mobileloop.quant.schemes",),
     ("mobileloop.families",),
     ("mobileloop.checkpoints",),
-    ("mobileloop.chat", "mobileloop.detokenize", "mobileloop.quant.records"),
+    ("mobileloop.chat", "mobileloop.detokenize", "mobileloop.normal_form", "mobileloop.quant.records"),
     ("mobileloop.tokenizer",),
     ("mobileloop.packed",),
     ("mobileloop.artifact", "mobileloop.reference", "mobileloop.decode"),

@@ -17,7 +17,8 @@ from tokenizers import AddedToken, Tokenizer
 from mobileloop.checkpoints import known_keys
 from mobileloop.checkpoints.account import Account
 from mobileloop.checkpoints.endings import end_ids, said_ids
-from mobileloop.checkpoints.vocabulary import sentencepiece_tokenizer, with_end_token
+from mobileloop.checkpoints.sentencepiece import sentencepiece_form, sentencepiece_tokenizer, settled
+from mobileloop.checkpoints.vocabulary import with_end_token
 from mobileloop.errors import MobileloopError, library_errors, printable, validated
 from mobileloop.files import read_json, read_text
 from mobileloop.spec.tokenizer import TokenizerSpec
@@ -87,6 +88,7 @@ def folder_tokenizer(folder: Path, config: Account, vocab_size: int) -> tuple[To
     said = {"generation_config.json": files.generation.get("bos_token_id"), "config.json": config.get("bos_token_id")}
     if bos_id is None:
         bos_id = next((ids[0] for ids in map(said_ids, said.values()) if ids), None)
+    form = sentencepiece_form(folder / "tokenizer.model", _legacy(files)) if from_sentencepiece else None
     if from_sentencepiece:
         if add_eos:
             json_text = with_end_token(json_text, texts.get("eos_token", "</s>"))
@@ -102,9 +104,11 @@ def folder_tokenizer(folder: Path, config: Account, vocab_size: int) -> tuple[To
     files.settle()
     data = {
         "json_text": json_text,
+        "sentencepiece": form,
         "chat_template": template,
         "bos_token": bos,
         "eos_token": texts.get("eos_token"),
+        "special_texts": {key: text for key, text in texts.items() if key not in ("bos_token", "eos_token")},
         "bos_id": bos_id,
         "eos_ids": ends,
         "add_bos": from_sentencepiece and (add_bos is None or bool(add_bos)),
@@ -174,7 +178,7 @@ def _vocabulary(files: _Files, named: Mapping[str, Any], size: int) -> tuple[Tok
         text = read_text(whole)
         tokenizer, text = _opened(whole, text, files)
     elif pieces.is_file():
-        text = sentencepiece_tokenizer(pieces)
+        text = sentencepiece_tokenizer(pieces, legacy=_legacy(files))
         tokenizer = Tokenizer.from_str(text)
     else:
         others = [name for name in ("vocab.json", "merges.txt", "tiktoken.model", "tekken.json", "vocab.txt")
@@ -193,7 +197,12 @@ def _vocabulary(files: _Files, named: Mapping[str, Any], size: int) -> tuple[Tok
             f"the vocabulary has {tokenizer.get_vocab_size()} tokens and the embedding {size}: a prompt with one of "
             "the others cannot run"
         )
-    return tokenizer, tokenizer.to_str() if changed else text, not whole.is_file()
+    return tokenizer, settled(tokenizer.to_str()) if changed else text, not whole.is_file()
+
+
+def _legacy(files: _Files) -> bool:
+    """Whether tokenizer_config.json asks for transformers 4's way of putting a space behind added tokens too."""
+    return bool(files.settings.get("legacy"))
 
 
 _PARTS_OF_A_TOKENIZER = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens")
