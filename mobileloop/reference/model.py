@@ -6,7 +6,7 @@ and values, and a cached decode must read back the set of its own application.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ class ReferenceModel:
         self.config = config
         self.schedule = schedule
         self.tensors = {name: torch.from_numpy(np.array(t, dtype=np.float32)) for name, t in tensors.items()}
+        # Called with a matrix's name and its inputs [batch, tokens, inputs] before every product; it may replace the
+        # matrix in `tensors`. A tied model's head goes by the name of its matrix, `embedding`.
+        self.on_input: Callable[[str, Tensor], None] = lambda name, inputs: None
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, schedule: Schedule | None = None) -> ReferenceModel:
@@ -67,6 +70,7 @@ class ReferenceModel:
         trace: list[Tensor] | None = None,
         halting: Halting | None = None,
         applied: list[Tensor] | None = None,
+        logits: bool = True,
     ) -> Tensor:
         """Logits of every token.
 
@@ -77,9 +81,10 @@ class ReferenceModel:
             trace: gets the hidden state [batch, tokens, hidden] after every application.
             halting: of the looped stages; None is each stage's own rule.
             applied: gets the loops [batch, tokens] int64 that each token ran, stage by stage.
+            logits: whether they are wanted; a head's product of many tokens is large.
 
         Returns:
-            [batch, tokens, vocab] float32.
+            [batch, tokens, vocab] float32, or without logits the head's inputs [batch, tokens, hidden].
 
         Raises:
             MobileloopError: where `loops` or `halting` is out of bounds.
@@ -97,8 +102,16 @@ class ReferenceModel:
         cache.position += tokens.shape[1]
         if not self.schedule.stages[-1].loop_end_norm:
             hidden = rms_norm(hidden, self.tensors["final_norm"], self.config.rms_norm_eps)
-        head = self.tensors["embedding" if self.config.tie_embeddings else "head"]
-        return F.linear(hidden, head)
+        head = "embedding" if self.config.tie_embeddings else "head"
+        if logits:
+            return self._product(head, hidden)
+        self.on_input(head, hidden)
+        return hidden
+
+    def _product(self, name: str, inputs: Tensor) -> Tensor:
+        """A matrix [rows, inputs] times inputs [batch, tokens, inputs] -> [batch, tokens, rows]."""
+        self.on_input(name, inputs)
+        return F.linear(inputs, self.tensors[name])
 
     def _run_stage(
         self, stage: Stage, base: int, loops: int, rule: Halting, hidden: Tensor, cache: KvCache, trace: list[Tensor]
@@ -173,12 +186,15 @@ class ReferenceModel:
         def weight(name: str) -> Tensor:
             return self.tensors[f"blocks.{block}.{name}"]
 
+        def product(name: str, inputs: Tensor) -> Tensor:
+            return self._product(f"blocks.{block}.{name}", inputs)
+
         batch, tokens, _ = x.shape
         normed = rms_norm(x, weight("input_layernorm"), config.rms_norm_eps)
         cos, sin = self._rotary(cache.position, tokens)
 
         def heads(name: str, count: int) -> Tensor:
-            return F.linear(normed, weight(name)).view(batch, tokens, count, config.head_dim).transpose(1, 2)
+            return product(name, normed).view(batch, tokens, count, config.head_dim).transpose(1, 2)
 
         query = rotate(heads("q_proj", config.num_heads), cos, sin, config.rope_pairing)
         key = rotate(heads("k_proj", config.num_kv_heads), cos, sin, config.rope_pairing)
@@ -196,7 +212,7 @@ class ReferenceModel:
             hidden_future = torch.ones(tokens, key.shape[2], dtype=torch.bool).triu(past + 1)
             scores = scores.masked_fill(hidden_future, float("-inf"))
         attended = scores.softmax(-1) @ value
-        x = x + F.linear(attended.transpose(1, 2).reshape(batch, tokens, -1), weight("o_proj"))
+        x = x + product("o_proj", attended.transpose(1, 2).reshape(batch, tokens, -1))
         normed = rms_norm(x, weight("post_attention_layernorm"), config.rms_norm_eps)
-        gated = F.silu(F.linear(normed, weight("gate_proj"))) * F.linear(normed, weight("up_proj"))
-        return x + F.linear(gated, weight("down_proj")), made
+        gated = F.silu(product("gate_proj", normed)) * product("up_proj", normed)
+        return x + product("down_proj", gated), made
