@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from mobileloop import __version__
 from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import GROUP, GROUPS
+from mobileloop.spec.calibration import Calibration
 from mobileloop.spec.capabilities import check_built
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.costs import TokenBytes
@@ -37,7 +38,7 @@ class ArtifactInfo(BaseModel):
     """The metadata of an artifact: enough to run it, to count its bytes and to say where it came from.
 
     `kv_bits` is 8 (int8 with scales), 16 (float16) or 32 (float32); `context` is the number of tokens that
-    the KV cache holds.
+    the KV cache holds. `calibration` says what the weights were fitted with; None where they were rounded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,15 @@ class ArtifactInfo(BaseModel):
     source_sha256: str
     costs: Costs
     tokenizer: TokenizerSpec | None = None
+    calibration: Calibration | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An artifact of rounded weights says nothing of a calibration, as it always did."""
+        data: dict[str, Any] = handler(self)
+        if self.calibration is None:
+            data.pop("calibration", None)
+        return data
 
     @model_validator(mode="after")
     def _fits(self) -> ArtifactInfo:
@@ -89,6 +99,7 @@ class ArtifactInfo(BaseModel):
             source_sha256=checkpoint.sha256,
             costs=Costs.model_validate(packed.costs()),
             tokenizer=checkpoint.tokenizer,
+            calibration=packed.calibration,
         )
 
     @classmethod

@@ -74,9 +74,7 @@ def test_q8_k_is_a_scale_and_its_codes():
 @pytest.mark.parametrize("kind", [Q.I8, Q.I16, Q.I32, Q.I64], ids=lambda kind: kind.name)
 def test_whole_numbers_are_no_weights(kind):
     data = np.ones((2, 4), f"i{GGML_QUANT_SIZES[kind][1]}")
-    with pytest.raises(
-        MobileloopError, match=rf"ffn_up\.weight of model\.gguf, of type {kind.name}, holds who"
-    ):
+    with pytest.raises(MobileloopError, match=rf"ffn_up\.weight of model\.gguf, of type {kind.name}, holds who"):
         read_tensor(WHERE, stored(kind, (2, 4), data))
 
 

@@ -23,6 +23,10 @@ Tokens = Annotated[int, typer.Option("--tokens", help="Tokens of the text that s
 MaxKl = Annotated[float | None, typer.Option("--max-kl", help="Limit of the mean KL divergence, in nats.")]
 MinTop1 = Annotated[float | None, typer.Option("--min-top1", help="Limit of the top-1 agreement, 0 to 1.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option("--calibrate", metavar="FILE", help="The export's calibration text, for .pte and .onnx artifacts."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
@@ -37,6 +41,7 @@ def verify(
     cpus: Cpus = None,
     onnx_kernel: OnnxKernel = "auto",
     seed: Seed = 0,
+    calibrate: Calibrate = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare an artifact with the PyTorch model of the same (dequantized) weights.
@@ -60,6 +65,8 @@ def verify(
     except ImportError:
         raise MobileloopError("verify needs PyTorch; install it with: pip install '.[torch]'.") from None
     from mobileloop.checkpoints.load import load_checkpoint
+    from mobileloop.files import read_text
+    from mobileloop.quant.fit import Text
     from mobileloop.runtimes import open_session
     from mobileloop.verify import (
         EXACT_LIMITS,
@@ -75,7 +82,8 @@ def verify(
         progress("reading the source", 0.0)
         checkpoint = load_checkpoint(against, seed)
         check_same_source(session, checkpoint)
-        result = compare(session, checkpoint, verification_tokens(session, tokens), progress)
+        text = None if calibrate is None else Text(calibrate.name, read_text(calibrate))
+        result = compare(session, checkpoint, verification_tokens(session, tokens), progress, text)
     base = EXACT_LIMITS if session.info.quantization == "none" else QUANTIZED_LIMITS
     limits = Limits(base.mean_kl if max_kl is None else max_kl, base.top1_agreement if min_top1 is None else min_top1)
     _say(file, session, result, limits, as_json)

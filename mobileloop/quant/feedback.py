@@ -3,8 +3,8 @@
 After Frantar et al., "GPTQ" (arXiv 2210.17323, algorithm 1): with H the second moments of a matrix's inputs and U the
 upper Cholesky factor of its inverse, the columns are rounded in order, and the error of column j over U[j, j] is
 subtracted, times U[j, k], from every later column k. The result minimises the error of the outputs, where plain
-rounding minimises that of the weights. Groups take their scales when their first column is reached, from the weights
-as they are by then, by the search (`search.py`) weighted with what an error left there costs: 1 / U[j, j]^2.
+rounding minimises that of the weights. The loudest inputs go first, as long as there are others to make good for them;
+every group has its scale before, from the search (`search.py`) with the inputs' mean squares as weights.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobileloop.quant.schemes import QuantTensor
-from mobileloop.quant.search import codes_of, searched, value_of
+from mobileloop.quant.search import codes_of, inverse_of, searched, value_of
 
 F32 = NDArray[np.float32]
 DAMPING = 0.01  # of the mean moment, added to the diagonal: an input that was never seen costs something too
-_CODE_TYPES = {"int4": np.uint8, "int4-symmetric": np.uint8, "int8": np.int8}
+_FLOOR = 1e-3  # of the mean loudness, in the search: a group of silent inputs has a best scale too
+_COLUMNS = 32  # that are rounded before the rest hears of it, in one product
 
 
 def with_feedback(weights: F32, moments: F32, scheme: str, group: int, damping: float = DAMPING) -> QuantTensor:
@@ -33,32 +34,31 @@ def with_feedback(weights: F32, moments: F32, scheme: str, group: int, damping: 
     Raises:
         MobileloopError: as `Scheme.quantize`.
     """
-    rows, cols = weights.shape
-    factor = inverse_factor(moments, damping)
-    left = weights.astype(np.float32)  # a copy: it takes up the errors
-    codes = np.empty((rows, cols), _CODE_TYPES[scheme])
-    scales = np.empty((rows, cols // group), np.float16)
-    minimums = np.empty_like(scales) if scheme == "int4" else None
-    importance = 1 / np.square(np.diagonal(factor))
-    for number, start in enumerate(range(0, cols, group)):
-        stop = start + group
-        found = searched(left[:, start:stop], scheme, group, importance[start:stop])
-        assert found.scale is not None
-        scales[:, number] = found.scale[:, 0]
-        scale, minimum = found.scale[:, 0].astype(np.float32), None
-        if minimums is not None and found.minimum is not None:
-            minimums[:, number] = found.minimum[:, 0]
-            minimum = found.minimum[:, 0].astype(np.float32)
-        part = np.asfortranarray(left[:, start:stop])
-        errors = np.empty_like(part)
-        for j in range(group):
-            code = codes_of(part[:, j], scheme, scale, minimum)
-            codes[:, start + j] = code
-            at = start + j
-            errors[:, j] = (part[:, j] - value_of(code, scheme, scale, minimum)) / factor[at, at]
-            part[:, j + 1 :] -= errors[:, j, None] * factor[at, at + 1 : stop]
-        left[:, stop:] -= errors @ factor[start:stop, stop:]
-    return QuantTensor(scheme, codes, scales, minimums, group)
+    cols = weights.shape[1]
+    loudness = np.diagonal(moments)
+    found = searched(weights, scheme, group, loudness + np.float32(_FLOOR * max(float(loudness.mean()), 1e-30)))
+    assert found.scale is not None
+    # All of it transposed: a column is a contiguous row here.
+    scale = np.ascontiguousarray(found.scale.T, dtype=np.float32)
+    minimum = None if found.minimum is None else np.ascontiguousarray(found.minimum.T, dtype=np.float32)
+    inverse = inverse_of(scale)
+    order = np.argsort(-loudness, kind="stable")
+    factor = inverse_factor(moments[order][:, order], damping)
+    left = weights.T[order]  # a copy: it takes up the errors
+    codes = np.empty(left.shape, found.codes.dtype)
+    for start in range(0, cols, _COLUMNS):
+        stop = min(start + _COLUMNS, cols)
+        errors = np.empty((stop - start, left.shape[1]), np.float32)
+        for j in range(start, stop):
+            at = order[j] // group
+            low = None if minimum is None else minimum[at]
+            code = codes_of(left[j], scheme, inverse[at], low)
+            codes[order[j]] = code
+            error = errors[j - start]
+            np.divide(left[j] - value_of(code, scheme, scale[at], low), factor[j, j], out=error)
+            left[j + 1 : stop] -= factor[j, j + 1 : stop, None] * error
+        left[stop:] -= factor[start:stop, stop:].T @ errors
+    return QuantTensor(scheme, np.ascontiguousarray(codes.T), found.scale, found.minimum, group)
 
 
 def inverse_factor(moments: F32, damping: float = DAMPING) -> F32:

@@ -25,7 +25,7 @@ _SHARES: dict[str, Sequence[float]] = {
     "int8": (1.0, 0.985),
 }
 _REFITS = 2
-_CHUNK_VALUES = 1 << 20
+_CHUNK_VALUES = 1 << 16  # what fits a cache
 
 
 def searched(weights: F32, scheme: str, group: int, importance: F32 | None = None) -> QuantTensor:
@@ -55,7 +55,12 @@ def searched(weights: F32, scheme: str, group: int, importance: F32 | None = Non
         part = slice(start, start + step)
         groups = np.ascontiguousarray(weights[part], np.float32).reshape(-1, cols // group, group)
         found = _Best(
-            scheme, groups, spread, codes[part].reshape(groups.shape), scale[part], None if minimum is None else minimum[part]
+            scheme,
+            groups,
+            spread,
+            codes[part].reshape(groups.shape),
+            scale[part],
+            None if minimum is None else minimum[part],
         )
         for share in _SHARES[scheme]:
             found.try_share(share)
@@ -66,13 +71,20 @@ def searched(weights: F32, scheme: str, group: int, importance: F32 | None = Non
     return QuantTensor(scheme, codes, scale, minimum, group)
 
 
-def codes_of(values: F32, scheme: str, scale: F32, minimum: F32 | None) -> F32:
-    """The nearest codes of values, as float32; all arguments broadcast. A scale of zero gives the code of zero."""
+def inverse_of(scale: F32) -> F32:
+    """1 / scale, and 0 where the scale is."""
+    inverse: F32 = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
+    return inverse
+
+
+def codes_of(values: F32, scheme: str, inverse: F32, minimum: F32 | None) -> F32:
+    """The nearest codes of values, as float32; `inverse` is that of the scale, and all arguments broadcast."""
     low, high, zero = _CODES[scheme]
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-    shifted = values if minimum is None else values - minimum
-    codes: F32 = np.clip(np.rint(shifted * inverse) + np.float32(zero), low, high)
-    return codes
+    codes = values * inverse if minimum is None else (values - minimum) * inverse
+    np.rint(codes, out=codes)
+    if zero:
+        codes += np.float32(zero)
+    return np.clip(codes, low, high, out=codes)
 
 
 def value_of(codes: F32, scheme: str, scale: F32, minimum: F32 | None) -> F32:
@@ -101,38 +113,41 @@ class _Best:
 
     def _error(self, codes: F32, scale: F32, minimum: F32 | None) -> F32:
         """[rows, groups]: the weighted squared error."""
-        values = value_of(codes, self.scheme, scale[:, :, None], None if minimum is None else minimum[:, :, None])
-        error: F32 = np.einsum("rgi,rgi,gi->rg", values - self.groups, values - self.groups, self.importance)
+        away = value_of(codes, self.scheme, scale[:, :, None], None if minimum is None else minimum[:, :, None])
+        away -= self.groups
+        np.square(away, out=away)
+        error: F32 = np.einsum("rgi,gi->rg", away, self.importance)
         return error
 
     def try_share(self, share: float) -> None:
         """Start from a share of the plain range, its middle kept, and refit."""
         scale = self.plain * np.float32(share)
         minimum = None if self.low is None else self.low + self.plain * np.float32(7.5 * (1 - share))
+        codes = self._codes(scale, minimum)
         for _ in range(_REFITS):
-            codes = self._codes(scale, minimum)
             scale, minimum = self._fit(codes)
-            self._keep(scale, minimum)
+            codes = self._codes(scale, minimum)
+            self._keep(codes, scale, minimum)
 
     def _codes(self, scale: F32, minimum: F32 | None) -> F32:
-        return codes_of(self.groups, self.scheme, scale[:, :, None], None if minimum is None else minimum[:, :, None])
+        low = None if minimum is None else minimum[:, :, None]
+        return codes_of(self.groups, self.scheme, inverse_of(scale)[:, :, None], low)
 
     def _fit(self, codes: F32) -> tuple[F32, F32 | None]:
         """The float16 scale and minimum that fit fixed codes best: weighted least squares of w = d * c (+ m)."""
         centred = codes - np.float32(_CODES[self.scheme][2])
         h = self.importance
-        cc = np.einsum("rgi,rgi,gi->rg", centred, centred, h)
-        cw = np.einsum("rgi,rgi,gi->rg", centred, self.groups, h)
+        weighted = centred * h
+        cc = np.einsum("rgi,rgi->rg", weighted, centred)
+        cw = np.einsum("rgi,rgi->rg", weighted, self.groups)
         if self.low is None:
             return _half(_ratio(cw, cc)), None
         total = h.sum(1)
-        c = np.einsum("rgi,gi->rg", centred, h)
-        w = np.einsum("rgi,gi->rg", self.groups, h)
+        c, w = weighted.sum(2), np.einsum("rgi,gi->rg", self.groups, h)
         scale = _half(_ratio(total * cw - c * w, total * cc - c * c))
         return scale, _half(_ratio(w - scale * c, np.broadcast_to(total, w.shape)))
 
-    def _keep(self, scale: F32, minimum: F32 | None) -> None:
-        codes = self._codes(scale, minimum)
+    def _keep(self, codes: F32, scale: F32, minimum: F32 | None) -> None:
         error = self._error(codes, scale, minimum)
         better = error < self.error  # false where a fit is no number
         self.error = np.where(better, error, self.error)

@@ -6,7 +6,7 @@ and values, and a cached decode must read back the set of its own application.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -25,6 +25,14 @@ from mobileloop.spec.halting import Halting
 from mobileloop.spec.schedule import Schedule, Stage
 
 
+def float_tensors(checkpoint: Checkpoint) -> dict[str, NDArray[np.float32]]:
+    """A checkpoint's own (dequantized) weights."""
+    return {
+        name: tensor.dequantize() if isinstance(tensor, QuantTensor) else tensor
+        for name, tensor in checkpoint.tensors.items()
+    }
+
+
 class ReferenceModel:
     """A decoder of Llama blocks under a schedule."""
 
@@ -40,18 +48,11 @@ class ReferenceModel:
         self.config = config
         self.schedule = schedule
         self.tensors = {name: torch.from_numpy(np.array(t, dtype=np.float32)) for name, t in tensors.items()}
-        # Called with a matrix's name and its inputs [batch, tokens, inputs] before every product; it may replace the
-        # matrix in `tensors`. A tied model's head goes by the name of its matrix, `embedding`.
-        self.on_input: Callable[[str, Tensor], None] = lambda name, inputs: None
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, schedule: Schedule | None = None) -> ReferenceModel:
         """The reference of a checkpoint's own (dequantized) weights."""
-        floats = {
-            name: tensor.dequantize() if isinstance(tensor, QuantTensor) else tensor
-            for name, tensor in checkpoint.tensors.items()
-        }
-        return cls(checkpoint.config, schedule or checkpoint.schedule, floats)
+        return cls(checkpoint.config, schedule or checkpoint.schedule, float_tensors(checkpoint))
 
     @property
     def token_bytes(self) -> TokenBytes:
@@ -72,7 +73,7 @@ class ReferenceModel:
         applied: list[Tensor] | None = None,
         logits: bool = True,
     ) -> Tensor:
-        """Logits of every token.
+        """Logits of every token, without a graph for gradients.
 
         Args:
             tokens: [batch, tokens] int64.
@@ -89,11 +90,24 @@ class ReferenceModel:
         Raises:
             MobileloopError: where `loops` or `halting` is out of bounds.
         """
+        return self.run(tokens, cache, loops, trace, halting, applied, logits)
+
+    def run(
+        self,
+        tokens: Tensor,
+        cache: KvCache | None = None,
+        loops: int | None = None,
+        trace: list[Tensor] | None = None,
+        halting: Halting | None = None,
+        applied: list[Tensor] | None = None,
+        logits: bool = True,
+    ) -> Tensor:
+        """`forward` for whoever wants gradients."""
         self.schedule.check_loops(loops)
         self.schedule.check_halting(halting, self.config.exit_gate)
         cache = cache if cache is not None else KvCache()
         trace = trace if trace is not None else []
-        hidden = F.embedding(tokens, self.tensors["embedding"])
+        hidden = self._look_up(tokens)
         for stage, base in zip(self.schedule.stages, self.schedule.slot_bases(), strict=True):
             rule = Halting() if not stage.looped else stage.halting if halting is None else halting
             hidden, ran = self._run_stage(stage, base, stage.loops_for(loops), rule, hidden, cache, trace)
@@ -103,15 +117,18 @@ class ReferenceModel:
         if not self.schedule.stages[-1].loop_end_norm:
             hidden = rms_norm(hidden, self.tensors["final_norm"], self.config.rms_norm_eps)
         head = "embedding" if self.config.tie_embeddings else "head"
-        if logits:
-            return self._product(head, hidden)
-        self.on_input(head, hidden)
-        return hidden
+        return self._product(head, hidden, logits)
 
-    def _product(self, name: str, inputs: Tensor) -> Tensor:
-        """A matrix [rows, inputs] times inputs [batch, tokens, inputs] -> [batch, tokens, rows]."""
-        self.on_input(name, inputs)
-        return F.linear(inputs, self.tensors[name])
+    def _look_up(self, tokens: Tensor) -> Tensor:
+        """[batch, tokens] -> [batch, tokens, hidden]."""
+        return F.embedding(tokens, self.tensors["embedding"])
+
+    def _product(self, name: str, inputs: Tensor, wanted: bool = True) -> Tensor:
+        """A matrix [rows, cols] times inputs [batch, tokens, cols] -> [batch, tokens, rows]; the inputs where unwanted.
+
+        Every product goes through here, so a subclass can look at the inputs of a matrix and replace it in time.
+        """
+        return F.linear(inputs, self.tensors[name]) if wanted else inputs
 
     def _run_stage(
         self, stage: Stage, base: int, loops: int, rule: Halting, hidden: Tensor, cache: KvCache, trace: list[Tensor]
