@@ -1,4 +1,4 @@
-"""The standalone program's tokenizer, under the sanitizers, beside the `tokenizers` library: equal ids and texts."""
+"""The standalone program's tokenizer, under the sanitizers: ids, texts and streams of the `tokenizers` library."""
 
 import base64
 import json
@@ -109,7 +109,7 @@ def test_text_of_any_ids_is_that_of_the_library(answers, name):
     """Byte tokens and what is in them, special ones, holes and ids beyond the vocabulary."""
     json_text = document(name)
     theirs, source = library(json_text), random.Random(name)
-    odd = [id for token, id in theirs.get_vocab().items() if token[0] == "<" or len(token) < 3 or not token.isascii()]
+    odd = [id for token, id in theirs.get_vocab().items() if token[:1] == "<" or len(token) < 3 or not token.isascii()]
     most = max(theirs.get_vocab().values()) + 9
     sequences = [
         [source.choice(odd) if source.random() < 0.7 else source.randrange(most) for _ in range(source.randrange(14))]
@@ -186,7 +186,9 @@ def test_where_a_piece_began_is_known_through_every_change(answers):
 )
 def test_every_character(answers, name):
     json_text = byte_level("llama-bpe") if name == "llama-3" else document(name)
-    codes = [code for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    alike = [(0x3400, 0xA000), (0xAC00, 0xE000), (0x17000, 0x18B00), (0x20000, 0x2F800), (0x2FA20, 0x40000)]
+    codes = [code for code in range(0x110000) if code % 37 == 0 or not any(a <= code < b for a, b in alike)]
+    codes = [code for code in codes if not 0xD800 <= code < 0xE000]
     assigned = [chr(code) for code in codes if unicodedata.category(chr(code)) not in ("Cn", "Co") or code % 97 == 0]
     texts = ["a".join(assigned[at : at + 500]) for at in range(0, len(assigned), 500)]
     theirs = library(json_text)
@@ -292,12 +294,12 @@ def test_base64_is_read_strictly(answers, text):
 
 
 def test_a_character_map_that_leads_astray_does_no_harm(answers):
-    """Changed bytes: each text has tokens or a refusal that names the map."""
-    source = random.Random(4)
+    """Changed bytes of its double array: each text has tokens or a refusal that names the map."""
+    source, end = random.Random(4), 4 + int.from_bytes(CHARSMAP[:4], "little")
     for _ in range(12):
         data = bytearray(CHARSMAP)
         for _ in range(3000):
-            data[source.randrange(4, len(data))] = source.randrange(128)
+            data[source.randrange(4, end)] = source.randrange(256)
         part = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
         for told in answers(changed(unigram(), normalizer=part), nasty()):
             assert "ids" in told or "Precompiled is damaged" in told["error"]
@@ -312,7 +314,7 @@ def test_a_character_map_that_leads_astray_does_no_harm(answers):
 )
 def test_a_text_without_tokens_is_refused_where_the_library_fails(answers, json_text, text, fine):
     theirs = library(json_text())
-    with pytest.raises(BaseException):  # noqa: B017, PT011 - the library raises a bare Exception
+    with pytest.raises(Exception, match=r"unk|Unk"):
         theirs.encode(text)
     known, unknown = answers(json_text(), [fine, text])
     assert known["ids"] == theirs.encode(fine).ids

@@ -22,7 +22,7 @@ const CommandText kTokenize{
     },
     "  echo 'Once upon a time' | mobileloop-engine tokenize smollm2.safetensors\n"
     "  find . -name '*.txt' -exec cat {} + | mobileloop-engine tokenize smollm2.safetensors --null\n"
-    "  echo '[504, 3575]' | mobileloop-engine tokenize smollm2.safetensors --decode\n",
+    "  echo '[6403, 1980]' | mobileloop-engine tokenize smollm2.safetensors --decode\n",
 };
 
 namespace {

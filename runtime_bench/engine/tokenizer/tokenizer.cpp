@@ -119,13 +119,16 @@ std::vector<uint32_t> Tokenizer::chat(const std::string &prompt, const std::opti
     return encode(whole, false);
 }
 
+const std::string *Tokenizer::token(uint32_t id) const {
+    const std::string *token = added_.token(id);
+    if (!token) token = model_->token(id);
+    return token && !added_.is_special(*token) ? token : nullptr;
+}
+
 Decoder::Text Tokenizer::decoded(const std::vector<uint32_t> &ids) const {
     std::vector<std::string> tokens;
-    for (const uint32_t id : ids) {
-        const std::string *token = added_.token(id);
-        if (!token) token = model_->token(id);
-        if (token && !added_.is_special(*token)) tokens.push_back(*token);
-    }
+    for (const uint32_t id : ids)
+        if (const std::string *known = token(id)) tokens.push_back(*known);
     return decoder_.decode(std::move(tokens));
 }
 
@@ -133,6 +136,7 @@ TextStream::TextStream(const Tokenizer &tokenizer, std::vector<uint32_t> behind)
     : tokenizer_(tokenizer), ids_(std::move(behind)), skip_(count_of(tokenizer.decode(ids_))) {}
 
 std::string TextStream::push(uint32_t id) {
+    if (!tokenizer_.token(id)) return "";
     ids_.push_back(id);
     Decoder::Text now = tokenizer_.decoded(ids_);
     if (now.open) return "";

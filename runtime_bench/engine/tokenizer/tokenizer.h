@@ -29,7 +29,9 @@ public:
     std::vector<uint32_t> chat(const std::string &prompt, const std::optional<std::string> &system) const;
     // Text of tokens, special ones and numbers without a token left out.
     std::string decode(const std::vector<uint32_t> &ids) const { return decoded(ids).text; }
-    // The same, and whether later tokens may change it.
+    // The token of an id; null for a special one, and for a number without a token.
+    const std::string *token(uint32_t id) const;
+    // The text of tokens, and whether later ones may change it.
     Decoder::Text decoded(const std::vector<uint32_t> &ids) const;
 
 private:
