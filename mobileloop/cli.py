@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
 from mobileloop.commands.options import STDOUT
-from mobileloop.console import INTERRUPTED, say
+from mobileloop.console import INTERRUPTED, say, take_any_text
 from mobileloop.errors import MobileloopError
 
 
@@ -163,6 +163,7 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, terminate)
+    take_any_text()
     try:
         app()
     except SystemExit as end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def info(
     about = session.info
     session.close()
     if as_json:
-        typer.echo(about.model_dump_json(exclude={"tokenizer"}))
+        typer.echo(json.dumps(json.loads(about.model_dump_json(exclude={"tokenizer"}))))
         return
     config, loops = about.config, about.schedule.default_loops
     last = about.context - 1

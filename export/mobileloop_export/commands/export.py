@@ -121,7 +121,7 @@ def export(
     """
     from mobileloop.artifact import ArtifactInfo
     from mobileloop.checkpoints.load import load_checkpoint
-    from mobileloop.files import check_output, written_whole
+    from mobileloop.files import check_output, utf8_path, written_whole
     from mobileloop.packed import PackedModel
     from mobileloop.spec.capabilities import check_built
     from mobileloop_export.formats import FORMATS, exporter
@@ -133,6 +133,8 @@ def export(
         )
     if output is not None:
         check_output(output, (source,))
+        if to is not Target.engine:  # said before the work, not when the artifact is opened
+            utf8_path(output, {"executorch": "ExecuTorch", "onnx": "onnxruntime"}[to.value])
     check_range("seed", seed, 0, 2**63 - 1)
     write = exporter(to.value)
     with progress_bar("read") as reading:
@@ -186,10 +188,12 @@ def _untrained(checkpoint: Checkpoint, chosen: Schedule) -> list[str]:
 
 
 def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) -> None:
+    from mobileloop.files import text_of
+
     size = path.stat().st_size
     if as_json:
         facts = {
-            "artifact": str(path),
+            "artifact": text_of(path),
             "size_bytes": size,
             "weight_bytes": info.costs.weight_bytes,
             "unique_bytes": info.unique_bytes(),
