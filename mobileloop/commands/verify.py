@@ -96,10 +96,12 @@ def verify(
 
 
 def _say(file: Path, session: Session, result: Comparison, limits: Limits, as_json: bool) -> None:
+    from mobileloop.files import text_of
+
     passed = result.within(limits)
     if as_json:
         facts = {
-            "artifact": str(file),
+            "artifact": text_of(file),
             "runtime": session.runtime,
             "details": session.details(),
             "loops": session.loops,

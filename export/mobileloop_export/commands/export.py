@@ -145,7 +145,7 @@ def export(
     """
     from mobileloop.artifact import ArtifactInfo
     from mobileloop.checkpoints.load import load_checkpoint
-    from mobileloop.files import check_output, written_whole
+    from mobileloop.files import check_output, utf8_path, written_whole
     from mobileloop.spec.capabilities import check_built
     from mobileloop_export.formats import FORMATS, exporter
     from mobileloop_export.weights import Ask, pack, parse_size
@@ -157,6 +157,8 @@ def export(
         )
     if output is not None:
         check_output(output, (source,))
+        if to is not Target.engine:  # said before the work, not when the artifact is opened
+            utf8_path(output, {"executorch": "ExecuTorch", "onnx": "onnxruntime"}[to.value])
     check_range("seed", seed, 0, 2**63 - 1)
     ask = Ask(quantize.value, group, calibrate, None if budget is None else parse_size(budget), price)
     if ask.budget_bytes is not None and (group != 32 or quantize is not Quantization.int4):
@@ -208,10 +210,12 @@ def _untrained(checkpoint: Checkpoint, chosen: Schedule) -> list[str]:
 
 
 def _say(path: Path, info: ArtifactInfo, as_json: bool) -> None:
+    from mobileloop.files import text_of
+
     size = path.stat().st_size
     if as_json:
         facts = {
-            "artifact": str(path),
+            "artifact": text_of(path),
             "size_bytes": size,
             "weight_bytes": info.costs.weight_bytes,
             "unique_bytes": info.unique_bytes(),
