@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
 from mobileloop.commands.options import STDOUT
-from mobileloop.console import INTERRUPTED, say
+from mobileloop.console import INTERRUPTED, say, take_any_text
 from mobileloop.errors import MobileloopError
 
 
@@ -162,7 +163,11 @@ def main() -> None:
         terminated = True
         raise KeyboardInterrupt
 
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal's encoding lacks is escaped
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, terminate)
+    take_any_text()
     try:
         app()
     except SystemExit as end:
