@@ -21,6 +21,7 @@ from mobileloop.checkpoints.sentencepiece import sentencepiece_form, sentencepie
 from mobileloop.checkpoints.vocabulary import with_end_token
 from mobileloop.errors import MobileloopError, library_errors, printable, validated
 from mobileloop.files import read_json, read_text
+from mobileloop.json_tokenizer import open_tokenizer
 from mobileloop.spec.tokenizer import TokenizerSpec
 
 _NAMED_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
@@ -235,7 +236,7 @@ def _opened(path: Path, text: str, files: _Files) -> tuple[Tokenizer, str]:
     if len(known) != len(keys):
         text = json.dumps(known, ensure_ascii=False)
     with library_errors(str(path), "it is not a tokenizer of the tokenizers library; download it again"):
-        return Tokenizer.from_str(text), text
+        return open_tokenizer(text), text
 
 
 def _added_tokens(files: _Files) -> dict[int, AddedToken]:
