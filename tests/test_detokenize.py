@@ -3,6 +3,7 @@
 `python tests/test_detokenize.py 200000` tries that many sequences.
 """
 
+import json
 import random
 import sys
 
@@ -76,10 +77,9 @@ def test_an_answer_cut_inside_a_character_ends_with_the_replacement(name, end):
     tokens = [byte_of[b] if name == "byte level" else f"<0x{b:02X}>" for b in end]
     ids = [raw.token_to_id(token) for token in tokens]
     stream = TextStream(tokenizer)
-    assert [stream.push(i) for i in ids[:1]] == [""] or end[0] in (0xFF, 0x80)
-    text = "".join([*map(stream.push, ids[1:]), stream.flush()])
-    assert tokenizer.decode(ids).endswith("\ufffd")
-    assert text.endswith("\ufffd") or name == "byte level"
+    text = "".join([*map(stream.push, ids), stream.flush()])
+    assert text == raw.decode(ids)
+    assert set(text) == {"\ufffd"}
 
 
 def test_an_answer_begins_with_its_space_behind_a_prompt():
@@ -121,8 +121,6 @@ def test_a_long_answer_costs_no_more_per_token():
 )
 def test_decoders_that_panic_or_are_strange_raise_nothing(decoder, capfd):
     raw = KINDS["Gemma"]
-    import json
-
     data = json.loads(raw.to_str())
     data["decoder"] = json.loads(decoder)
     tokenizer = Tokenizer(TokenizerSpec(json_text=json.dumps(data)))
