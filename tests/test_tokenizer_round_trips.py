@@ -4,6 +4,7 @@ import json
 from functools import cache
 
 import pytest
+import sentencepiece
 import sentencepiece_models
 from builders import TINY, write_folder
 from chat_forms import FORMS
@@ -182,3 +183,18 @@ def takes_system(theirs, form, user):
         return theirs.apply_chat_template(turns, chat_template=form, tokenize=False, add_generation_prompt=True)
 
     return text("Be brief.") != text("No haste.")
+
+
+@pytest.mark.parametrize("kind", ["Llama", "defaults", "user-defined and rules", "unigram"])
+@pytest.mark.parametrize("add_eos", [False, True])
+def test_a_folder_puts_begin_and_end_around_sentencepiece(folder, kind, add_eos):
+    data = sentencepiece_models.trained(kind)
+    (folder / "tokenizer.model").write_bytes(data)
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_eos_token": add_eos}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours, theirs = Ours(load_checkpoint(str(folder)).tokenizer), sentencepiece.SentencePieceProcessor(model_proto=data)
+    for text in ("the cat", " a  b ", "日本 🙂", ""):
+        inner = theirs.encode(text)
+        assert ours.encode(text, special=False) == inner
+        assert ours.encode(text) == [theirs.bos_id(), *inner, *([theirs.eos_id()] if add_eos else [])]
+        assert ours.decode(inner) == theirs.decode(inner)
