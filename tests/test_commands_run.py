@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import sentencepiece_models
 from builders import TINY, write_engine, write_folder
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from vocabularies import pieces
@@ -13,6 +14,7 @@ from vocabularies import pieces
 from mobileloop.checkpoints import load_checkpoint
 from mobileloop.checkpoints.random import random_model
 from mobileloop.packed import PackedModel
+from mobileloop.runtimes import open_session
 from mobileloop.tokenizer import Tokenizer as Ours
 
 DEAF = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
@@ -113,3 +115,18 @@ def test_without_a_system_turn_they_work(artifacts, name):
 
 def test_the_template_sees_every_special_token(artifacts):
     assert artifacts["takes"][1].special_texts["pad_token"] == "<s>"
+
+
+@pytest.mark.parametrize("kind", ["defaults", "unigram"])
+def test_an_artifact_keeps_the_normal_form(tmp_path, kind):
+    config = TINY.model_copy(update={"vocab_size": 2000})
+    model = write_folder(tmp_path / "model", random_model(config))
+    (model / "tokenizer.model").write_bytes(sentencepiece_models.trained(kind))
+    checkpoint = load_checkpoint(str(model))
+    artifact = write_engine(tmp_path / "x.safetensors", checkpoint, PackedModel.from_checkpoint(checkpoint, "int8"), 64)
+    session = open_session(artifact, threads=1)
+    assert session.info.tokenizer == checkpoint.tokenizer
+    session.close()
+    prompt = " ｔｈｅ   cat ﬁ 1,000 "
+    said = answered(artifact, "--no-chat", "-p", prompt, "-n", "2")
+    assert said["prompt_tokens"] == len(Ours(checkpoint.tokenizer).encode(prompt))
