@@ -18,7 +18,7 @@ from mobileloop.spec.costs import TokenBytes
 from mobileloop.spec.schedule import Schedule
 from mobileloop.spec.tokenizer import TokenizerSpec
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 RUNTIME_OF_SUFFIX = {".safetensors": "engine", ".pte": "executorch", ".onnx": "onnx"}
 
 
@@ -37,7 +37,7 @@ class ArtifactInfo(BaseModel):
     """The metadata of an artifact: enough to run it, to count its bytes and to say where it came from.
 
     `kv_bits` is 8 (int8 with scales), 16 (float16) or 32 (float32); `context` is the number of tokens that
-    the KV cache holds.
+    the KV cache holds; `notes` is what the loader and the exporter decided and the user was told.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +54,7 @@ class ArtifactInfo(BaseModel):
     source_sha256: str
     costs: Costs
     tokenizer: TokenizerSpec | None = None
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> ArtifactInfo:
@@ -66,8 +67,10 @@ class ArtifactInfo(BaseModel):
         return self
 
     @classmethod
-    def describe(cls, checkpoint: Checkpoint, packed: PackedModel, context: int, kv_bits: int) -> ArtifactInfo:
-        """The metadata of an artifact about to be written.
+    def describe(
+        cls, checkpoint: Checkpoint, packed: PackedModel, context: int, kv_bits: int, notes: tuple[str, ...] = ()
+    ) -> ArtifactInfo:
+        """The metadata of an artifact about to be written; `notes` are those of the export itself.
 
         Raises:
             MobileloopError: where `context` is beyond the positions the model was made for.
@@ -85,10 +88,11 @@ class ArtifactInfo(BaseModel):
             group=packed.group,
             context=context,
             kv_bits=kv_bits,
-            source=Path(checkpoint.source).name,
+            source=checkpoint.label,
             source_sha256=checkpoint.sha256,
             costs=Costs.model_validate(packed.costs()),
             tokenizer=checkpoint.tokenizer,
+            notes=(*checkpoint.notes, *packed.notes, *notes),
         )
 
     @classmethod

@@ -51,7 +51,10 @@ _KV_BITS = {KvType.int8: 8, KvType.float16: 16, KvType.float32: 32}
 
 Source = Annotated[
     str,
-    typer.Argument(help="A checkpoint folder, a .gguf file, or a preset such as mobilellm-125m-ls (random weights)."),
+    typer.Argument(
+        help="A checkpoint folder, a .gguf file, a name on the Hugging Face hub (OWNER/NAME, OWNER/NAME@REVISION or "
+        "OWNER/NAME:FILE.gguf), or a preset such as mobilellm-125m-ls (random weights)."
+    ),
 ]
 To = Annotated[Target, typer.Option("--to", help="The artifact's format.")]
 Loops = Annotated[
@@ -76,6 +79,14 @@ Context = Annotated[
     typer.Option("--context", help=f"Tokens the KV cache holds; {DEFAULT_CONTEXT} when the model has them."),
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")]
+WeightsOnlyBin = Annotated[
+    bool,
+    typer.Option(
+        "--weights-only-bin",
+        help="Read pytorch_model.bin where there is no safetensors file, in a process of its own that runs none of its "
+        "code.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -90,6 +101,7 @@ def export(
     group: Group = 32,
     context: Context = None,
     output: Output = None,
+    weights_only_bin: WeightsOnlyBin = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -104,6 +116,7 @@ def export(
       mobileloop export ./MobileLLM-125M-layer-share --to onnx --quantize int8 -o ls.onnx
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --to executorch --schedule range:12-17:2:0.5 -o damped.pte
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --quantize int8 --group 64 --kv int8 -o small-cache.safetensors
+      mobileloop export facebook/MobileLLM-125M-layer-share --weights-only-bin -o ls.safetensors
       mobileloop export mobilellm-350m-ls --loops 4 --to engine -o random-350m.safetensors
     """
     from mobileloop.artifact import ArtifactInfo
@@ -122,9 +135,10 @@ def export(
         check_output(output, (source,))
     check_range("seed", seed, 0, 2**63 - 1)
     write = exporter(to.value)
+    with progress_bar("read") as reading:
+        reading("reading the source", 0.0)
+        checkpoint = load_checkpoint(source, seed, weights_only_bin, reading)
     with progress_bar("export") as progress:
-        progress("reading the source", 0.0)
-        checkpoint = load_checkpoint(source, seed)
         chosen = _schedule(checkpoint, loops, schedule)
         check_built(chosen)
         progress("quantizing", 0.1)
@@ -137,12 +151,13 @@ def export(
         )
         wanted = context if context is not None else min(DEFAULT_CONTEXT, checkpoint.config.max_position)
         kv = kv or (KvType.float32 if quantize is Quantization.none else KvType.float16)
-        info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv])
+        doubts = tuple(_untrained(checkpoint, chosen))
+        info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv], doubts)
         path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
         check_output(path, (source,))
         with written_whole(path) as temporary:
             write(packed, info, temporary, lambda step, done: progress(step, 0.5 + 0.5 * done))
-    _say(path, info, (*checkpoint.notes, *packed.notes, *_untrained(checkpoint, chosen)), as_json)
+    _say(path, info, as_json)
 
 
 def _schedule(checkpoint: Checkpoint, loops: int | None, schedule: str | None) -> Schedule:
@@ -171,7 +186,7 @@ def _untrained(checkpoint: Checkpoint, chosen: Schedule) -> list[str]:
     ]
 
 
-def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) -> None:
+def _say(path: Path, info: ArtifactInfo, as_json: bool) -> None:
     size = path.stat().st_size
     if as_json:
         facts = {
@@ -184,7 +199,7 @@ def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) 
             "quantization": info.quantization,
             "context": info.context,
             "random_weights": info.config.random_weights,
-            "notes": list(notes),
+            "notes": list(info.notes),
         }
         typer.echo(json.dumps(facts))
         return
@@ -192,5 +207,5 @@ def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) 
         f"{path}: {size / 1e6:.1f} MB, {info.quantization}, schedule {info.schedule.name}, context {info.context}; "
         f"a token reads {info.unique_bytes() / 1e6:.1f} MB unique and executes {info.executed_bytes() / 1e6:.1f} MB"
     )
-    for note in notes:
+    for note in info.notes:
         say(f"note: {note}")
