@@ -38,6 +38,11 @@ Tokenizer::Tokenizer(const Json &spec, const Json &json)
     : model_(read_model(json.at("model"))), normalizer_(part_of(json, "normalizer")),
       added_(part_of(json, "added_tokens"), *model_, normalizer_), pre_tokenizer_(part_of(json, "pre_tokenizer")),
       decoder_(part_of(json, "decoder")) {
+    if (!spec.absent("sentencepiece")) {
+        form_.emplace(spec.at("sentencepiece"));
+        unigram_ = dynamic_cast<Unigram *>(model_.get());
+        if (unigram_) unigram_->round_as_sentencepiece(form_->kept());
+    }
     if (!json.absent("post_processor")) read_post_processor(json.at("post_processor"));
     if (spec.at("add_bos").boolean("add_bos") && !spec.absent("bos_id"))
         bos_ = static_cast<uint32_t>(spec.at("bos_id").whole("bos_id", 0, kMaxId));
@@ -70,13 +75,25 @@ void Tokenizer::read_post_processor(const Json &whole) {
 std::vector<uint32_t> Tokenizer::encode(const std::string &text, bool special) const {
     std::vector<uint32_t> ids;
     if (special) ids = before_;
-    for (AddedTokens::Piece &outer : added_.cut_out(AlignedText(text), false)) {
+    if (form_) {
+        encode_pieces(text, ids);
+    } else {
+        encode_text(text, false, ids);
+    }
+    if (!special) return ids;
+    ids.insert(ids.end(), after_.begin(), after_.end());
+    if (bos_ && (ids.empty() || ids.front() != *bos_)) ids.insert(ids.begin(), *bos_);
+    return ids;
+}
+
+void Tokenizer::encode_text(const std::string &text, bool keeps_special, std::vector<uint32_t> &ids) const {
+    for (AddedTokens::Piece &outer : added_.cut_out(AlignedText(text), false, keeps_special)) {
         if (outer.id >= 0) {
             ids.push_back(static_cast<uint32_t>(outer.id));
             continue;
         }
         normalizer_.apply(outer.text);
-        for (const AddedTokens::Piece &piece : added_.cut_out(outer.text, true)) {
+        for (const AddedTokens::Piece &piece : added_.cut_out(outer.text, true, keeps_special)) {
             if (piece.id >= 0) {
                 ids.push_back(static_cast<uint32_t>(piece.id));
             } else {
@@ -84,10 +101,25 @@ std::vector<uint32_t> Tokenizer::encode(const std::string &text, bool special) c
             }
         }
     }
-    if (!special) return ids;
-    ids.insert(ids.end(), after_.begin(), after_.end());
-    if (bos_ && (ids.empty() || ids.front() != *bos_)) ids.insert(ids.begin(), *bos_);
-    return ids;
+}
+
+// Added tokens come out of the text first; what is between them gets SentencePiece's normal form.
+void Tokenizer::encode_pieces(const std::string &text, std::vector<uint32_t> &ids) const {
+    bool first = true;
+    const auto outer = [&](const std::string &content) { return !form_->keeps(content); };
+    for (const AddedTokens::Piece &piece : added_.cut_out_whole(text, outer)) {
+        if (piece.id >= 0) {
+            ids.push_back(static_cast<uint32_t>(piece.id));
+        } else {
+            const std::string normal = form_->applied(piece.text.text(), first);
+            if (unigram_) {
+                model_->encode(normal, ids);
+            } else {
+                encode_text(normal, true, ids);
+            }
+        }
+        first = false;
+    }
 }
 
 // Templates are programs, which this one does not run. It knows two by heart: ChatML, and ChatML with a system message
@@ -136,8 +168,10 @@ TextStream::TextStream(const Tokenizer &tokenizer, std::vector<uint32_t> behind)
     : tokenizer_(tokenizer), ids_(std::move(behind)), skip_(count_of(tokenizer.decode(ids_))) {}
 
 std::string TextStream::push(uint32_t id) {
-    if (!tokenizer_.token(id)) return "";
+    const std::string *token = tokenizer_.token(id);
+    if (!token) return "";
     ids_.push_back(id);
+    if (tokenizer_.decoder().keeps_open(*token)) return "";
     Decoder::Text now = tokenizer_.decoded(ids_);
     if (now.open) return "";
     std::string piece = now.text.substr(std::min(shown_.size(), now.text.size()));

@@ -13,7 +13,9 @@
 #include "tokenizer/decoder.h"
 #include "tokenizer/normalizer.h"
 #include "tokenizer/pieces.h"
+#include "tokenizer/sentencepiece_form.h"
 #include "tokenizer/token_model.h"
+#include "tokenizer/unigram.h"
 
 namespace ml {
 
@@ -32,18 +34,23 @@ public:
     // The token of an id; null for a special one, and for a number without a token.
     const std::string *token(uint32_t id) const;
     // The text of tokens, and whether later ones may change it.
+    const Decoder &decoder() const { return decoder_; }
     Decoder::Text decoded(const std::vector<uint32_t> &ids) const;
 
 private:
     Tokenizer(const Json &spec, const Json &json);
     void read_post_processor(const Json &json);
+    void encode_text(const std::string &text, bool keeps_special, std::vector<uint32_t> &ids) const;
+    void encode_pieces(const std::string &text, std::vector<uint32_t> &ids) const;
 
     std::unique_ptr<TokenModel> model_;
     Normalizer normalizer_;
     AddedTokens added_;
     PreTokenizer pre_tokenizer_;
     Decoder decoder_;
-    std::vector<uint32_t> before_, after_; // special tokens around a text
+    std::optional<SentencePieceForm> form_; // of texts, before all else
+    Unigram *unigram_ = nullptr;            // the model, where it rounds as SentencePiece
+    std::vector<uint32_t> before_, after_;  // special tokens around a text
     std::optional<uint32_t> bos_;
     std::optional<std::string> chat_template_;
 };
