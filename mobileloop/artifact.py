@@ -12,6 +12,7 @@ from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import GROUP, GROUPS
+from mobileloop.spec.calibration import Calibration
 from mobileloop.spec.capabilities import check_built
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.costs import TokenBytes
@@ -37,7 +38,8 @@ class ArtifactInfo(BaseModel):
     """The metadata of an artifact: enough to run it, to count its bytes and to say where it came from.
 
     `kv_bits` is 8 (int8 with scales), 16 (float16) or 32 (float32); `context` is the number of tokens that
-    the KV cache holds; `notes` is what the loader and the exporter decided and the user was told.
+    the KV cache holds; `calibration` says what the weights were fitted with, None where they were rounded; `notes` is
+    what the loader and the exporter decided and the user was told.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +56,7 @@ class ArtifactInfo(BaseModel):
     source_sha256: str
     costs: Costs
     tokenizer: TokenizerSpec | None = None
+    calibration: Calibration | None = None
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -93,6 +96,7 @@ class ArtifactInfo(BaseModel):
             costs=Costs.model_validate(packed.costs()),
             tokenizer=checkpoint.tokenizer,
             notes=(*checkpoint.notes, *packed.notes, *notes),
+            calibration=packed.calibration,
         )
 
     @classmethod

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
 from mobileloop.commands.options import STDOUT
-from mobileloop.console import INTERRUPTED, say
+from mobileloop.console import INTERRUPTED, say, take_any_text
 from mobileloop.errors import MobileloopError
 
 
@@ -167,6 +167,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, terminate)
+    take_any_text()
     try:
         app()
     except SystemExit as end:

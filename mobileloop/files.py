@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -58,7 +59,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     path = Path(path)
     check_output(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        prefix = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[:60]  # a name that every library opens, and not too long
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{prefix}.", suffix=".part")
         os.close(handle)
     except OSError as error:
         raise MobileloopError(f"nothing can be written in {path.parent}: {error.strerror}.") from None
@@ -91,6 +93,20 @@ def text_of(path: str | Path) -> str:
     A document holds this, since a lone surrogate in it is read back by no other program.
     """
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def utf8_path(path: str | Path, program: str) -> str:
+    """The path for a library that takes UTF-8 only, whatever the locale is.
+
+    Raises:
+        MobileloopError: naming `program`, which opens no other names.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeError:
+        raise MobileloopError(
+            f"{text_of(path)} has a name that is not UTF-8, and {program} opens no such file; rename it."
+        ) from None
 
 
 def text_sha256(text: str) -> str:

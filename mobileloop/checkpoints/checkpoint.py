@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mobileloop.console import visible
 from mobileloop.errors import MobileloopError
-from mobileloop.files import file_sha256, text_of
+from mobileloop.files import file_sha256
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
@@ -44,7 +45,7 @@ class Checkpoint:
     @property
     def label(self) -> str:
         """The source as an artifact names it: as it is published, or without its folders."""
-        return self.published or text_of(Path(self.source).name)
+        return self.published or visible(Path(self.source).name)
 
     def check_shapes(self) -> Checkpoint:
         """Return self, or raise MobileloopError naming the first tensor that is missing or has a wrong shape."""

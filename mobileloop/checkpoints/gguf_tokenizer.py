@@ -34,7 +34,10 @@ def gguf_tokenizer(account: Account, vocab_size: int) -> tuple[TokenizerSpec | N
     if kind in (None, "no_vocab", "none"):
         return None, [*notes, "the file has no vocabulary, so the artifact carries no tokenizer"]
     tokens, types = _tokens(account)
-    json_text, adds_bos, said = _vocabulary(account, str(kind), tokens, types)
+    try:
+        json_text, adds_bos, said = _vocabulary(account, str(kind), tokens, types)
+    except MobileloopError as error:
+        raise MobileloopError(f"the tokenizer of {account.where}: {error}") from None
     notes += said
     if len(tokens) != vocab_size:
         notes.append(f"the vocabulary has {len(tokens)} tokens and the embedding {vocab_size}")

@@ -12,6 +12,7 @@ from mobileloop.checkpoints.gguf import load_gguf
 from mobileloop.checkpoints.hub import Snapshot, fetch_snapshot, hub_name, named
 from mobileloop.checkpoints.pickled import converted, pickles
 from mobileloop.checkpoints.random import random_checkpoint
+from mobileloop.console import visible
 from mobileloop.errors import MobileloopError, printable
 from mobileloop.families.registry import family_of, preset_names
 from mobileloop.files import read_json, text_of
@@ -119,7 +120,7 @@ def _here(loaded: Checkpoint) -> Checkpoint:
 
 
 def _called(loaded: Checkpoint, name: str) -> Checkpoint:
-    return replace(loaded, config=loaded.config.model_copy(update={"name": text_of(name)}))
+    return replace(loaded, config=loaded.config.model_copy(update={"name": visible(name)}))
 
 
 def _published(loaded: Checkpoint, snapshot: Snapshot) -> Checkpoint:

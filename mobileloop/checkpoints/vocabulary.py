@@ -44,7 +44,7 @@ def _by_id(tokens: Sequence[str]) -> dict[str, int]:
         name = token or f"[EMPTY_{index}]"
         if name in vocabulary:
             raise MobileloopError(
-                f"the vocabulary has the token {printable(name)} twice, as {vocabulary[name]} and {index}, so ids and "
+                f"the tokenizer has the token {printable(name)} twice, as {vocabulary[name]} and {index}, so ids and "
                 "texts do not belong together; take another file of this model."
             )
         vocabulary[name] = index
@@ -65,7 +65,7 @@ def byte_level_tokenizer(tokens: Sequence[str], merges: Sequence[str], types: Se
     """
     cut = pre_tokenizer(pre)
     vocabulary = _by_id(tokens)
-    with library_errors("the merges of the vocabulary", "take another file of this model", "do not fit its tokens"):
+    with library_errors("the merges of the tokenizer", "take another file of this model", "do not fit its tokens"):
         pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
         tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=ignores_merges(pre)))
     tokenizer.pre_tokenizer = cut
@@ -93,7 +93,7 @@ def scored_tokenizer(
     """
     if len(scores) < len(tokens):
         raise MobileloopError(
-            f"the vocabulary has {len(tokens)} pieces and {len(scores)} scores, so the order of its merges is unknown; "
+            f"the tokenizer has {len(tokens)} pieces and {len(scores)} scores, so the order of its merges is unknown; "
             "take another file of this model."
         )
     vocabulary = _by_id(tokens)

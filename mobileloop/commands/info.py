@@ -48,7 +48,7 @@ def info(
         about = session.info
         session.close()
         if as_json:
-            typer.echo(about.model_dump_json(exclude={"tokenizer"}))
+            typer.echo(json.dumps(json.loads(about.model_dump_json(exclude={"tokenizer"}))))
         else:
             _say_artifact(path, about)
         return
