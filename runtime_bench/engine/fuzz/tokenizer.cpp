@@ -1,4 +1,5 @@
-// A tokenizer's JSON, a zero byte and a text: read, encoded, decoded, streamed, and its bytes as ids too.
+// A tokenizer's JSON, which may hold SentencePiece's form too, a zero byte and a text: read, encoded, decoded,
+// streamed, and its bytes as ids too.
 #include <cstring>
 #include <string>
 
@@ -31,9 +32,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const std::string lossy = ml::lossy_utf8(text);
     must(ml::is_utf8(lossy) && (lossy == text) == ml::is_utf8(text), "the mended text is no UTF-8");
     try {
-        const ml::Json spec =
-            ml::Json::parse(ml::JsonObject().add("json_text", json).add("add_bos", true).add("bos_id", 1).str());
-        const ml::Tokenizer tokenizer(spec);
+        ml::JsonObject spec;
+        spec.add("json_text", json).add("add_bos", true).add("bos_id", 1);
+        const ml::Json parsed = ml::Json::parse(json);
+        if (parsed.has("sentencepiece")) spec.add("sentencepiece", parsed.at("sentencepiece"));
+        const ml::Tokenizer tokenizer(ml::Json::parse(spec.str()));
         std::vector<uint32_t> numbers; // also of no token
         for (const char byte : text) numbers.push_back(static_cast<uint8_t>(byte));
         check_stream(tokenizer, numbers);
