@@ -17,6 +17,43 @@ void replace_all(std::string &text, const std::string &pattern, const std::strin
         text.replace(at, pattern.size(), content);
 }
 
+// A text without the white space at its ends, as Python and so templates have it.
+std::string stripped(const std::string &text) {
+    size_t begin = text.size(), end = 0;
+    for (size_t at = 0; at < text.size();) {
+        const Character c = character_at(text, at);
+        if (!is_space(c.code) && !(c.code >= 0x1C && c.code <= 0x1F)) {
+            begin = std::min(begin, at);
+            end = at + c.bytes;
+        }
+        at += c.bytes;
+    }
+    return begin < end ? text.substr(begin, end - begin) : "";
+}
+
+// The conversation in ChatML, if that is what the template says to the letter.
+std::optional<std::string> chatml(std::string known, const std::string &prompt,
+                                  const std::optional<std::string> &system) {
+    const std::string turns = "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
+                              "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+    const std::string loop = "{% for message in messages %}";
+    const std::string first = loop + "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n";
+    const std::string last = "<|im_end|>\\n' }}{% endif %}" + turns;
+    // Inside the quotes of a template, \n and a line end are the same.
+    replace_all(known, "\n", "\\n");
+    std::string whole;
+    if (known.size() > first.size() + last.size() && known.compare(0, first.size(), first) == 0 &&
+        ends_with(known, last)) {
+        const std::string own = known.substr(first.size(), known.size() - first.size() - last.size());
+        // What a quoted text may hold besides itself.
+        if (own.find_first_of("'\\{}") != std::string::npos) return std::nullopt;
+        whole = "<|im_start|>system\n" + system.value_or(own) + "<|im_end|>\n";
+    } else if (known != loop + turns || system) {
+        return std::nullopt;
+    }
+    return whole + "<|im_start|>user\n" + prompt + "<|im_end|>\n<|im_start|>assistant\n";
+}
+
 // Characters of a text.
 size_t count_of(const std::string &text) {
     size_t count = 0;
@@ -47,6 +84,17 @@ Tokenizer::Tokenizer(const Json &spec, const Json &json)
     if (spec.at("add_bos").boolean("add_bos") && !spec.absent("bos_id"))
         bos_ = static_cast<uint32_t>(spec.at("bos_id").whole("bos_id", 0, kMaxId));
     if (!spec.absent("chat_template")) chat_template_ = spec.at("chat_template").string("chat_template");
+    if (!spec.absent("turns")) read_turns(spec.at("turns"));
+}
+
+void Tokenizer::read_turns(const Json &json) {
+    turns_ = Turns{json.at("before").string("before"), "", json.at("after").string("after"), false,
+                   json.at("trims").boolean("trims")};
+    if (json.absent("system")) return;
+    const Json &system = json.at("system");
+    system_turns_ = Turns{system.at("before").string("before"), system.at("between").string("between"),
+                          system.at("after").string("after"), system.at("trims_system").boolean("trims_system"),
+                          system.at("trims_user").boolean("trims_user")};
 }
 
 void Tokenizer::read_post_processor(const Json &whole) {
@@ -122,33 +170,25 @@ void Tokenizer::encode_pieces(const std::string &text, std::vector<uint32_t> &id
     }
 }
 
-// Templates are programs, which this one does not run. It knows two by heart: ChatML, and ChatML with a system message
-// of its own where the messages begin with none.
+// Templates are programs, which this one does not run. The exporter has found out what most of them come to for turns
+// that are not blank; of the others, and in older artifacts, ChatML is known by heart, with a system message of its own
+// where the messages begin with none, or without.
 std::vector<uint32_t> Tokenizer::chat(const std::string &prompt, const std::optional<std::string> &system) const {
     require(chat_template_.has_value(), "this artifact carries no chat template; run it without --chat");
-    const std::string turns = "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
-                              "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
-    const std::string loop = "{% for message in messages %}";
-    const std::string first = loop + "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n";
-    const std::string last = "<|im_end|>\\n' }}{% endif %}" + turns;
-    std::string known = *chat_template_;
-    // Inside the quotes of a template, \n and a line end are the same.
-    replace_all(known, "\n", "\\n");
-    std::optional<std::string> own;
-    if (known.size() > first.size() + last.size() && known.compare(0, first.size(), first) == 0 &&
-        ends_with(known, last)) {
-        own = known.substr(first.size(), known.size() - first.size() - last.size());
-        // What a quoted text may hold besides itself.
-        if (own->find_first_of("'\\{}") != std::string::npos) own.reset();
+    const auto &turns = system ? system_turns_ : turns_;
+    const std::string user = stripped(prompt), first = stripped(system.value_or("x"));
+    if (turns && !user.empty() && !first.empty()) {
+        std::string whole = turns->before;
+        if (system) whole += (turns->trims_system ? first : *system) + turns->between;
+        return encode(whole + (turns->trims_user ? user : prompt) + turns->after, false);
     }
-    require(own || known == loop + turns,
-            "this artifact's chat template is none that this program knows (ChatML); use mobileloop run, or give the "
-            "tokens with --tokens");
-    require(!system || own, "this artifact's chat template has no system message; run it without --system");
-    std::string whole;
-    if (own) whole = "<|im_start|>system\n" + (system ? *system : *own) + "<|im_end|>\n";
-    whole += "<|im_start|>user\n" + prompt + "<|im_end|>\n<|im_start|>assistant\n";
-    return encode(whole, false);
+    const std::optional<std::string> known = chatml(*chat_template_, prompt, system);
+    require(known || !system || !turns_, "this artifact's chat template has no system message that this program could "
+                                         "put in; use mobileloop run, or run it without --system");
+    require(known.has_value(),
+            "this artifact's chat template does more than to put turns between fixed texts, which is "
+            "all that this program can do; use mobileloop run, or give the tokens with --tokens");
+    return encode(*known, false);
 }
 
 const std::string *Tokenizer::token(uint32_t id) const {

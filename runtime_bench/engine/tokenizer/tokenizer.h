@@ -27,7 +27,8 @@ public:
     // Tokens of a text in UTF-8; `special` adds what the model wants around a text. Throws ml::Error for a text that
     // the library has no tokens for either.
     std::vector<uint32_t> encode(const std::string &text, bool special = true) const;
-    // Tokens of one user's turn in the model's chat template, with the opening of the answer.
+    // Tokens of one user's turn in the model's chat template, with the opening of the answer. Throws ml::Error where
+    // the template does more than to put turns between fixed texts, or has no place for a system message.
     std::vector<uint32_t> chat(const std::string &prompt, const std::optional<std::string> &system) const;
     // Text of tokens, special ones and numbers without a token left out.
     std::string decode(const std::vector<uint32_t> &ids) const { return decoded(ids).text; }
@@ -38,7 +39,12 @@ public:
     Decoder::Text decoded(const std::vector<uint32_t> &ids) const;
 
 private:
+    struct Turns { // what the chat template puts around them
+        std::string before, between, after;
+        bool trims_system = false, trims_user = false;
+    };
     Tokenizer(const Json &spec, const Json &json);
+    void read_turns(const Json &json);
     void read_post_processor(const Json &json);
     void encode_text(const std::string &text, bool keeps_special, std::vector<uint32_t> &ids) const;
     void encode_pieces(const std::string &text, std::vector<uint32_t> &ids) const;
@@ -53,6 +59,7 @@ private:
     std::vector<uint32_t> before_, after_;  // special tokens around a text
     std::optional<uint32_t> bos_;
     std::optional<std::string> chat_template_;
+    std::optional<Turns> turns_, system_turns_;
 };
 
 // Turns tokens into text piece by piece, holding back what a later token may still change: the pieces and the flush,
