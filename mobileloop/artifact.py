@@ -12,13 +12,14 @@ from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import GROUP, GROUPS
+from mobileloop.spec.calibration import Calibration
 from mobileloop.spec.capabilities import check_built
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.costs import TokenBytes
 from mobileloop.spec.schedule import Schedule
 from mobileloop.spec.tokenizer import TokenizerSpec
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 RUNTIME_OF_SUFFIX = {".safetensors": "engine", ".pte": "executorch", ".onnx": "onnx"}
 
 
@@ -37,7 +38,8 @@ class ArtifactInfo(BaseModel):
     """The metadata of an artifact: enough to run it, to count its bytes and to say where it came from.
 
     `kv_bits` is 8 (int8 with scales), 16 (float16) or 32 (float32); `context` is the number of tokens that
-    the KV cache holds.
+    the KV cache holds; `calibration` says what the weights were fitted with, None where they were rounded; `notes` is
+    what the loader and the exporter decided and the user was told.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +56,8 @@ class ArtifactInfo(BaseModel):
     source_sha256: str
     costs: Costs
     tokenizer: TokenizerSpec | None = None
+    calibration: Calibration | None = None
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> ArtifactInfo:
@@ -66,8 +70,10 @@ class ArtifactInfo(BaseModel):
         return self
 
     @classmethod
-    def describe(cls, checkpoint: Checkpoint, packed: PackedModel, context: int, kv_bits: int) -> ArtifactInfo:
-        """The metadata of an artifact about to be written.
+    def describe(
+        cls, checkpoint: Checkpoint, packed: PackedModel, context: int, kv_bits: int, notes: tuple[str, ...] = ()
+    ) -> ArtifactInfo:
+        """The metadata of an artifact about to be written; `notes` are those of the export itself.
 
         Raises:
             MobileloopError: where `context` is beyond the positions the model was made for.
@@ -89,6 +95,8 @@ class ArtifactInfo(BaseModel):
             source_sha256=checkpoint.sha256,
             costs=Costs.model_validate(packed.costs()),
             tokenizer=checkpoint.tokenizer,
+            notes=(*checkpoint.notes, *packed.notes, *notes),
+            calibration=packed.calibration,
         )
 
     @classmethod

@@ -121,14 +121,28 @@ def read_json(path: Path) -> dict[str, Any]:
         MobileloopError: where the file cannot be read or holds something else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        json.dumps(data, ensure_ascii=False).encode("utf-8")  # an escaped half of a character is no text anywhere else
     except OSError as error:
         raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeEncodeError:
+        raise MobileloopError(
+            f"{path} holds half a character (a lone surrogate), which is no text; correct it."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise MobileloopError(f"{path} is not JSON: {error}.") from None
     if not isinstance(data, dict):
         raise MobileloopError(f"{path} holds a JSON {type(data).__name__}, but an object was expected.")
     return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys all stand once: of a key that stands twice a reader would drop one value without a word."""
+    held = dict(pairs)
+    if len(held) != len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in names if names.count(key) > 1)!r} stands in it twice")
+    return held
 
 
 def read_text(path: Path) -> str:

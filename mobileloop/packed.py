@@ -12,11 +12,73 @@ from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError
 from mobileloop.quant import records
 from mobileloop.quant.schemes import GROUP, GROUPS, QUANTIZATIONS, SCHEMES, QuantTensor, fitting_group
+from mobileloop.spec.calibration import Calibration
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
 
 Tensor = QuantTensor | NDArray[np.float32]
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one matrix is to be stored.
+
+    Attributes:
+        scheme: a key of `SCHEMES`.
+        group: inputs that share a scale; divides the matrix's inputs.
+    """
+
+    scheme: str
+    group: int
+
+
+def planned(checkpoint: Checkpoint, quantization: str = "int4", group: int = GROUP) -> dict[str, Choice]:
+    """How `--quantize` and `--group` store every matrix of a checkpoint, by name.
+
+    Args:
+        checkpoint: any loaded source.
+        quantization: a key of `QUANTIZATIONS`.
+        group: inputs that share a scale, one of `GROUPS`; a matrix whose inputs it does not divide has a smaller one.
+
+    Raises:
+        MobileloopError: for an unknown quantization, or a group that does not go with it.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise MobileloopError(
+            f"the quantization '{quantization}' is not known; choose one of {', '.join(QUANTIZATIONS)}."
+        )
+    if group not in GROUPS or (group != GROUP and quantization == "none"):
+        raise MobileloopError(
+            f"groups of {group} do not go with the quantization '{quantization}'; quantized weights come in groups "
+            f"of {', '.join(map(str, GROUPS))}, and unquantized ones have none."
+        )
+    block_scheme, outer_scheme = QUANTIZATIONS[quantization]
+    return {
+        name: Choice(block_scheme if name.startswith("blocks.") else outer_scheme, fitting_group(shape[1], group))
+        for name, shape in checkpoint.config.tensor_shapes().items()
+        if len(shape) > 1
+    }
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Matrices that were made with a calibration text.
+
+    Attributes:
+        plan: of every matrix of the model.
+        tensors: those that the source does not hold as planned.
+        calibration: what made them, for the artifact.
+    """
+
+    plan: Mapping[str, Choice]
+    tensors: Mapping[str, QuantTensor]
+    calibration: Calibration
+
+    @property
+    def budget(self) -> int | None:
+        """The size in bytes that the plan was made for."""
+        return self.calibration.budget_bytes
 
 
 @dataclass(frozen=True)
@@ -29,6 +91,7 @@ class PackedModel:
         quantization: the `--quantize` name that made it.
         tensors: the names of `ModelConfig.tensor_shapes`; matrices QuantTensor, norms float32.
         group: the `--group` that was asked for; a matrix whose inputs it does not divide has a smaller one.
+        calibration: what the weights were fitted with; None where they were rounded.
     """
 
     config: ModelConfig
@@ -37,6 +100,7 @@ class PackedModel:
     tensors: Mapping[str, Tensor]
     notes: tuple[str, ...] = field(default=())
     group: int = GROUP
+    calibration: Calibration | None = None
 
     @classmethod
     def from_checkpoint(
@@ -46,6 +110,7 @@ class PackedModel:
         schedule: Schedule | None = None,
         progress: Progress | None = None,
         group: int = GROUP,
+        fitted: Fitted | None = None,
     ) -> PackedModel:
         """Quantize a checkpoint; tensors that already have the wanted number of bits and group are kept as they are.
 
@@ -55,41 +120,36 @@ class PackedModel:
             schedule: overrides the checkpoint's own.
             progress: called with (done, total) tensors.
             group: inputs that share a scale, one of `GROUPS`.
+            fitted: what was made with a calibration text (`quant/calibrate.py`), instead of by rounding.
 
         Raises:
             MobileloopError: for an unknown quantization, or a tensor that cannot be quantized so.
         """
-        if quantization not in QUANTIZATIONS:
-            raise MobileloopError(
-                f"the quantization '{quantization}' is not known; choose one of {', '.join(QUANTIZATIONS)}."
-            )
-        if group not in GROUPS or (group != GROUP and quantization == "none"):
-            raise MobileloopError(
-                f"groups of {group} do not go with the quantization '{quantization}'; quantized weights come in groups "
-                f"of {', '.join(map(str, GROUPS))}, and unquantized ones have none."
-            )
-        block_scheme, outer_scheme = QUANTIZATIONS[quantization]
+        plan = fitted.plan if fitted else planned(checkpoint, quantization, group)
         chosen = schedule or checkpoint.schedule
         chosen.check_blocks(checkpoint.config.num_blocks)
         chosen.check_halting(None, checkpoint.config.exit_gate)
         shapes = checkpoint.config.tensor_shapes()
         tensors: dict[str, Tensor] = {}
-        kept = smaller = 0
-        for done, (name, shape) in enumerate(shapes.items()):
+        for done, name in enumerate(shapes):
             tensor = checkpoint.tensors[name]
-            if len(shape) == 1:
+            if name not in plan:
                 tensors[name] = _as_float(tensor)
+            elif keeps(tensor, plan[name]):
+                tensors[name] = tensor
+            elif fitted:
+                tensors[name] = fitted.tensors[name]
             else:
-                wanted = block_scheme if name.startswith("blocks.") else outer_scheme
-                tensors[name], same = _requantize(tensor, wanted, fitting_group(shape[1], group))
-                kept += same
-                smaller += fitting_group(shape[1], group) != group
+                tensors[name] = SCHEMES[plan[name].scheme].quantize(_as_float(tensor), plan[name].group)
             if progress:
                 progress(done + 1, len(shapes))
+        kept = sum(keeps(checkpoint.tensors[name], choice) for name, choice in plan.items())
         notes = [f"{kept} matrices kept bit for bit from the checkpoint"] if kept else []
+        smaller = sum(choice.group != group for choice in plan.values()) if not fitted or not fitted.budget else 0
         if smaller:
             notes.append(f"{smaller} matrices are in smaller groups, since {group} does not divide their inputs")
-        return cls(checkpoint.config, chosen, quantization, tensors, tuple(notes), group)
+        calibration = fitted.calibration if fitted else None
+        return cls(checkpoint.config, chosen, quantization, tensors, tuple(notes), group, calibration)
 
     def block(self, index: int) -> dict[str, Tensor]:
         """The tensors of one block under their short names."""
@@ -186,10 +246,9 @@ def _stored_bytes(tensor: Tensor) -> int:
     return tensor.stored_bytes() if isinstance(tensor, QuantTensor) else 4 * tensor.size
 
 
-def _requantize(tensor: Tensor, wanted: str, group: int) -> tuple[QuantTensor, bool]:
-    if isinstance(tensor, QuantTensor) and tensor.group == group:
-        asked, held = SCHEMES[wanted], SCHEMES[tensor.scheme]
-        # `int4` means "4-bit, as good as the source": a symmetric source needs no minimum.
-        if held is asked or (asked.name == "int4" and held.name == "int4-symmetric"):
-            return tensor, True
-    return SCHEMES[wanted].quantize(_as_float(tensor), group), False
+def keeps(tensor: Tensor, choice: Choice) -> bool:
+    """Whether a source's tensor is kept bit for bit: it is stored as chosen already."""
+    if not isinstance(tensor, QuantTensor) or tensor.group != choice.group:
+        return False
+    # `int4` means "4-bit, as good as the source": a symmetric source needs no minimum.
+    return tensor.scheme == choice.scheme or (choice.scheme == "int4" and tensor.scheme == "int4-symmetric")

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 
+from mobileloop.artifact import ArtifactInfo, runtime_of
 from mobileloop.checkpoints.checkpoint import Checkpoint
-from mobileloop.errors import MobileloopError
-from mobileloop.packed import PackedModel
-from mobileloop.reference.model import ReferenceModel
+from mobileloop.errors import MobileloopError, library_errors
+from mobileloop.packed import Fitted, PackedModel
+from mobileloop.quant.fit import Text, Wanted, fit
+from mobileloop.quant.records import unpack_record
+from mobileloop.quant.schemes import QuantTensor
+from mobileloop.reference.model import ReferenceModel, float_tensors
 from mobileloop.runtimes.base import Session
+from mobileloop.spec.capabilities import CAPABILITIES
+from mobileloop.spec.config import ModelConfig
 from mobileloop.tokenizer import Tokenizer
 
 
@@ -31,6 +39,7 @@ class Limits:
     top1_agreement: float
 
 
+NEAR = 0.5  # of a tensor's norm; 4 bits and error feedback stay below a third
 QUANTIZED_LIMITS = Limits(mean_kl=0.01, top1_agreement=0.96)
 EXACT_LIMITS = Limits(mean_kl=1e-6, top1_agreement=0.96)
 
@@ -83,18 +92,20 @@ def compare(
     checkpoint: Checkpoint,
     tokens: Sequence[int],
     progress: Callable[[str, float], None] = lambda step, done: None,
+    text: Text | None = None,
 ) -> Comparison:
     """Run both over `tokens`, in windows of the artifact's context.
 
     Args:
         session: a fresh session; its loop count is used.
-        checkpoint: the source; it is quantized again as the artifact says.
+        checkpoint: the source; see `expected_weights`.
         tokens: at least two ids.
         progress: called with a step and the share done.
+        text: the calibration text of the export, for artifacts that do not give their weights back; None is the
+            packaged one.
     """
     info = session.info
-    packed = PackedModel.from_checkpoint(checkpoint, info.quantization, info.schedule, group=info.group)
-    reference = ReferenceModel(packed.config, info.schedule, packed.dequantized())
+    reference = ReferenceModel(info.config, info.schedule, expected_weights(session, checkpoint, text, progress))
     window = min(info.context, 256)
     totals = np.zeros(4)
     largest = 0.0
@@ -129,6 +140,92 @@ def compare(
         artifact_perplexity=_perplexity(artifact_loss / predicted),
         reference_perplexity=_perplexity(reference_loss / predicted),
     )
+
+
+def expected_weights(
+    session: Session,
+    checkpoint: Checkpoint,
+    text: Text | None = None,
+    progress: Callable[[str, float], None] = lambda step, done: None,
+) -> dict[str, NDArray[np.float32]]:
+    """The weights that an artifact should compute with, as float32.
+
+    Rounded weights are made again from the source. What was fitted to a calibration text is read from the records of an
+    engine artifact, each matrix of which must be near the source's; other formats do not give it back, so that the
+    calibration is done again.
+
+    Raises:
+        MobileloopError: where a matrix is not near, or the calibration gives other weights than the artifact's.
+    """
+    info = session.info
+    if info.calibration is None:
+        packed = PackedModel.from_checkpoint(checkpoint, info.quantization, info.schedule, group=info.group)
+        return packed.dequantized()
+    if Path(session.path).suffix == ".safetensors":
+        stored = stored_weights(Path(session.path), info.config)
+        check_near(str(session.path), checkpoint, stored)
+        return stored
+    fitted = fit_again(str(session.path), info, checkpoint, text or Text.packaged(), progress)
+    return PackedModel.from_checkpoint(checkpoint, info.quantization, info.schedule, fitted=fitted).dequantized()
+
+
+def fit_again(
+    path: str,
+    info: ArtifactInfo,
+    checkpoint: Checkpoint,
+    text: Text,
+    progress: Callable[[str, float], None] = lambda step, done: None,
+) -> Fitted:
+    """Do an artifact's calibration again.
+
+    Raises:
+        MobileloopError: where the text is another one, or the weights are not the same to the bit.
+    """
+    said = info.calibration
+    assert said is not None
+    if text.sha256 != said.text_sha256:
+        raise MobileloopError(
+            f"{path} was calibrated with the text {said.text} (sha256 {said.text_sha256[:12]}), and {text.name} is "
+            f"another one (sha256 {text.sha256[:12]}); give that text with --calibrate."
+        )
+    groups = CAPABILITIES[runtime_of(path)].groups
+    wanted = Wanted(info.quantization, info.group, said.budget_bytes, groups)
+    fitted = fit(checkpoint, info.schedule, wanted, text, said.loops, progress)
+    if fitted.calibration.weights_sha256 != said.weights_sha256:
+        raise MobileloopError(
+            f"calibrating {checkpoint.source} again gives other weights than {path} has, as another processor, library "
+            "or number of threads may; verify it where it was exported, or verify an engine artifact, which gives its "
+            "weights back."
+        )
+    return fitted
+
+
+def stored_weights(path: Path, config: ModelConfig) -> dict[str, NDArray[np.float32]]:
+    """The weights in the records of an engine artifact that a session has opened, by the names of `tensor_shapes`."""
+    found: dict[str, NDArray[np.float32]] = {}
+    with library_errors(f"the tensors of {path}", "export it again"), safe_open(str(path), framework="np") as stored:
+        for name in stored.keys():  # noqa: SIM118  (safe_open is no mapping)
+            tensor = stored.get_tensor(name)
+            if tensor.dtype != np.uint8:
+                found[name] = tensor
+                continue
+            for role, part in unpack_record(tensor, f"the record {name} of {path}").items():
+                whole = name if role == "matrix" else f"{name}.{role}"
+                found[whole] = part.dequantize() if isinstance(part, QuantTensor) else part
+    return {name: found[name].reshape(shape) for name, shape in config.tensor_shapes().items()}
+
+
+def check_near(path: str, checkpoint: Checkpoint, stored: Mapping[str, NDArray[np.float32]]) -> None:
+    """Raise MobileloopError where a stored tensor is no quantization of the source's: too far from it, as a whole."""
+    for name, source in float_tensors(checkpoint).items():
+        if name not in stored:
+            continue
+        away = float(np.linalg.norm(stored[name] - source))
+        if not away <= NEAR * float(np.linalg.norm(source)):
+            raise MobileloopError(
+                f"{name} of {path} is not the source's: it differs by {away / float(np.linalg.norm(source) or 1):.0%} "
+                "of its size, more than any quantization; export it again."
+            )
 
 
 def _perplexity(loss: float) -> float:

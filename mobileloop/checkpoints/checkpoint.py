@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from mobileloop.console import visible
 from mobileloop.errors import MobileloopError
+from mobileloop.files import file_sha256
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
@@ -26,7 +28,7 @@ class Checkpoint:
         tensors: the names of `ModelConfig.tensor_shapes`; float32 arrays, or QuantTensor where the source is quantized.
         tokenizer: None where the source has none.
         source: path or preset name, for messages.
-        sha256: of the weights file (of the sorted shards' hashes where there are several), or "random".
+        sha256: `weights_sha256` of the files, or "random".
         notes: what the loader decided and the user should know.
         published: the pinned name of a model on the hub; None for what lies here.
     """
@@ -57,3 +59,9 @@ class Checkpoint:
                     f"for {list(shape)}."
                 )
         return self
+
+
+def weights_sha256(files: Sequence[Path]) -> str:
+    """What tells one source's weights from another's: the file's hash, or that of the hashes of several, in order."""
+    digests = [file_sha256(path) for path in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

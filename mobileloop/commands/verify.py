@@ -26,6 +26,10 @@ WeightsOnlyBin = Annotated[
     bool, typer.Option("--weights-only-bin", help="Read pytorch_model.bin where the source has no safetensors file.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option("--calibrate", metavar="FILE", help="The export's calibration text, for .pte and .onnx artifacts."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
 
@@ -41,6 +45,7 @@ def verify(
     onnx_kernel: OnnxKernel = "auto",
     weights_only_bin: WeightsOnlyBin = False,
     seed: Seed = 0,
+    calibrate: Calibrate = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare an artifact with the PyTorch model of the same (dequantized) weights.
@@ -64,6 +69,8 @@ def verify(
     except ImportError:
         raise MobileloopError("verify needs PyTorch; install it with: pip install '.[torch]'.") from None
     from mobileloop.checkpoints.load import load_checkpoint
+    from mobileloop.files import read_text
+    from mobileloop.quant.fit import Text
     from mobileloop.runtimes import open_session
     from mobileloop.verify import (
         EXACT_LIMITS,
@@ -80,7 +87,8 @@ def verify(
         checkpoint = load_checkpoint(against, seed, weights_only_bin, reading)
     with progress_bar("verify") as progress:
         check_same_source(session, checkpoint)
-        result = compare(session, checkpoint, verification_tokens(session, tokens), progress)
+        text = None if calibrate is None else Text(calibrate.name, read_text(calibrate))
+        result = compare(session, checkpoint, verification_tokens(session, tokens), progress, text)
     base = EXACT_LIMITS if session.info.quantization == "none" else QUANTIZED_LIMITS
     limits = Limits(base.mean_kl if max_kl is None else max_kl, base.top1_agreement if min_top1 is None else min_top1)
     _say(file, session, result, limits, as_json)

@@ -8,10 +8,12 @@ so that a kernel streams one contiguous range and finishes 8 rows at once withou
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mobileloop.errors import MobileloopError, library_errors
 from mobileloop.quant.schemes import GROUP, SCHEMES, QuantTensor
 from mobileloop.spec.config import ModelConfig
 
@@ -134,6 +136,72 @@ def block_record(config: ModelConfig, tensors: dict[str, QuantTensor | NDArray[n
 def matrix_record(tensor: QuantTensor) -> U8:
     """An embedding or a head as one record."""
     return _assemble(KIND_MATRIX, (tensor.shape[1], 0, 0, 0, 0, 0), 0.0, 0.0, 0, [_part("matrix", tensor)])
+
+
+def unpack_record(record: U8, where: str) -> dict[str, QuantTensor | NDArray[np.float32]]:
+    """The tensors of a record by role, as they were packed: the slow way back, for checks.
+
+    Args:
+        record: 1-D uint8, a whole record of a file that the engine has opened, or one just packed.
+        where: the record's place, for messages.
+
+    Raises:
+        MobileloopError: where the bytes are no record.
+    """
+    with library_errors(where, "export it again"):
+        magic, _, _, count, total, *_ = HEADER.unpack_from(record[: HEADER.size].tobytes())
+        if magic != MAGIC or total > record.size or count > len(ROLES):
+            raise MobileloopError(f"{where} is no record; export it again.")
+        table = record[HEADER.size : HEADER.size + ENTRY.size * count].tobytes()
+        names = {number: name for name, number in ROLES.items()}
+        found: dict[str, QuantTensor | NDArray[np.float32]] = {}
+        for i in range(count):
+            role, scheme, group, rows, cols, offset, size = ENTRY.unpack_from(table, ENTRY.size * i)
+            data = np.ascontiguousarray(record[offset : offset + size])
+            known = {held.code: name for name, held in SCHEMES.items()}
+            vector = scheme == VECTOR_SCHEME
+            found[names[role]] = (
+                data.view("<f4").astype(np.float32)
+                if vector
+                else _unpacked(data, known[scheme], group or GROUP, rows, cols)
+            )
+        return found
+
+
+def _unpacked(data: U8, scheme: str, group: int, rows: int, cols: int) -> QuantTensor:
+    """The matrix of tiles, the inverse of `pack_matrix`."""
+    row_groups, groups, parts = -(-rows // TILE_ROWS), -(-cols // group), group // GROUP
+    tiles = data.reshape(row_groups, groups, -1)
+    scales = 2 * TILE_ROWS * ((SCHEMES[scheme].group_bytes + 1) // 2)
+    codes = np.ascontiguousarray(tiles[:, :, : tiles.shape[2] - scales]).reshape(row_groups, groups * parts, -1)
+    wide = _CODES_OF_BYTES[scheme](codes)  # [rg, part, 8, 32]
+    matrix = wide.transpose(0, 2, 1, 3).reshape(row_groups * TILE_ROWS, -1)[:rows, :cols]
+    halves = np.ascontiguousarray(tiles[:, :, tiles.shape[2] - scales :]).view("<f2").astype(np.float16)
+    held = [
+        np.ascontiguousarray(part.transpose(0, 2, 1).reshape(row_groups * TILE_ROWS, groups)[:rows])
+        for part in (halves[:, :, i : i + TILE_ROWS] for i in range(0, halves.shape[2], TILE_ROWS))
+    ]
+    scale, minimum, *_ = [*held, None, None]
+    return QuantTensor(scheme, np.ascontiguousarray(matrix), scale, minimum, group)
+
+
+def _from_nibbles(codes: U8) -> Any:
+    bytes4 = codes.reshape(*codes.shape[:2], 4, TILE_ROWS, 4)  # c, row, j
+    halves = np.stack([bytes4 & 0xF, bytes4 >> 4])  # half, rg, part, c, row, j
+    return halves.transpose(1, 2, 4, 0, 3, 5).reshape(*codes.shape[:2], TILE_ROWS, GROUP)
+
+
+def _from_bytes8(codes: U8) -> Any:
+    quads = codes.view(np.int8).reshape(*codes.shape[:2], 8, TILE_ROWS, 4)
+    return quads.transpose(0, 1, 3, 2, 4).reshape(*codes.shape[:2], TILE_ROWS, GROUP)
+
+
+def _from_floats(codes: U8) -> Any:
+    columns = codes.view("<f4").reshape(*codes.shape[:2], GROUP, TILE_ROWS)
+    return columns.transpose(0, 1, 3, 2)
+
+
+_CODES_OF_BYTES = {"none": _from_floats, "int4": _from_nibbles, "int4-symmetric": _from_nibbles, "int8": _from_bytes8}
 
 
 def _part(role: str, tensor: QuantTensor | NDArray[np.float32]) -> _Part:

@@ -25,6 +25,14 @@ from mobileloop.spec.halting import Halting
 from mobileloop.spec.schedule import Schedule, Stage
 
 
+def float_tensors(checkpoint: Checkpoint) -> dict[str, NDArray[np.float32]]:
+    """A checkpoint's own (dequantized) weights."""
+    return {
+        name: tensor.dequantize() if isinstance(tensor, QuantTensor) else tensor
+        for name, tensor in checkpoint.tensors.items()
+    }
+
+
 class ReferenceModel:
     """A decoder of Llama blocks under a schedule."""
 
@@ -44,11 +52,7 @@ class ReferenceModel:
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, schedule: Schedule | None = None) -> ReferenceModel:
         """The reference of a checkpoint's own (dequantized) weights."""
-        floats = {
-            name: tensor.dequantize() if isinstance(tensor, QuantTensor) else tensor
-            for name, tensor in checkpoint.tensors.items()
-        }
-        return cls(checkpoint.config, schedule or checkpoint.schedule, floats)
+        return cls(checkpoint.config, schedule or checkpoint.schedule, float_tensors(checkpoint))
 
     @property
     def token_bytes(self) -> TokenBytes:
@@ -67,8 +71,9 @@ class ReferenceModel:
         trace: list[Tensor] | None = None,
         halting: Halting | None = None,
         applied: list[Tensor] | None = None,
+        logits: bool = True,
     ) -> Tensor:
-        """Logits of every token.
+        """Logits of every token, without a graph for gradients.
 
         Args:
             tokens: [batch, tokens] int64.
@@ -77,18 +82,32 @@ class ReferenceModel:
             trace: gets the hidden state [batch, tokens, hidden] after every application.
             halting: of the looped stages; None is each stage's own rule.
             applied: gets the loops [batch, tokens] int64 that each token ran, stage by stage.
+            logits: whether they are wanted; a head's product of many tokens is large.
 
         Returns:
-            [batch, tokens, vocab] float32.
+            [batch, tokens, vocab] float32, or without logits the head's inputs [batch, tokens, hidden].
 
         Raises:
             MobileloopError: where `loops` or `halting` is out of bounds.
         """
+        return self.run(tokens, cache, loops, trace, halting, applied, logits)
+
+    def run(
+        self,
+        tokens: Tensor,
+        cache: KvCache | None = None,
+        loops: int | None = None,
+        trace: list[Tensor] | None = None,
+        halting: Halting | None = None,
+        applied: list[Tensor] | None = None,
+        logits: bool = True,
+    ) -> Tensor:
+        """`forward` for whoever wants gradients."""
         self.schedule.check_loops(loops)
         self.schedule.check_halting(halting, self.config.exit_gate)
         cache = cache if cache is not None else KvCache()
         trace = trace if trace is not None else []
-        hidden = F.embedding(tokens, self.tensors["embedding"])
+        hidden = self._look_up(tokens)
         for stage, base in zip(self.schedule.stages, self.schedule.slot_bases(), strict=True):
             rule = Halting() if not stage.looped else stage.halting if halting is None else halting
             hidden, ran = self._run_stage(stage, base, stage.loops_for(loops), rule, hidden, cache, trace)
@@ -97,8 +116,19 @@ class ReferenceModel:
         cache.position += tokens.shape[1]
         if not self.schedule.stages[-1].loop_end_norm:
             hidden = rms_norm(hidden, self.tensors["final_norm"], self.config.rms_norm_eps)
-        head = self.tensors["embedding" if self.config.tie_embeddings else "head"]
-        return F.linear(hidden, head)
+        head = "embedding" if self.config.tie_embeddings else "head"
+        return self._product(head, hidden, logits)
+
+    def _look_up(self, tokens: Tensor) -> Tensor:
+        """[batch, tokens] -> [batch, tokens, hidden]."""
+        return F.embedding(tokens, self.tensors["embedding"])
+
+    def _product(self, name: str, inputs: Tensor, wanted: bool = True) -> Tensor:
+        """A matrix [rows, cols] times inputs [batch, tokens, cols] -> [batch, tokens, rows]; the inputs where unwanted.
+
+        Every product goes through here, so a subclass can look at the inputs of a matrix and replace it in time.
+        """
+        return F.linear(inputs, self.tensors[name]) if wanted else inputs
 
     def _run_stage(
         self, stage: Stage, base: int, loops: int, rule: Halting, hidden: Tensor, cache: KvCache, trace: list[Tensor]
@@ -173,12 +203,15 @@ class ReferenceModel:
         def weight(name: str) -> Tensor:
             return self.tensors[f"blocks.{block}.{name}"]
 
+        def product(name: str, inputs: Tensor) -> Tensor:
+            return self._product(f"blocks.{block}.{name}", inputs)
+
         batch, tokens, _ = x.shape
         normed = rms_norm(x, weight("input_layernorm"), config.rms_norm_eps)
         cos, sin = self._rotary(cache.position, tokens)
 
         def heads(name: str, count: int) -> Tensor:
-            return F.linear(normed, weight(name)).view(batch, tokens, count, config.head_dim).transpose(1, 2)
+            return product(name, normed).view(batch, tokens, count, config.head_dim).transpose(1, 2)
 
         query = rotate(heads("q_proj", config.num_heads), cos, sin, config.rope_pairing)
         key = rotate(heads("k_proj", config.num_kv_heads), cos, sin, config.rope_pairing)
@@ -196,7 +229,7 @@ class ReferenceModel:
             hidden_future = torch.ones(tokens, key.shape[2], dtype=torch.bool).triu(past + 1)
             scores = scores.masked_fill(hidden_future, float("-inf"))
         attended = scores.softmax(-1) @ value
-        x = x + F.linear(attended.transpose(1, 2).reshape(batch, tokens, -1), weight("o_proj"))
+        x = x + product("o_proj", attended.transpose(1, 2).reshape(batch, tokens, -1))
         normed = rms_norm(x, weight("post_attention_layernorm"), config.rms_norm_eps)
-        gated = F.silu(F.linear(normed, weight("gate_proj"))) * F.linear(normed, weight("up_proj"))
-        return x + F.linear(gated, weight("down_proj")), made
+        gated = F.silu(product("gate_proj", normed)) * product("up_proj", normed)
+        return x + product("down_proj", gated), made

@@ -78,6 +78,26 @@ Context = Annotated[
     int | None,
     typer.Option("--context", help=f"Tokens the KV cache holds; {DEFAULT_CONTEXT} when the model has them."),
 ]
+Calibrate = Annotated[
+    str,
+    typer.Option(
+        "--calibrate",
+        metavar="auto|packaged|none|FILE",
+        help="The text that weights are fitted to: one that ships with the package, or a text file; none rounds. auto "
+        "fits weights that become 4-bit in models of up to 200 million (a minute and a half).",
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="SIZE",
+        help="What the weights may take, such as 70MB: bits and group of every matrix are chosen by what they cost.",
+    ),
+]
+Price = Annotated[
+    bool, typer.Option("--price/--no-price", help="Say how far packing moved the answers from the source's (seconds).")
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")]
 WeightsOnlyBin = Annotated[
     bool,
@@ -99,6 +119,9 @@ def export(
     quantize: Quantize = Quantization.int4,
     kv: Kv = None,
     group: Group = 32,
+    calibrate: Calibrate = "auto",
+    budget: Budget = None,
+    price: Price = True,
     context: Context = None,
     output: Output = None,
     weights_only_bin: WeightsOnlyBin = False,
@@ -108,7 +131,7 @@ def export(
     """Export SOURCE to an artifact that mobileloop, ExecuTorch or ONNX Runtime runs.
 
     A loop count costs no file size: each block is stored once. GGUF blocks are kept bit for bit where their number of
-    bits is the one asked for.
+    bits is the one asked for. Weights that become 4-bit are fitted to a calibration text (docs/quantization.md).
 
     \b
     Examples:
@@ -117,14 +140,15 @@ def export(
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --to executorch --schedule range:12-17:2:0.5 -o damped.pte
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --quantize int8 --group 64 --kv int8 -o small-cache.safetensors
       mobileloop export facebook/MobileLLM-125M-layer-share --weights-only-bin -o ls.safetensors
+      mobileloop export ./SmolLM2-135M-Instruct --budget 70MB --calibrate my-texts.txt -o small.safetensors
       mobileloop export mobilellm-350m-ls --loops 4 --to engine -o random-350m.safetensors
     """
     from mobileloop.artifact import ArtifactInfo
     from mobileloop.checkpoints.load import load_checkpoint
     from mobileloop.files import check_output, utf8_path, written_whole
-    from mobileloop.packed import PackedModel
     from mobileloop.spec.capabilities import check_built
     from mobileloop_export.formats import FORMATS, exporter
+    from mobileloop_export.weights import Ask, pack, parse_size
 
     suffix = FORMATS[to.value]
     if output is not None and output.suffix != suffix:
@@ -136,6 +160,9 @@ def export(
         if to is not Target.engine:  # said before the work, not when the artifact is opened
             utf8_path(output, {"executorch": "ExecuTorch", "onnx": "onnxruntime"}[to.value])
     check_range("seed", seed, 0, 2**63 - 1)
+    ask = Ask(quantize.value, group, calibrate, None if budget is None else parse_size(budget), price)
+    if ask.budget_bytes is not None and (group != 32 or quantize is not Quantization.int4):
+        raise MobileloopError("--budget chooses bits and groups itself; leave out --quantize and --group.")
     write = exporter(to.value)
     with progress_bar("read") as reading:
         reading("reading the source", 0.0)
@@ -144,21 +171,16 @@ def export(
         chosen = _schedule(checkpoint, loops, schedule)
         check_built(chosen)
         progress("quantizing", 0.1)
-        packed = PackedModel.from_checkpoint(
-            checkpoint,
-            quantize.value,
-            chosen,
-            lambda done, total: progress("quantizing", 0.1 + 0.4 * done / total),
-            group,
-        )
+        packed, notes = pack(checkpoint, chosen, to.value, ask, lambda step, done: progress(step, 0.1 + 0.6 * done))
         wanted = context if context is not None else min(DEFAULT_CONTEXT, checkpoint.config.max_position)
         kv = kv or (KvType.float32 if quantize is Quantization.none else KvType.float16)
-        info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv])
+        said = (*notes, *_untrained(checkpoint, chosen))
+        info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv], said)
         path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
         check_output(path, (source,))
         with written_whole(path) as temporary:
-            write(packed, info, temporary, lambda step, done: progress(step, 0.5 + 0.5 * done))
-    _say(path, info, (*checkpoint.notes, *packed.notes, *_untrained(checkpoint, chosen)), as_json)
+            write(packed, info, temporary, lambda step, done: progress(step, 0.7 + 0.3 * done))
+    _say(path, info, as_json)
 
 
 def _schedule(checkpoint: Checkpoint, loops: int | None, schedule: str | None) -> Schedule:
@@ -187,7 +209,7 @@ def _untrained(checkpoint: Checkpoint, chosen: Schedule) -> list[str]:
     ]
 
 
-def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) -> None:
+def _say(path: Path, info: ArtifactInfo, as_json: bool) -> None:
     from mobileloop.files import text_of
 
     size = path.stat().st_size
@@ -202,7 +224,8 @@ def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) 
             "quantization": info.quantization,
             "context": info.context,
             "random_weights": info.config.random_weights,
-            "notes": list(notes),
+            "calibration": None if info.calibration is None else info.calibration.model_dump(),
+            "notes": list(info.notes),
         }
         typer.echo(json.dumps(facts))
         return
@@ -210,5 +233,5 @@ def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) 
         f"{path}: {size / 1e6:.1f} MB, {info.quantization}, schedule {info.schedule.name}, context {info.context}; "
         f"a token reads {info.unique_bytes() / 1e6:.1f} MB unique and executes {info.executed_bytes() / 1e6:.1f} MB"
     )
-    for note in notes:
+    for note in info.notes:
         say(f"note: {note}")

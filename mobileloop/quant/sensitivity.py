@@ -1,0 +1,94 @@
+"""What a matrix's quantization would cost, before it is quantized: the divergence in nats that each choice adds.
+
+To second order, the mean divergence of the model's answers is half the errors of its products, squared and weighted
+with the Fisher information: mean_t g^2, where g is the gradient of the log-likelihood of tokens drawn from the model's
+own answers (Amari 1998; used for layers as rows times inputs by Martens and Grosse, arXiv 1503.05671, with the
+information of rows taken as diagonal here). A choice's error per weight is that of plain rounding; what the feedback
+between columns makes of it is known without running it, since its error is sum_j e_j^2 / U_jj^2 (`feedback.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mobileloop.packed import Choice
+from mobileloop.quant.feedback import inverse_factor
+from mobileloop.quant.schemes import SCHEMES
+from mobileloop.reference.model import ReferenceModel
+
+F32 = NDArray[np.float32]
+SEED = 0
+
+
+class Sensing(ReferenceModel):
+    """A reference that sums the squared gradients of every product's outputs.
+
+    Attributes:
+        rows: by matrix, [rows]: the sum over tokens and applications.
+        looked_up: [hidden]: the same of the embedding's rows.
+        tokens: that were run.
+    """
+
+    def sense(self, batch: torch.Tensor, loops: int | None) -> None:
+        """Run windows [windows, tokens], one by one, forwards and backwards."""
+        self.rows: dict[str, torch.Tensor] = {}
+        self.looked_up = torch.zeros(self.config.hidden_size)
+        self.tokens = 0
+        generator = torch.Generator().manual_seed(SEED)
+        for window in batch:
+            logits = self.run(window[None], loops=loops)[0]
+            with torch.no_grad():
+                drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+            torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
+            self.tokens += window.shape[0]
+
+    def _look_up(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = super()._look_up(tokens).requires_grad_()
+        hidden.register_hook(_summing_into(self.looked_up))  # type: ignore[no-untyped-call]
+        return hidden
+
+    def _product(self, name: str, inputs: torch.Tensor, wanted: bool = True) -> torch.Tensor:
+        outputs = super()._product(name, inputs, wanted)
+        held = self.rows.setdefault(name, torch.zeros(outputs.shape[-1]))
+        outputs.register_hook(_summing_into(held))  # type: ignore[no-untyped-call]
+        return outputs
+
+
+def _summing_into(total: torch.Tensor) -> Callable[[torch.Tensor], None]:
+    """What adds squared gradients [batch, tokens, n] to [n]; a hook that returned something would replace them."""
+
+    def add(gradient: torch.Tensor) -> None:
+        total.add_(gradient.square().sum((0, 1)))
+
+    return add
+
+
+def damages(
+    weights: F32, moments: F32 | None, rows: F32, choices: Iterable[Choice], columns: F32 | None = None
+) -> dict[Choice, float]:
+    """The divergence that each choice adds, in nats per token.
+
+    Args:
+        weights: [rows, cols].
+        moments: of the inputs, [cols, cols]; None where it is not multiplied.
+        rows: the mean squared gradients of its outputs, [rows].
+        choices: what could be chosen.
+        columns: of an embedding, the mean squared gradients of a looked-up row, [cols].
+    """
+    importance = np.zeros(weights.shape[1], np.float32)
+    if moments is not None:
+        importance = (1 / np.square(np.diagonal(inverse_factor(moments)))).astype(np.float32)
+    found = {}
+    for choice in choices:
+        error = SCHEMES[choice.scheme].quantize(weights, choice.group).dequantize()
+        error -= weights
+        np.square(error, out=error)
+        cost = float(rows.astype(np.float64) @ (error @ importance).astype(np.float64))
+        if columns is not None:
+            cost += float(error.mean(axis=0) @ columns)
+        found[choice] = cost / 2
+    return found
