@@ -20,6 +20,7 @@ LONGEST = 400  # characters of a refusal
 MOST_BYTES = 400 << 20  # of memory for a refusal: what is imported, and no more than the small models of these tests
 ROOM_BYTES = 4 << 30  # of addresses: what asks for more finds none, and the machine stays usable
 SECONDS = 60
+NOTED = [*foreign.noted_cases(), *foreign_gguf.noted_cases()]
 CASES = [*foreign.folder_cases(), *foreign_gguf.gguf_cases()]
 
 
@@ -79,8 +80,17 @@ def test_the_sources_that_the_cases_change_are_exported(good, export, tmp_path):
     for source in ("m", "m.gguf"):
         code, out, err = export(source)
         assert (code, err) == (0, ""), err
-        assert "note" not in out
+        assert all("packing the weights" in line for line in out.splitlines() if line.startswith("note"))
         (tmp_path / "m-plain-int8.safetensors").unlink()
+
+
+@pytest.mark.parametrize("case", NOTED, ids=[case.name for case in NOTED])
+def test_note(good, export, tmp_path, case):
+    shutil.copytree(good, tmp_path / "m")
+    case.make(tmp_path / "m")
+    code, out, err = export(case.source)
+    assert (code, err) == (0, ""), err
+    assert any(re.search(case.words, line) for line in out.splitlines() if line.startswith("note: ")), out
 
 
 def test_there_are_enough_kinds_and_each_has_a_name():
