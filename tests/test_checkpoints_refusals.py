@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import foreign
@@ -52,16 +53,20 @@ def export(tmp_path, monkeypatch, capfd):
         bounds, now = resource.getrlimit(resource.RLIMIT_AS), memory_status()["VmSize"]
         resource.setrlimit(resource.RLIMIT_AS, (now + ROOM_BYTES, bounds[1]))
         signal.alarm(SECONDS)
+        code: int | str | None = 0
         try:
-            cli.main()
+            with warnings.catch_warnings(record=True) as warned:  # a terminal would show them
+                warnings.filterwarnings("ignore", category=DeprecationWarning)
+                cli.main()
         except SystemExit as end:
-            return (end.code or 0, *capfd.readouterr())
+            code = end.code or 0
         finally:
             signal.alarm(0)
             resource.setrlimit(resource.RLIMIT_AS, bounds)
             signal.signal(signal.SIGALRM, before[0])
             signal.signal(signal.SIGTERM, before[1])
-        return (0, *capfd.readouterr())
+        out, err = capfd.readouterr()
+        return code, out, err + "".join(f"{one.message}\n" for one in warned)
 
     return run
 

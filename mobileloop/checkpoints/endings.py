@@ -46,7 +46,7 @@ def said_ids(value: object) -> tuple[int, ...]:
 def _check_said(where: str, value: object) -> None:
     """Raise MobileloopError where a field that names end tokens holds anything else: an answer would never stop."""
     for one in value if isinstance(value, (list, tuple)) else [value]:
-        if one is not None and (not isinstance(one, int) or isinstance(one, bool) or one < -1):
+        if one is not None and (not isinstance(one, int) or one < -1):
             raise MobileloopError(
                 f"{where} names the end token {printable(repr(one))} (eos_token_id), but a token's number was "
                 "expected; correct the file."

@@ -148,7 +148,9 @@ def _check_values(loaded: Checkpoint) -> None:
         quantized = isinstance(tensor, QuantTensor)
         parts = (tensor.codes, tensor.scale, tensor.minimum) if isinstance(tensor, QuantTensor) else (tensor,)
         floats = [part for part in parts if part is not None and part.dtype.kind == "f"]
-        if not all(np.isfinite(part.sum(dtype=np.float64)) for part in floats):
+        with np.errstate(invalid="ignore"):  # of an infinity and its opposite
+            finite = all(np.isfinite(part.sum(dtype=np.float64)) for part in floats)
+        if not finite:
             what = "a scale" if quantized else "a value"
             raise MobileloopError(
                 f"{loaded.source}: the tensor {name} holds {what} that is not finite (NaN or infinity); the training "
