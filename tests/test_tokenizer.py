@@ -129,5 +129,5 @@ def test_scored_round_trip_with_byte_fallback(text, add_space):
 
 
 def test_unknown_pre_tokenizer():
-    with pytest.raises(MobileloopError, match="pre-tokenizer 'mystery' is not supported"):
+    with pytest.raises(MobileloopError, match="pre-tokenizer 'mystery' is none of the"):
         byte_level_tokenizer(["a"], [], [1], "mystery")
