@@ -407,7 +407,7 @@ def test_strange_strips_lose_no_more_than_the_token(answers):
 
 def test_rules_that_make_endless_texts_are_stopped(answers):
     doubling = [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 60
-    refused = "the tokenizer makes a text of more than 64 MiB"
+    refused = "the tokenizer makes a text of more than 16 MiB"
     (told,) = answers(changed(byte_level(), normalizer=sequence("normalizers", *doubling)), ["a"])
     assert told["error"] == refused
     ids = [[library(byte_level()).token_to_id("a")]]

@@ -5,7 +5,7 @@
 namespace ml {
 
 void check_length(size_t bytes) {
-    constexpr size_t kMost = size_t{1} << 26;
+    constexpr size_t kMost = size_t{1} << 24;
     require(bytes <= kMost, "the tokenizer makes a text of more than ", kMost >> 20, " MiB");
 }
 
