@@ -58,11 +58,17 @@ TORCH = (
     "mobileloop.verify",
     "mobileloop.commands.verify",
     "mobileloop_bench.peers.agreement",
+    "mobileloop_bench.checks.quantization",
 )
 
 
 # Where an import may wait inside a function: commands, so that `--help` is quick, and what opens an optional extra.
-LATE = ("mobileloop.runtimes", "mobileloop_export.formats", "mobileloop_bench.peers.agreement")
+LATE = (
+    "mobileloop.runtimes",
+    "mobileloop_export.formats",
+    "mobileloop_export.weights",
+    "mobileloop_bench.peers.agreement",
+)
 
 
 def entry(module):

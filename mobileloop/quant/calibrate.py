@@ -33,10 +33,10 @@ Progress = Callable[[str, float], None]
 F32 = NDArray[np.float32]
 
 
-def windows(tokens: Sequence[int], most: int = MAX_TOKENS) -> torch.Tensor:
+def windows(tokens: Sequence[int], most: int = MAX_TOKENS, width: int = WINDOW) -> torch.Tensor:
     """[windows, tokens] of a text, its rest left out; one shorter window where it has no whole one."""
     kept = list(tokens[:most])
-    width = min(WINDOW, len(kept))
+    width = min(width, len(kept))
     count = len(kept) // width
     return torch.tensor(kept[: count * width]).reshape(count, width)
 

@@ -25,7 +25,8 @@ from mobileloop.tokenizer import Tokenizer
 
 PACKAGED = "packaged"
 LEAST_TOKENS = 64
-SENSED_TOKENS = 1024  # the information of rows is a mean over tokens: it needs fewer than the moments of inputs
+SENSED_TOKENS = 1024  # a mean over whole matrices needs fewer than the moments of inputs
+SENSED_WINDOW = 128  # each window is one draw of the gradients
 Progress = Callable[[str, float], None]
 
 
@@ -154,7 +155,7 @@ def _within(
     allocate(shapes, {name: dict.fromkeys(found, 0.0) for name, found in offered.items()}, budget_bytes - vectors)
     progress("measuring sensitivities", 0.0)
     sensing = Sensing(checkpoint.config, schedule, float_tensors(checkpoint))
-    sensing.sense(windows(tokens, SENSED_TOKENS), loops)
+    sensing.sense(windows(tokens, SENSED_TOKENS, SENSED_WINDOW), loops)
     costs: dict[str, dict[Choice, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         moments = Moments(Path(folder))
