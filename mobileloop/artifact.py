@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mobileloop import __version__
 from mobileloop.checkpoints.checkpoint import Checkpoint
@@ -19,7 +19,7 @@ from mobileloop.spec.costs import TokenBytes
 from mobileloop.spec.schedule import Schedule
 from mobileloop.spec.tokenizer import TokenizerSpec
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 RUNTIME_OF_SUFFIX = {".safetensors": "engine", ".pte": "executorch", ".onnx": "onnx"}
 
 
@@ -38,7 +38,8 @@ class ArtifactInfo(BaseModel):
     """The metadata of an artifact: enough to run it, to count its bytes and to say where it came from.
 
     `kv_bits` is 8 (int8 with scales), 16 (float16) or 32 (float32); `context` is the number of tokens that
-    the KV cache holds. `calibration` says what the weights were fitted with; None where they were rounded.
+    the KV cache holds; `calibration` says what the weights were fitted with, None where they were rounded; `notes` is
+    what the loader and the exporter decided and the user was told.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,14 +57,7 @@ class ArtifactInfo(BaseModel):
     costs: Costs
     tokenizer: TokenizerSpec | None = None
     calibration: Calibration | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """An artifact of rounded weights says nothing of a calibration, as it always did."""
-        data: dict[str, Any] = handler(self)
-        if self.calibration is None:
-            data.pop("calibration", None)
-        return data
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> ArtifactInfo:
@@ -76,8 +70,10 @@ class ArtifactInfo(BaseModel):
         return self
 
     @classmethod
-    def describe(cls, checkpoint: Checkpoint, packed: PackedModel, context: int, kv_bits: int) -> ArtifactInfo:
-        """The metadata of an artifact about to be written.
+    def describe(
+        cls, checkpoint: Checkpoint, packed: PackedModel, context: int, kv_bits: int, notes: tuple[str, ...] = ()
+    ) -> ArtifactInfo:
+        """The metadata of an artifact about to be written; `notes` are those of the export itself.
 
         Raises:
             MobileloopError: where `context` is beyond the positions the model was made for.
@@ -95,10 +91,11 @@ class ArtifactInfo(BaseModel):
             group=packed.group,
             context=context,
             kv_bits=kv_bits,
-            source=Path(checkpoint.source).name,
+            source=checkpoint.label,
             source_sha256=checkpoint.sha256,
             costs=Costs.model_validate(packed.costs()),
             tokenizer=checkpoint.tokenizer,
+            notes=(*checkpoint.notes, *packed.notes, *notes),
             calibration=packed.calibration,
         )
 

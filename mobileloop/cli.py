@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from mobileloop import __version__
 from mobileloop.commands.options import STDOUT
-from mobileloop.console import INTERRUPTED, say
+from mobileloop.console import INTERRUPTED, say, take_any_text
 from mobileloop.errors import MobileloopError
 
 
@@ -33,7 +34,7 @@ COMMANDS = (
     Line("Make", "export", "mobileloop_export.commands", "Export a checkpoint to the engine, ExecuTorch or ONNX."),
     Line("Make", "verify", "mobileloop.commands", "Compare an artifact with the PyTorch model of the same weights."),
     Line("Run", "run", "mobileloop.commands", "Generate text, then say how fast."),
-    Line("Run", "info", "mobileloop.commands", "Show an artifact's model, schedule and bytes per token."),
+    Line("Run", "info", "mobileloop.commands", "Show an artifact, or what an export of a source would take in."),
     Line("Run", "demo", _BENCH, "Fetch a real model, export it three ways, run and measure it."),
     Line("Measure", "bench", _BENCH, "Measure load, prefill, decode and memory of artifacts."),
     Line("Measure", "bandwidth", _BENCH, "Measure what this machine reads per second, by working set."),
@@ -162,7 +163,11 @@ def main() -> None:
         terminated = True
         raise KeyboardInterrupt
 
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal's encoding lacks is escaped
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, terminate)
+    take_any_text()
     try:
         app()
     except SystemExit as end:

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:  # rich takes a third of the time that a command may need to start
@@ -56,19 +57,36 @@ def fact_lines(facts: Iterable[tuple[str, str]], width: int, least: int = 0) -> 
     return [line for name, value in pairs for line in filled(f"{name + ':':<{indent}}{value}", width, " " * indent)]
 
 
+def visible(text: str) -> str:
+    """`text` as one line that no terminal acts upon: bytes that are not UTF-8 and control characters as `\\xe8`, `\\n`.
+
+    Names of files may hold anything, and what is said of them stays one sentence.
+    """
+    if text.isprintable():
+        return text
+    raw = {c: f"\\x{ord(c) - 0xDC00:02x}" for c in text if "\udc80" <= c <= "\udcff"}
+    return "".join(c if c.isprintable() else raw.get(c, ascii(c)[1:-1]) for c in text)
+
+
+def take_any_text() -> None:
+    """Have standard output write what its encoding lacks as escapes, as the error stream does from the start."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def say(text: str, err: bool = False) -> None:
     """Print a sentence, filled to the terminal's width."""
-    say_lines(filled(text, width_of(sys.stderr if err else sys.stdout)), err)
+    say_lines(filled(visible(text), width_of(sys.stderr if err else sys.stdout)), err)
 
 
 def say_facts(facts: Iterable[tuple[str, str]]) -> None:
     """Print (name, value) pairs."""
-    say_lines(fact_lines(facts, width_of(sys.stdout)))
+    say_lines(fact_lines([(name, visible(value)) for name, value in facts], width_of(sys.stdout)))
 
 
 def print_text(console: Console, *texts: str, style: str = "") -> None:
     """Print sentences, each filled to the console's width; nothing in them is markup."""
-    print_lines(console, [line for text in texts for line in filled(text, console.width)], style)
+    print_lines(console, [line for text in texts for line in filled(visible(text), console.width)], style)
 
 
 def print_lines(console: Console, lines: Sequence[str], style: str = "") -> None:

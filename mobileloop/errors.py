@@ -41,7 +41,7 @@ def validated(model: type[Model], data: Any, where: str) -> Model:
 
 
 @contextmanager
-def library_errors(what: str, remedy: str) -> Iterator[None]:
+def library_errors(what: str, remedy: str, fails: str = "cannot be read") -> Iterator[None]:
     """Turn whatever a library raises inside the block into one sentence; our own errors pass through as they are.
 
     Around every call that hands a library bytes, texts or tokens from outside: such libraries raise anything, down to
@@ -50,9 +50,10 @@ def library_errors(what: str, remedy: str) -> Iterator[None]:
     Args:
         what: what fails, as the sentence's beginning, such as "the header of model.gguf".
         remedy: the way out, as its end.
+        fails: what became of it.
 
     Raises:
-        MobileloopError: `<what> cannot be read (<the library's first line>); <remedy>.`
+        MobileloopError: `<what> <fails> (<the library's first line>); <remedy>.`
     """
     try:
         yield
@@ -61,7 +62,7 @@ def library_errors(what: str, remedy: str) -> Iterator[None]:
     except BaseException as error:
         lines = str(error).strip().splitlines()
         reason = printable(lines[0].rstrip(".")) if lines else type(error).__name__
-        raise MobileloopError(f"{what} cannot be read ({reason}); {remedy}.") from None
+        raise MobileloopError(f"{what} {fails} ({reason}); {remedy}.") from None
 
 
 def printable(key: str) -> str:

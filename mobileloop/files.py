@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -58,7 +59,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     path = Path(path)
     check_output(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        prefix = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[:60]  # a name that every library opens, and not too long
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{prefix}.", suffix=".part")
         os.close(handle)
     except OSError as error:
         raise MobileloopError(f"nothing can be written in {path.parent}: {error.strerror}.") from None
@@ -85,6 +87,28 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def text_of(path: str | Path) -> str:
+    """A path as text that JSON and every terminal can hold: bytes that are not UTF-8 are written as `\\xe8`.
+
+    A document holds this, since a lone surrogate in it is read back by no other program.
+    """
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def utf8_path(path: str | Path, program: str) -> str:
+    """The path for a library that takes UTF-8 only, whatever the locale is.
+
+    Raises:
+        MobileloopError: naming `program`, which opens no other names.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeError:
+        raise MobileloopError(
+            f"{text_of(path)} has a name that is not UTF-8, and {program} opens no such file; rename it."
+        ) from None
+
+
 def text_sha256(text: str) -> str:
     """SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
@@ -97,14 +121,28 @@ def read_json(path: Path) -> dict[str, Any]:
         MobileloopError: where the file cannot be read or holds something else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        json.dumps(data, ensure_ascii=False).encode("utf-8")  # an escaped half of a character is no text anywhere else
     except OSError as error:
         raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeEncodeError:
+        raise MobileloopError(
+            f"{path} holds half a character (a lone surrogate), which is no text; correct it."
+        ) from None
     except (ValueError, RecursionError) as error:
         raise MobileloopError(f"{path} is not JSON: {error}.") from None
     if not isinstance(data, dict):
         raise MobileloopError(f"{path} holds a JSON {type(data).__name__}, but an object was expected.")
     return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys all stand once: of a key that stands twice a reader would drop one value without a word."""
+    held = dict(pairs)
+    if len(held) != len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in names if names.count(key) > 1)!r} stands in it twice")
+    return held
 
 
 def read_text(path: Path) -> str:

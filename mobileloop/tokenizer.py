@@ -1,79 +1,74 @@
-"""Text to tokens and back; chat templates run in a sandbox, since an artifact is untrusted."""
+"""Text to tokens and back."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from collections.abc import Sequence
 
-from jinja2.exceptions import SecurityError, TemplateError
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as RustTokenizer
-from tokenizers.decoders import DecodeStream
 
-from mobileloop.errors import MobileloopError
+from mobileloop import detokenize
+from mobileloop.chat.template import ChatTemplate
+from mobileloop.errors import MobileloopError, library_errors
+from mobileloop.normal_form import PieceEncoder
+from mobileloop.quiet import muted_stderr
 from mobileloop.spec.tokenizer import TokenizerSpec
-
-# What makes long texts out of short ones: padding, formatting and repeating. Chat templates need none of it.
-_WIDENING_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map"}
-_WIDENING_FILTERS = ("center", "format", "indent", "wordwrap", "filesizeformat")
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Runs an artifact's chat template: no access to Python, and no operation that makes huge texts at once.
-
-    Nested loops can still take long; Ctrl-C ends them.
-    """
-
-    intercepted_binops = frozenset(["*", "**", "%"])
-
-    def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-        for name in _WIDENING_FILTERS:
-            self.filters.pop(name, None)
-        self.globals["raise_exception"] = _refuse
-        self.globals["strftime_now"] = lambda form: datetime.now().strftime(form[:64])
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Refuse powers, and anything but numbers for the others."""
-        if operator == "**" or not all(isinstance(value, (int, float)) for value in (left, right)):
-            raise SecurityError(f"the operator {operator} is not allowed here")
-        return super().call_binop(context, operator, left, right)
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Refuse methods that widen a text."""
-        return attr not in _WIDENING_METHODS and super().is_safe_attribute(obj, attr, value)
-
-
-def _refuse(message: str) -> None:
-    raise TemplateError(message)
 
 
 class Tokenizer:
     """A tokenizer built from a TokenizerSpec."""
 
     def __init__(self, spec: TokenizerSpec) -> None:
-        """Build from plain data.
+        """Build from plain data; truncation and padding that it was saved with are taken off.
 
         Raises:
             MobileloopError: where the JSON is not a tokenizer.
         """
         self.spec = spec
-        try:
+        # A panic of Rust code writes to standard error before it is raised.
+        with library_errors("the tokenizer in the artifact", "export it again", "is damaged"), muted_stderr():
             self.raw = RustTokenizer.from_str(spec.json_text)
-        except Exception as error:  # the library raises a bare Exception
-            raise MobileloopError(f"the tokenizer in the artifact is damaged ({error}); export it again.") from None
+            self.raw.no_truncation()
+            self.raw.no_padding()
+            added = self.raw.get_added_tokens_decoder().values()
+            self._special = {token.content for token in added if token.special}
+            self._pieces = None if spec.sentencepiece is None else PieceEncoder(self.raw, spec.sentencepiece)
 
     def encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids of `text`; `special` adds the begin-of-sequence token where the model wants one."""
-        ids = list(self.raw.encode(text, add_special_tokens=special).ids)
+        """Token ids of `text`; `special` adds the begin-of-sequence token where the model wants one.
+
+        Raises:
+            MobileloopError: where the tokenizer fails, such as at a character that it has no token for.
+        """
+        with library_errors("the text", "try another text", "cannot be turned into tokens"), muted_stderr():
+            if self._pieces is None:
+                ids = list(self.raw.encode(text, add_special_tokens=special).ids)
+            else:
+                ids = self._pieces.encode(text, special)
         if special and self.spec.add_bos and self.spec.bos_id is not None and ids[:1] != [self.spec.bos_id]:
             ids.insert(0, self.spec.bos_id)
         return ids
 
-    def decode(self, ids: list[int]) -> str:
-        """Text of token ids, special tokens left out."""
-        return str(self.raw.decode(ids, skip_special_tokens=True))
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out; ids that the vocabulary lacks give nothing. Never raises."""
+        chain = self.decoder_steps()
+        if chain is not None:
+            tokens = (token for token in map(self.token, ids) if token is not None)
+            return "".join([*(detokenize.push(chain, token) for token in tokens), detokenize.end(chain)])
+        known = [token for token in ids if self.token(token) is not None]
+        try:
+            with library_errors("", ""), muted_stderr():
+                return str(self.raw.decode(known, skip_special_tokens=True))
+        except MobileloopError:  # a decoder of strange settings can panic
+            return "".join(self.token(token) or "" for token in known)
+
+    def decoder_steps(self) -> list[detokenize.Step] | None:
+        """New steps that make text of tokens one by one; None where the decoder needs all tokens at once."""
+        return detokenize.steps(self.raw.decoder)
+
+    def token(self, token: int) -> str | None:
+        """The token of an id as the vocabulary has it; None for a special one, and for an id without a token."""
+        found = self.raw.id_to_token(int(token)) if 0 <= token < 1 << 32 else None
+        return None if found is None or found in self._special else str(found)
 
     def chat(self, prompt: str, system: str | None = None) -> list[int]:
         """Token ids of one user turn in the model's chat template, with the opening of the answer.
@@ -83,27 +78,23 @@ class Tokenizer:
             system: the system turn, for templates that have one; None leaves it to the template.
 
         Raises:
-            MobileloopError: where the artifact has no template, or the template fails in the sandbox.
+            MobileloopError: where the artifact has no template, the template fails in the sandbox, or it has no place
+                for the system turn.
         """
-        if not self.spec.chat_template:
-            raise MobileloopError("this artifact carries no chat template; run it without --chat.")
+        return self.encode(self.chat_text(prompt, system), special=False)
 
-        messages = [{"role": "user", "content": prompt}]
-        if system is not None:
-            if "system" not in self.spec.chat_template:
-                raise MobileloopError("this artifact's chat template has no system message; run it without --system.")
-            messages.insert(0, {"role": "system", "content": system})
-        environment = _Sandbox()
-        try:
-            text = environment.from_string(self.spec.chat_template).render(
-                messages=messages,
-                add_generation_prompt=True,
-                bos_token=self.spec.bos_token or "",
-                eos_token=self.spec.eos_token or "",
-            )
-        except Exception as error:  # a hostile template fails with whatever Python error it provokes
-            raise MobileloopError(f"the artifact's chat template failed ({error}); run it without --chat.") from None
-        return self.encode(text, special=False)
+    def chat_text(self, prompt: str, system: str | None = None) -> str:
+        """The text that `chat` turns into tokens."""
+        if not self.spec.chat_template:
+            raise MobileloopError("this artifact carries no chat template; run it with --no-chat.")
+        named = {"bos_token": self.spec.bos_token, "eos_token": self.spec.eos_token, **self.spec.special_texts}
+        template = ChatTemplate(
+            self.spec.chat_template, {name: text for name, text in named.items() if text is not None}
+        )
+        user = {"role": "user", "content": prompt}
+        if system is None:
+            return template.render([user])
+        return template.render_with_system({"role": "system", "content": system}, user)
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends generation."""
@@ -111,12 +102,38 @@ class Tokenizer:
 
 
 class TextStream:
-    """Turns tokens into text piece by piece, holding back bytes of unfinished characters."""
+    """Turns tokens into text piece by piece; the pieces and `flush` join to the whole text.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Without a prompt the whole is `decode(ids)`. Behind a prompt it is what `decode(prompt + ids)` has beyond the length
+    of `decode(prompt)`: a SentencePiece answer then begins with its space, and prompt and answer join as one text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._steps = tokenizer.decoder_steps()
+        self._held: list[int] = []  # all ids, where the decoder needs them at once
+        self._skip = 0
+        if prompt:
+            shown = sum(len(self._text(token)) for token in prompt)
+            self._skip = len(tokenizer.decode(prompt)) - shown  # held back, and part of the prompt
 
     def push(self, token: int) -> str:
-        """The new text after `token`; empty while a character is unfinished."""
-        return self._stream.step(self._tokenizer.raw, token) or ""
+        """The new text after `token`; empty while a later token may still change it."""
+        return self._beyond_prompt(self._text(token))
+
+    def flush(self) -> str:
+        """What was held back. Nothing may be pushed after it."""
+        text = self._tokenizer.decode(self._held) if self._steps is None else detokenize.end(self._steps)
+        return self._beyond_prompt(text)
+
+    def _text(self, token: int) -> str:
+        if self._steps is None:
+            self._held.append(token)
+            return ""
+        known = self._tokenizer.token(token)
+        return "" if known is None else detokenize.push(self._steps, known)
+
+    def _beyond_prompt(self, text: str) -> str:
+        cut = min(self._skip, len(text))
+        self._skip -= cut
+        return text[cut:]

@@ -114,7 +114,15 @@ def wait(folder):
 
 def inside(folder, text):
     """A script or path of the device as one of this machine."""
-    return re.sub("|".join(map(re.escape, HELD)), lambda found: f"{folder / 'fs'}{found[0]}", text)
+    return re.sub("|".join(map(re.escape, HELD)), lambda found: f"{plain(folder)}{found[0]}", text)
+
+
+def plain(folder):
+    """The device's root by a name that needs no quotes in a script, whatever the serial is."""
+    name = folder.parent.parent / f"fs-{folder.name.encode().hex()}"
+    with contextlib.suppress(FileExistsError):
+        name.symlink_to(folder / "fs")
+    return name
 
 
 def is_arm(path):

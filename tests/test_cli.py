@@ -255,7 +255,7 @@ def test_samples_are_the_runs_of_their_seeds(world, tmp_path):
     together = json.loads(passed(cli("run", world.engine, *options, "--seed", 5, "--samples", 3, cwd=tmp_path)).stdout)
     for number, sample in enumerate(together["samples"]):
         alone = json.loads(passed(cli("run", world.engine, *options, "--seed", 5 + number, cwd=tmp_path)).stdout)
-        assert sample == {key: alone[key] for key in ("text", "tokens")}
+        assert sample == {key: alone[key] for key in ("text", "tokens", "stopped")}
     assert together["generated_tokens"] == sum(len(sample["tokens"]) for sample in together["samples"])
     assert together["prompt_tokens"] == alone["prompt_tokens"]
 
@@ -287,6 +287,19 @@ def test_run_stops_where_the_context_is_full(world, tmp_path):
     options = ["--prompt", "x" * 60, "--max-tokens", 100, "--json"]
     facts = json.loads(passed(cli("run", world.onnx, *options, cwd=tmp_path)).stdout)
     assert facts["prompt_tokens"] + facts["generated_tokens"] == CONTEXT
+    assert facts["stopped"] == "context"
+    plain = passed(cli("run", world.onnx, *options[:-1], cwd=tmp_path))
+    assert f"cut at the context of {facts['generated_tokens']} more tokens" in plain.stderr
+    short = passed(cli("run", world.onnx, *prompt(), "--max-tokens", 2, "--json", cwd=tmp_path))
+    assert json.loads(short.stdout)["stopped"] == "max_tokens"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_encoding_of_the_terminal(world, encoding, tmp_path):
+    """A tiny random model says bytes that make up any character: what the terminal lacks is escaped."""
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    result = passed(cli("run", world.engine, *prompt(), "--temperature", 2, cwd=tmp_path, env=env, errors="replace"))
+    assert result.stdout
 
 
 def test_a_full_disk_behind_stdout(world, tmp_path):
@@ -378,7 +391,7 @@ def cut(path, folder, share=0.5):
     return short
 
 
-def write_unsupported_gguf(path):
+def write_blockless_gguf(path):
     writer = gguf.GGUFWriter(str(path), "llama")
     for name, value in {"embedding_length": 256, "attention.head_count": 4, "block_count": 1}.items():
         writer.add_uint32(f"llama.{name}", value)
@@ -425,12 +438,12 @@ REFUSED_SOURCES = {
     "missing": (lambda w, f: [f / "none.gguf"], "does not exist"),
     "unknown preset": (lambda w, f: ["mobilellm-9b"], "does not exist"),
     "truncated safetensors": (lambda w, f: [cut_source(w, f)], "damaged or cut short"),
-    "truncated GGUF": (lambda w, f: [cut(write_unsupported_gguf(f / "a.gguf"), f)], "damaged"),
-    "unsupported GGUF type": (lambda w, f: [write_unsupported_gguf(f / "a.gguf")], "has the type Q6_K"),
+    "truncated GGUF": (lambda w, f: [cut(write_blockless_gguf(f / "a.gguf"), f)], "damaged"),
+    "a GGUF without blocks": (lambda w, f: [write_blockless_gguf(f / "a.gguf")], "lacks the tensor blk.0"),
     "heads": (lambda w, f: [changed_config(w, f, num_attention_heads=5)], "num_heads 5 is not a multiple"),
     "pickle only": (lambda w, f: [pickled(f)], "holds only pickled weights (pytorch_model.bin)"),
     "a pickle": (lambda w, f: [pickled(f) / "pytorch_model.bin"], "is a pickle"),
-    "an artifact": (lambda w, f: [w.engine], "is not a source"),
+    "an artifact": (lambda w, f: [w.engine], "without the config.json beside"),
     "loops 0": (lambda w, f: [w.source, "--loops", 0], "loops 0 is outside 1-1024"),
     "loops 2000": (lambda w, f: [w.source, "--loops", 2000], "loops 2000 is outside 1-1024"),
     "loops below 0": (lambda w, f: [w.source, "--loops", -1], "outside 1-1024"),
@@ -576,14 +589,14 @@ def test_a_newer_format_version(world, target, tmp_path):
     if target == "onnx":
         model = onnx.load(world.onnx)
         held = model.metadata_props[0]
-        held.value = held.value.replace('"format_version":2', '"format_version":3')
+        held.value = held.value.replace('"format_version":3', '"format_version":4')
         onnx.save(model, path)
     else:  # the metadata lie in the file as JSON text: of the same length, nothing else need change
         data = getattr(world, target).read_bytes()
-        changed = re.sub(rb'(\\?"format_version\\?":)2', rb"\g<1>3", data)
+        changed = re.sub(rb'(\\?"format_version\\?":)3', rb"\g<1>4", data)
         assert changed != data
         path.write_bytes(changed)
-    refused(cli("info", path, cwd=tmp_path), "has format version 3")
+    refused(cli("info", path, cwd=tmp_path), "has format version 4")
 
 
 def full_disk():

@@ -175,3 +175,12 @@ def test_samples_of_one_token_need_no_decode():
     assert session.batches == []
     assert result.decode_tokens_per_s is None
     assert result.steps_per_s is None
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_a_sentence(temperature, bad):
+    logits = np.zeros(8, np.float32)
+    logits[3] = bad
+    with pytest.raises(MobileloopError, match="logits are no numbers"):
+        Sampler(temperature).pick(logits)

@@ -16,6 +16,8 @@ import fake_adb
 import pytest
 from builders import packed_model, write_engine
 from fake_adb import facts_of, make_device
+from hypothesis import given
+from hypothesis import strategies as st
 from test_engine_binary import arm_binary, build
 from typer.testing import CliRunner
 
@@ -84,6 +86,13 @@ def artifact(tmp_path_factory):
 
 def invoke(*words):
     return CliRunner().invoke(app, ["device", *map(str, words)])
+
+
+def told(*words):
+    """What a command that succeeds says."""
+    done = invoke(*words)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def commands(folder):
@@ -204,6 +213,60 @@ def test_the_choice_of_devices(phones, artifact):
     assert choose(["all"]) == ["A"]
     assert choose(["A", "A"]) == ["A"]
     assert [one.state for one in list_devices()] == ["device", "offline"]
+
+
+FACTS = "product:a16 model:SM_A165F device:a16 transport_id:4"
+MDNS = "adb-R5CT123ABC-x1Y2z3 (2)._adb-tls-connect._tcp"
+HELP = "(user in plugdev group; are your udev rules wrong?); see [http://developer.android.com/tools/device.html]"
+
+
+@pytest.mark.parametrize("facts", ["", FACTS, f"usb:1-1.2 {FACTS}", "transport_id:4"])
+@pytest.mark.parametrize(
+    "state",
+    ["device", "offline", "unauthorized", "authorizing", "recovery", "sideload", "bootloader", "rescue", "unknown"],
+)
+@pytest.mark.parametrize(
+    "serial",
+    ["R5CT10", MDNS, "192.168.1.5:5555", "my device", "device offline", "(no serial number)", "a (b) (c) d", "x  y",
+     "Ä 1", "emulator-5554", "0123456789ABCDEFGHIJKLMNOPQ", "no", "usb:1"],
+)  # fmt: skip
+def test_a_line_of_the_list(serial, state, facts):
+    assert adb_module._listed(f"{serial:<22} {state} {facts}") == Listed(serial, state, facts)
+    assert adb_module._listed(f"{serial}\t{state}") == Listed(serial, state)
+
+
+@pytest.mark.parametrize("serial", ["R5CT10", MDNS, "????????????", "(no serial number)"])
+@pytest.mark.parametrize("facts", ["", " usb:3-4 transport_id:1"])
+def test_a_line_of_a_device_without_permissions(serial, facts):
+    expected = Listed(serial, "no permissions", f"{HELP}{facts}"[:200])
+    assert adb_module._listed(f"{serial:<22} no permissions {HELP}{facts}") == expected
+    assert adb_module._listed(f"{serial}\tno permissions {HELP}{facts}") == expected
+    with pytest.raises(AdbError, match="may not open"):
+        expected.check_ready()
+
+
+@given(st.text(max_size=60))
+def test_any_line_is_a_device(line):
+    listed = adb_module._listed(line)
+    assert listed.state
+    assert all(c.isprintable() for c in listed.state + listed.detail)
+
+
+@pytest.mark.parametrize("serial", [MDNS, 'a\'b "c" $(touch x) `y`; z & w', "Ä (1)"])
+def test_a_serial_that_a_shell_would_take_apart(own, artifact, program, tmp_path, monkeypatch, serial):
+    monkeypatch.chdir(tmp_path)
+    own(serial)
+    own("other")
+    listed = json.loads(told("list", "--json"))["devices"]
+    assert sorted((one["serial"], one["state"], one["model"]) for one in listed) == sorted(
+        [(serial, "device", "Acme Phone 9"), ("other", "device", "Acme Phone 9")]
+    )
+    assert serial in told("setup", artifact, "--engine", program, "--device", serial)
+    told("bench", artifact, "--engine", program, "--device", "all", *SMALL, "--json", "out.json")
+    results = sorted(path for path in tmp_path.glob("out-*.json"))
+    assert len(results) == 2
+    assert {read_document(path).device["serial"] for path in results} == {serial, "other"}
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,25 +2,21 @@
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
 import struct
 import subprocess
-import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from builders import TINY, add_tokenizer, packed_model, schedules, write_engine, write_folder
+from nasty_texts import nasty
 from programs import build as build_targets
-from programs import engine_tests, run
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-from tokenizers.decoders import DecodeStream
+from programs import run
 
 from mobileloop import __version__
-from mobileloop.checkpoints import vocabulary
 from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
 from mobileloop.decode.generate import generate
@@ -30,7 +26,6 @@ from mobileloop.runtimes import open_session
 from mobileloop.runtimes.engine import read_info
 from mobileloop.spec.halting import Halting
 from mobileloop.spec.schedule import Schedule
-from mobileloop.tokenizer import TextStream
 from mobileloop.tokenizer import Tokenizer as OurTokenizer
 from mobileloop_bench.report.page import page
 from mobileloop_bench.results.document import read_document
@@ -56,21 +51,6 @@ def binary():
 
 
 @pytest.fixture(scope="module")
-def tokenize():
-    """tokenize(json_text, texts) -> one dict per text, as the program's tokenizer sees it."""
-    program = engine_tests("plain", "tokenize_lines") / "tokenize_lines"
-
-    def of(json_text, texts, tmp_path):
-        spec = {"json_text": json_text, "add_bos": False, "chat_template": None}
-        (tmp_path / "spec.json").write_text(json.dumps(spec))
-        given = b"".join(b"%d\n" % len(text.encode()) + text.encode() for text in texts)
-        done = subprocess.run([program, tmp_path / "spec.json"], input=given, capture_output=True, check=True)
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    return of
-
-
-@pytest.fixture(scope="module")
 def artifact(tmp_path_factory):
     """A looped artifact with a byte-level tokenizer of 259 tokens."""
     folder = tmp_path_factory.mktemp("binary")
@@ -86,16 +66,9 @@ def python_generation(path, prompt, count, loops=None, **sampling):
     session = open_session(path, threads=1, loops=loops)
     try:
         tokenizer = OurTokenizer(session.info.tokenizer)
-        stream, pieces = TextStream(tokenizer), []
-        result = generate(
-            session,
-            tokenizer.encode(prompt),
-            count,
-            Sampler(**sampling),
-            lambda token: token in session.info.tokenizer.eos_ids,
-            lambda token: pieces.append(stream.push(token)),
-        )
-        return "".join(pieces), result.tokens
+        ids, is_end = tokenizer.encode(prompt), session.info.tokenizer.eos_ids.__contains__
+        tokens = generate(session, ids, count, Sampler(**sampling), is_end, lambda token: None).tokens
+        return tokenizer.decode([*ids, *tokens])[len(tokenizer.decode(ids)) :], tokens
     finally:
         session.close()
 
@@ -127,7 +100,7 @@ def test_help_and_version(binary):
     assert run(binary).returncode == 2
     whole = run(binary, "--help")
     assert whole.returncode == 0
-    for command in ("info", "generate", "bench", "bandwidth"):
+    for command in ("info", "generate", "tokenize", "bench", "bandwidth"):
         assert command in whole.stdout
         helped = run(binary, command, "--help")
         assert helped.returncode == 0
@@ -381,162 +354,88 @@ def test_other_templates_are_refused(binary, artifact, tmp_path, template):
 
 def test_other_tokenizers_are_refused_by_name(binary, artifact, tmp_path):
     good = json.loads(read_info(artifact).tokenizer.json_text)
-    for changed, said in (
-        ({"model": {"type": "Unigram", "vocab": []}}, "the tokenizer's model is Unigram"),
-        ({"pre_tokenizer": {"type": "Whitespace"}}, "pre-tokenizer Whitespace"),
-        ({"normalizer": {"type": "NFKC"}}, "normalizer NFKC"),
-        ({"decoder": {"type": "WordPiece"}}, "decoder WordPiece"),
-        ({"post_processor": {"type": "BertProcessing"}}, "post-processor BertProcessing"),
-        ({"truncation": {"max_length": 2}}, "sets truncation"),
-    ):
-        path = with_tokenizer(artifact, tmp_path / "t.safetensors", json_text=json.dumps({**good, **changed}))
-        done = run(binary, "generate", path, "-p", "x")
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert "--tokens" in done.stderr
-        assert run(binary, "generate", path, "--tokens", "5", "-n", 1).returncode == 0
-
-
-# -- tokenizers ----------------------------------------------------------------------------------------
-
-TEXTS = [
-    "Hello, world! It's we'll they've I'M DON'T 'S 'ſ ’s",
-    "  leading and   inner   spaces \n\n\n  newline \t tabs\r\n x\r\r\n",
-    "naïve café Ångström Straße Ελληνικά русский العربية हिन्दी ไทย",
-    "日本語のテキスト 中文分词 한국어 e\u0301",
-    "emoji 😀👨\u200d👩\u200d👧 🏳️\u200d🌈 x",
-    "12345 1 22 333 4444 ١٢٣ ½ Ⅷ 𝟘 10,000.00",
-    "def f(x):\n    return {'a': x**2, \"b\": [1,2]}  # c\n\n\n\tif x != y && z: pass",
-    "\u00a0\u2003\u3000 wide x\u0085y",
-    "<|im_start|>user\nhi<|im_end|>\n",
-    "!!!???...---\n\n===\r\n",
-    "''ll'd a \n b \n \na\n\n\n  word",
-    "a" * 300,
-    "\ufffd \u0000 \U0001f9ff",
-    "",
-]
-
-
-def varied_texts():
-    rng = random.Random(1)
-    some = list(" \n\r\t'abcSTLdemMrv1290.,!?-_()é中😀ſ\u00a0\u3000½٣क्")
-    texts = ["".join(rng.choice(some) for _ in range(rng.randrange(1, 25))) for _ in range(1500)]
-    for _ in range(500):
-        codes = [rng.choice([rng.randrange(32, 0x3000), rng.randrange(0x110000), rng.randrange(128)]) for _ in range(9)]
-        texts.append("".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000))
-    return TEXTS + texts
-
-
-def trained(pre):
-    """A byte-level tokenizer with merges."""
-    base = Tokenizer(models.BPE())
-    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    path = with_tokenizer(
+        artifact, tmp_path / "t.safetensors", json_text=json.dumps({**good, "decoder": {"type": "WordPiece"}})
     )
-    base.train_from_iterator(TEXTS * 3, trainer)
-    model = json.loads(base.to_str())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].get)
-    merges = [" ".join(pair) for pair in model["merges"]]
-    return vocabulary.byte_level_tokenizer(tokens, merges, [3, 3] + [1] * (len(tokens) - 2), pre)
+    for words in (["generate", path, "-p", "x"], ["tokenize", path]):
+        done = run(binary, *words, input="x\n")
+        assert done.returncode == 2
+        assert "decoder WordPiece is not known to this program; use mobileloop run, or" in done.stderr
+    assert run(binary, "generate", path, "--tokens", "5", "-n", 1).returncode == 0
 
 
-def scored(add_space, byte_tokens):
-    """A SentencePiece-style tokenizer; without byte tokens unknown characters become <unk>."""
-    pieces = ["<unk>", "<s>", "</s>"] + ([f"<0x{byte:02X}>" for byte in range(256)] if byte_tokens else [])
-    pieces += ["▁the", "▁a", "he", "ll", "llo", "hello", "▁▁", "an", "in", "▁in", "▁inn", "er", "inner"]
-    pieces += sorted({c for text in TEXTS for c in text.replace(" ", "▁") if ord(c) < 0x4000})
-    pieces = list(dict.fromkeys(pieces))
-    kinds = [2, 3, 3] + [1] * (len(pieces) - 3)
-    scores = [-float(i) for i in range(len(pieces))]
-    return vocabulary.scored_tokenizer(pieces, scores, kinds, "<unk>", add_space)
+def test_saved_truncation_and_padding_touch_no_prompt(binary, artifact, tmp_path):
+    good = json.loads(read_info(artifact).tokenizer.json_text)
+    truncation = {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    padding = {"strategy": {"Fixed": 64}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0}
+    padding |= {"pad_type_id": 0, "pad_token": "<s>"}
+    text = json.dumps({**good, "truncation": truncation, "padding": padding})
+    path = with_tokenizer(artifact, tmp_path / "t.safetensors", json_text=text)
+    words = ["-p", "Once upon a time", "-n", 5, "--json"]
+    assert (
+        document(run(binary, "generate", path, *words))["tokens"]
+        == (document(run(binary, "generate", artifact, *words))["tokens"])
+    )
 
 
-def changed(json_text, **changes):
-    return json.dumps({**json.loads(json_text), **changes})
+# -- tokens --------------------------------------------------------------------------------------------
 
 
-def template():
-    around = {"<|im_start|>": 0, "<|im_end|>": 1}
-    return {
-        "type": "TemplateProcessing",
-        "single": [
-            {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}},
-            {"Sequence": {"id": "A", "type_id": 0}},
-            {"SpecialToken": {"id": "<|im_end|>", "type_id": 0}},
-        ],
-        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {name: {"id": name, "ids": [id], "tokens": [name]} for name, id in around.items()},
-    }
+def tokenized(binary, path, given, *options):
+    """What `tokenize` prints: one document for each text."""
+    done = subprocess.run([binary, "tokenize", path, *options], input=given, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-TOKENIZERS = {
-    "gpt-2": lambda: trained("gpt-2"),
-    "smollm": lambda: trained("smollm"),
-    "llama-3": lambda: trained("llama-bpe"),
-    "qwen2": lambda: trained("qwen2"),
-    "qwen2-nfc": lambda: changed(trained("qwen2"), normalizer={"type": "NFC"}),
-    "template": lambda: changed(trained("gpt-2"), post_processor=template()),
-    "prefix": lambda: changed(
-        trained("gpt-2"),
-        pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-    ),
-    "sentencepiece": lambda: scored(True, True),
-    "sentencepiece-bare": lambda: scored(False, True),
-    "sentencepiece-unknown": lambda: scored(True, False),
-}
+def test_tokenize_gives_the_tokens_of_run(binary, artifact, tmp_path):
+    path = with_tokenizer(artifact, tmp_path / "bos.safetensors", add_bos=True, bos_id=0, chat_template=CHATML)
+    tokenizer = OurTokenizer(read_info(path).tokenizer)
+    texts = [text for text in nasty() if "\n" not in text and "\0" not in text and text]
+    for special, options in ((True, []), (False, ["--plain"])):
+        ids = [tokenizer.encode(text, special) for text in texts]
+        assert tokenized(binary, path, "\n".join(texts).encode(), *options) == ids
+    every = list(nasty())
+    ids = [tokenizer.encode(text) for text in every]
+    lines = "".join(json.dumps(text) + "\n" for text in every)
+    assert tokenized(binary, path, lines.encode(), "--json-lines") == ids
+    whole = [text for text in every if "\0" not in text]
+    ids = [tokenizer.encode(text) for text in whole]
+    assert tokenized(binary, path, b"".join(text.encode() + b"\0" for text in whole), "--null") == ids
+    assert tokenized(binary, path, b"Hi\nthere", "--chat", "--system", "x") == (
+        [tokenizer.chat("Hi", "x"), tokenizer.chat("there", "x")]
+    )
+    ids = [tokenizer.encode(text) for text in every]
+    lines = "".join(json.dumps(list_of_ids) + "\n" for list_of_ids in [*ids, [300, 2**32 - 1], []])
+    texts = [tokenizer.decode(list_of_ids) for list_of_ids in ids]
+    assert tokenized(binary, path, lines.encode(), "--decode") == [*texts, "", ""]
 
 
-@pytest.mark.parametrize("name", list(TOKENIZERS))
-def test_tokens_are_those_of_the_library(tokenize, tmp_path, name):
-    json_text, texts = TOKENIZERS[name](), varied_texts()
-    library, refused = Tokenizer.from_str(json_text), 0
-    for text, told in zip(texts, tokenize(json_text, texts, tmp_path), strict=True):
-        if "error" in told:
-            assert name == "qwen2-nfc"
-            assert "NFC" in told["error"]
-            assert not text.isascii()
-            refused += 1
-            continue
-        ids = library.encode(text).ids
-        stream = DecodeStream(skip_special_tokens=True)
-        assert told["ids"] == ids, text
-        assert told["text"] == library.decode(ids)
-        assert told["streamed"] == "".join(stream.step(library, id) or "" for id in ids)
-    assert (refused > 0) == (name == "qwen2-nfc")
-    assert refused < len(texts) * 0.7
+def test_tokenize_takes_any_bytes(binary, artifact):
+    tokenizer = OurTokenizer(read_info(artifact).tokenizer)
+    given = [bytes([byte, 255 - byte]) for byte in range(256) if byte not in (10, 245)]
+    ids = [tokenizer.encode(text.decode("utf-8", "replace"), True) for text in given]
+    assert tokenized(binary, artifact, b"\n".join(given)) == ids
 
 
-@pytest.mark.real
-def test_the_real_tokenizer(tokenize, real_source, tmp_path):
-    json_text, texts = load_checkpoint(str(real_source)).tokenizer.json_text, varied_texts()
-    library = Tokenizer.from_str(json_text)
-    for text, told in zip(texts, tokenize(json_text, texts, tmp_path), strict=True):
-        assert told["ids"] == library.encode(text).ids
-        assert told["text"] == library.decode(told["ids"])
-
-
-def test_the_character_tables_are_those_of_the_library():
-    """Of characters that this interpreter knows; a later Unicode may add others."""
-    source = (ENGINE / "tokenizer" / "unicode_tables.h").read_text()
-
-    def table(name):
-        body = source.split(f" {name}[] = {{")[1].split("};")[0]
-        numbers = [int(number, 16) for number in body.replace("{", " ").replace("}", " ").replace(",", " ").split()]
-        return {code for first, last in zip(*[iter(numbers)] * 2, strict=True) for code in range(first, last + 1)}
-
-    known = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000 and unicodedata.category(chr(c)) != "Cn"]
-    for name, pattern in (("kLetters", r"\p{L}"), ("kNumbers", r"\p{N}"), ("kSpaces", r"\s")):
-        split = pre_tokenizers.Split(Regex(pattern), behavior="removed")
-        kept = {ord(c) for piece, _ in split.pre_tokenize_str("".join(map(chr, known))) for c in piece}
-        assert table(name) & set(known) == set(known) - kept
-    digits = {code for code in known if unicodedata.category(chr(code)) in ("Nd", "Nl", "No")}
-    assert table("kDigits") & set(known) == digits
-    composing = table("kComposing")
-    for code in known:
-        assert code in composing or unicodedata.normalize("NFC", "e" + chr(code)) == "e" + chr(code)
+@pytest.mark.parametrize(
+    ("given", "options", "said"),
+    [
+        ("x", ["--json-lines"], "has a malformed number at byte 0 (text 1 of the standard input)"),
+        ('"x"\n3', ["--json-lines"], "the line is not a string (text 2 of the standard input)"),
+        ('["x"]', ["--decode"], "a token is not a number (text 1"),
+        ("[-1]", ["--decode"], "a token is -1 where a whole number from 0 to 4294967295 was expected"),
+        ("", ["--decode", "--null"], "--null, --json-lines and --decode exclude each other"),
+        ("", ["--chat", "--plain"], "--chat and --plain exclude each other"),
+        ("", ["--system", "x"], "--system needs --chat"),
+        ("x", ["--chat"], "no chat template"),
+    ],
+)
+def test_mistakes_of_tokenize(binary, artifact, given, options, said):
+    done = run(binary, "tokenize", artifact, *options, input=given)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 # -- measuring -----------------------------------------------------------------------------------------

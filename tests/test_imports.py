@@ -18,11 +18,13 @@ SOURCES = {
 # the same entry or in a lower layer. Entries of one layer do not know each other.
 LAYERS = (
     ("mobileloop.errors", "mobileloop.quiet", "mobileloop.process", "mobileloop.console"),
-    ("mobileloop.files",),
+    ("mobileloop.files", "mobileloop.unigram"),
     ("mobileloop.spec",),
+    ("mobileloop.model",),
     ("mobileloop.quant.schemes",),
     ("mobileloop.families",),
     ("mobileloop.checkpoints",),
+    ("mobileloop.chat", "mobileloop.detokenize", "mobileloop.normal_form"),
     ("mobileloop.quant.records", "mobileloop.quant.search", "mobileloop.tokenizer"),
     ("mobileloop.packed", "mobileloop.quant.feedback"),
     ("mobileloop.artifact", "mobileloop.reference", "mobileloop.decode", "mobileloop.quant.budget"),
@@ -45,10 +47,18 @@ LAYERS = (
     ("mobileloop.cli",),
 )
 # Pure markers: a docstring, and a version.
-MARKERS = {"mobileloop", "mobileloop.data", "mobileloop.quant", "mobileloop_export", "mobileloop_bench"}
+MARKERS = {
+    "mobileloop",
+    "mobileloop.chat",
+    "mobileloop.data",
+    "mobileloop.quant",
+    "mobileloop_export",
+    "mobileloop_bench",
+}
 
 # The command line, the exporter of ExecuTorch programs and what checks against the reference may load PyTorch.
 TORCH = (
+    "mobileloop.checkpoints.unpickle",
     "mobileloop.reference.cache",
     "mobileloop.reference.layers",
     "mobileloop.reference.model",
@@ -62,8 +72,10 @@ TORCH = (
 )
 
 
-# Where an import may wait inside a function: commands, so that `--help` is quick, and what opens an optional extra.
+# Where an import may wait inside a function: commands, so that `--help` is quick, what opens an optional extra,
+# and the package of readers, which artifacts need the least of.
 LATE = (
+    "mobileloop.checkpoints",
     "mobileloop.runtimes",
     "mobileloop_export.formats",
     "mobileloop_export.weights",

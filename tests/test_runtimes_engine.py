@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from mobileloop.artifact import ArtifactInfo
+from mobileloop.artifact import FORMAT_VERSION, ArtifactInfo
 from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
 from mobileloop.errors import MobileloopError
@@ -113,7 +113,7 @@ def test_a_file_of_format_version_1_is_read(engine_artifact, tmp_path):
     path, _ = engine_artifact(quantization="int4")
     data = path.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
-    old = data[8:end].replace(b'\\"format_version\\":2', b'\\"format_version\\":1').replace(b',\\"group\\":32', b"")
+    old = data[8:end].replace(b'\\"format_version\\":3', b'\\"format_version\\":1').replace(b',\\"group\\":32', b"")
     assert len(old) == end - 8 - len(b',\\"group\\":32')
     first = tmp_path / "first.safetensors"
     first.write_bytes(data[:8] + old.ljust(end - 8) + data[end:])
@@ -406,7 +406,7 @@ def test_the_file_is_safetensors_on_pages(engine_artifact):
         at = end
     assert 8 + header_size + at == len(data)
     info = json.loads(header["__metadata__"]["mobileloop"])
-    assert info["format_version"] == 2
+    assert info["format_version"] == FORMAT_VERSION
     assert info["source_sha256"] == "random"
     with safe_open(str(path), framework="np") as stored:
         assert np.array_equal(stored.get_tensor("blocks.1"), packed.block_record(1))
@@ -447,7 +447,7 @@ def rewritten(data, change_header):
 
 
 HOSTILE_HEADERS = {
-    "newer": lambda h, i: i.update(format_version=3),
+    "newer": lambda h, i: i.update(format_version=FORMAT_VERSION + 1),
     "no block": lambda h, i: h.pop("blocks.1"),
     "no embedding": lambda h, i: h.pop("embedding"),
     "no final norm": lambda h, i: h.pop("final_norm"),

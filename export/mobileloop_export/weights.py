@@ -61,7 +61,7 @@ def parse_size(text: str) -> int:
 def pack(
     checkpoint: Checkpoint, schedule: Schedule, target: str, ask: Ask, progress: Progress = lambda step, done: None
 ) -> tuple[PackedModel, tuple[str, ...]]:
-    """The packed model of an export, and what should be said of its weights.
+    """The packed model of an export, and what should be said of its weights beside the model's own notes.
 
     Args:
         checkpoint: the source.
@@ -92,7 +92,7 @@ def pack(
         notes.append(f"the weights, {size:.2f} MB, were fitted to {fitted.calibration.tokens} tokens of {of}")
     if ask.price:
         notes += _priced(checkpoint, packed, loops, progress)
-    return packed, (*packed.notes, *notes)
+    return packed, tuple(notes)
 
 
 def trained_loops(checkpoint: Checkpoint, schedule: Schedule) -> int | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mobileloop.console import visible
 from mobileloop.errors import MobileloopError
+from mobileloop.files import file_sha256
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
@@ -23,9 +27,10 @@ class Checkpoint:
         config, schedule: the model's shape and its own sharing.
         tensors: the names of `ModelConfig.tensor_shapes`; float32 arrays, or QuantTensor where the source is quantized.
         tokenizer: None where the source has none.
-        source: file or preset name, for messages and the artifact's metadata.
-        sha256: of the weights file (of the sorted shards' hashes where there are several), or "random".
+        source: path or preset name, for messages.
+        sha256: `weights_sha256` of the files, or "random".
         notes: what the loader decided and the user should know.
+        published: the pinned name of a model on the hub; None for what lies here.
     """
 
     config: ModelConfig
@@ -35,6 +40,12 @@ class Checkpoint:
     source: str
     sha256: str
     notes: tuple[str, ...] = field(default=())
+    published: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The source as an artifact names it: as it is published, or without its folders."""
+        return self.published or visible(Path(self.source).name)
 
     def check_shapes(self) -> Checkpoint:
         """Return self, or raise MobileloopError naming the first tensor that is missing or has a wrong shape."""
@@ -48,3 +59,9 @@ class Checkpoint:
                     f"for {list(shape)}."
                 )
         return self
+
+
+def weights_sha256(files: Sequence[Path]) -> str:
+    """What tells one source's weights from another's: the file's hash, or that of the hashes of several, in order."""
+    digests = [file_sha256(path) for path in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

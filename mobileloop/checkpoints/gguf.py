@@ -1,4 +1,4 @@
-"""A GGUF file: its tensors (`ggml.py` has their types) and its tokenizer.
+"""A GGUF file, whole or in parts: its metadata, names and tensors; tensors of our own types are kept bit for bit.
 
 GGUF's llama files hold the query and key rows in an order that suits interleaved rotary pairs; they are put
 back into the half-split order of the checkpoint, a permutation of whole rows that leaves every block as it is.
@@ -6,23 +6,24 @@ back into the half-split order of the checkpoint, a permutation of whole rows th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mobileloop.checkpoints.checkpoint import Checkpoint
-from mobileloop.checkpoints.folder import refuse_unused
+from mobileloop.checkpoints import known_keys
+from mobileloop.checkpoints.account import Account
+from mobileloop.checkpoints.checkpoint import Checkpoint, weights_sha256
 from mobileloop.checkpoints.ggml import Tensor, read_tensor, repacked_notes
-from mobileloop.checkpoints.vocabulary import byte_level_tokenizer, scored_tokenizer
-from mobileloop.errors import MobileloopError, validated
-from mobileloop.files import file_sha256
+from mobileloop.checkpoints.gguf_tokenizer import gguf_tokenizer
+from mobileloop.checkpoints.weights import refuse_unused
+from mobileloop.errors import MobileloopError, library_errors, printable, validated
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
-from mobileloop.spec.tokenizer import TokenizerSpec
 
 _BLOCK_NAMES = {
     "input_layernorm": "attn_norm",
@@ -38,118 +39,219 @@ _BLOCK_NAMES = {
 _OUTER_NAMES = {"embedding": "token_embd.weight", "head": "output.weight", "final_norm": "output_norm.weight"}
 
 
+_PART = re.compile(r"^(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})$")
+_DAMAGED = "it is damaged, cut short or not GGUF; download it again"
+
+
+class _Fields(Mapping[str, Any]):
+    """The metadata of a file, decoded when asked for."""
+
+    def __init__(self, fields: Mapping[str, Any], where: Path) -> None:
+        self._fields, self._where = fields, where
+
+    def __getitem__(self, key: str) -> Any:
+        field = self._fields[key]
+        with library_errors(f"the key {printable(key)} of {self._where}", _DAMAGED):
+            return field.contents()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+
 def load_gguf(path: Path) -> Checkpoint:
-    """Load a GGUF file of the llama architecture.
+    """Load a GGUF file of the llama architecture; any part of a file in parts stands for all of them.
 
     Raises:
-        MobileloopError: where the file is damaged, cut short, of another architecture or of an unsupported type.
+        MobileloopError: where the file is damaged, cut short, of another architecture or of an unsupported type, or
+            says what would change the arithmetic.
     """
-    with damage_named(path, "the header or a tensor"):
-        return _load(path)
-
-
-@contextmanager
-def damage_named(path: Path, part: str) -> Iterator[None]:
-    """On a damaged file the libraries raise whatever they stumble over: turn that into a sentence."""
-    try:
-        yield
-    except MobileloopError:
-        raise
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MobileloopError(f"{part} of {path} is damaged ({reason}); download it again.") from None
-
-
-def _load(path: Path) -> Checkpoint:
-    reader = _open(path)
-    fields = {name: field.contents for name, field in reader.fields.items()}
-
-    def value(key: str, default: Any = None) -> Any:
-        return fields[key]() if key in fields else default
-
-    architecture = value("general.architecture")
-    if architecture != "llama":
-        raise MobileloopError(f"{path} holds the architecture '{architecture}', but only llama is supported in GGUF.")
-    if value("llama.rope.scaling.type", "none") not in ("none", None):
-        raise MobileloopError(f"{path} asks for scaling of the rotary embedding, which is not supported.")
-    stored = {tensor.name: tensor for tensor in reader.tensors}
-    if "rope_freqs.weight" in stored:
-        raise MobileloopError(f"{path} asks for scaling of the rotary embedding, which is not supported.")
-    config = _config(path, value, stored)
-    tensors: dict[str, Tensor] = {}
-    for name in config.tensor_shapes():
-        key = _stored_name(name)
-        if key not in stored:
-            raise MobileloopError(f"{path} lacks the tensor {key}; the download may be incomplete.")
-        tensor = read_tensor(path, stored[key])
-        if name.endswith(".q_proj"):
-            tensor = _half_split(tensor, config.num_heads)
-        elif name.endswith(".k_proj"):
-            tensor = _half_split(tensor, config.num_kv_heads)
-        tensors[name] = tensor
-    unused = set(stored) - {_stored_name(name) for name in config.tensor_shapes()}
-    refuse_unused(path, unused)
-    used = [stored[_stored_name(name)] for name in config.tensor_shapes()]
-    with damage_named(path, "the tokenizer"):
-        tokenizer = _tokenizer(path, value)
+    files = _parts(path)
+    readers = [_open(file) for file in files]
+    account = Account(str(files[0]), _Fields(readers[0].fields, files[0]))
+    _check_parts(files, readers, account)
+    stored = {tensor.name: tensor for reader in readers for tensor in reader.tensors}
+    _check_kind(account)
+    stem = _PART.match(files[0].stem)
+    config, notes = _config(account, stored, stem["stem"] if stem and len(files) > 1 else files[0].stem)
+    used = {name: _stored_name(name) for name in config.tensor_shapes()}
+    refuse_unused(path, set(stored) - set(used.values()) - set(notes))
+    tensors = {name: _tensor(path, name, stored.get(key), config) for name, key in used.items()}
+    tokenizer, said = gguf_tokenizer(account, config.vocab_size)
     return Checkpoint(
         config=config,
         schedule=Schedule.plain(config.num_blocks),
         tensors=tensors,
         tokenizer=tokenizer,
         source=str(path),
-        sha256=file_sha256(path),
-        notes=repacked_notes(used),
+        sha256=weights_sha256(files),
+        notes=(
+            *repacked_notes(stored[key] for key in used.values()),
+            *notes.values(),
+            *said,
+            *account.settle(known_keys.gguf_rules("llama")),
+        ),
     ).check_shapes()
 
 
-def _open(path: Path) -> Any:
-    from gguf import GGUFReader
+def _tensor(path: Path, name: str, stored: Any, config: ModelConfig) -> Tensor:
+    """One tensor under our name, its rows in our order."""
+    if stored is None:
+        raise MobileloopError(f"{path} lacks the tensor {_stored_name(name)}; the download may be incomplete.")
+    tensor = read_tensor(path, stored)
+    heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.rpartition(".")[2])
+    with library_errors(f"the tensor {_stored_name(name)} of {path}", _DAMAGED):
+        return tensor if heads is None else _half_split(tensor, heads)
 
-    try:
-        return GGUFReader(str(path))
-    except Exception as error:  # the reader raises whatever numpy raised on a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MobileloopError(f"{path} is damaged, cut short or not GGUF ({reason}); download it again.") from None
 
-
-def _config(path: Path, value: Any, stored: dict[str, Any]) -> ModelConfig:
-    heads = value("llama.attention.head_count")
-    hidden = value("llama.embedding_length")
-    if not isinstance(heads, int) or not isinstance(hidden, int) or heads < 1:
-        raise MobileloopError(f"{path} lacks llama.attention.head_count or llama.embedding_length; it is damaged.")
-    head_dim = value("llama.attention.key_length") or hidden // heads
-    if value("llama.attention.key_length") is None and hidden % heads:
-        raise MobileloopError(f"{path}: embedding_length {hidden} is not a multiple of head_count {heads}.")
-    embedding = stored.get("token_embd.weight")
-    if embedding is None:
-        raise MobileloopError(f"{path} lacks the tensor token_embd.weight; the download may be incomplete.")
-    rotary = value("llama.rope.dimension_count", head_dim)
-    if rotary != head_dim:
+def _parts(path: Path) -> list[Path]:
+    """The file, or all parts of a file that lies in parts, as its name says."""
+    named = _PART.match(path.stem)
+    if path.suffix != ".gguf" or not named:
+        return [path]
+    count = int(named["count"])
+    files = [path.with_name(f"{named['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        listed = ", ".join(printable(name) for name in missing[:3])
         raise MobileloopError(
-            f"{path} rotates {rotary} of {head_dim} dimensions, and partial rotation is not supported."
+            f"{path} is a part of a file in {count} parts, and {len(missing)} of them are missing ({listed}); put all "
+            "parts into one folder."
         )
+    return files
+
+
+def _open(path: Path) -> Any:
+    with library_errors(str(path), _DAMAGED):
+        from gguf import GGUFReader
+
+        reader = GGUFReader(str(path))
+    if reader.byte_order != "I":
+        raise MobileloopError(
+            f"{path} is in the byte order of another kind of machine ({sys.byteorder}-endian was expected); take the "
+            "usual file."
+        )
+    return reader
+
+
+def _check_parts(files: list[Path], readers: list[Any], account: Account) -> None:
+    """Raise MobileloopError where the parts do not make up one file."""
+    count = account.get("split.count")
+    if isinstance(count, int) and count > 1 and len(files) == 1:
+        raise MobileloopError(
+            f"{files[0]} is one of {count} parts, but its name does not say which; name the parts as "
+            f"MODEL-00001-of-{count:05}.gguf."
+        )
+    for number, (file, reader) in enumerate(zip(files, readers, strict=True)):
+        own = account if number == 0 else Account(str(file), _Fields(reader.fields, file))
+        if own.get("split.no", number) != number or own.get("split.count", len(files)) not in (len(files), 0):
+            raise MobileloopError(
+                f"{file} says that it is part {own['split.no']} of {own.get('split.count')}, which its name does not; "
+                "download it again."
+            )
+        if number:
+            own.get("general.architecture")
+            own.settle(known_keys.gguf_rules("llama"))
+    names = [tensor.name for reader in readers for tensor in reader.tensors]
+    if len(set(names)) != len(names):
+        raise MobileloopError(f"{files[0]} and its other parts hold a tensor twice; download them again.")
+
+
+def _check_kind(account: Account) -> None:
+    architecture, kind = account.get("general.architecture"), account.get("general.type", "model")
+    if kind != "model":
+        raise MobileloopError(
+            f"{account.where} holds a {printable(str(kind))}, not a model; give the model's own file."
+        )
+    if architecture != "llama":
+        raise MobileloopError(
+            f"{account.where} holds the architecture '{printable(str(architecture))}', but only llama is supported in "
+            "GGUF."
+        )
+
+
+def _config(account: Account, stored: Mapping[str, Any], name: str) -> tuple[ModelConfig, dict[str, str]]:
+    """The config that the metadata say, and notes under the names of tensors or keys they are about."""
+    where = account.where
+
+    def whole(key: str, default: int | None = None) -> int:
+        value = account.get(f"llama.{key}", default)
+        if value is None:
+            raise MobileloopError(f"{where} lacks llama.{key}; it is damaged.")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise MobileloopError(
+                f"{where} says llama.{key} {printable(str(value))}, but one whole number above 0 was expected; the "
+                "file is damaged, or its blocks differ from each other."
+            )
+        return value
+
+    heads, hidden = whole("attention.head_count"), whole("embedding_length")
+    if account.get("llama.attention.key_length") is None and hidden % heads:
+        raise MobileloopError(f"{where}: embedding_length {hidden} is not a multiple of head_count {heads}.")
+    head_dim = whole("attention.key_length", hidden // heads)
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if whole(key, head_dim) != head_dim:
+            raise MobileloopError(
+                f"{where} says llama.{key} {whole(key)} where heads have {head_dim} dimensions; that is not supported "
+                "(partial rotation, or values of another size)."
+            )
+    embedding = stored.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise MobileloopError(f"{where} lacks the tensor token_embd.weight; the download may be incomplete.")
+    notes = _check_rotation(account, stored)
+    assumed = {"context_length": 2048, "attention.layer_norm_rms_epsilon": 1e-5}
+    for key, value in assumed.items():
+        if f"llama.{key}" not in account:
+            notes[key] = f"the file lacks llama.{key}: {value:g} is taken"
     data = {
         "family": "llama",
-        "name": path.stem,
+        "name": name,
         "vocab_size": int(embedding.shape[1]),
         "hidden_size": hidden,
-        "intermediate_size": value("llama.feed_forward_length"),
-        "num_blocks": value("llama.block_count"),
+        "intermediate_size": whole("feed_forward_length"),
+        "num_blocks": whole("block_count"),
         "num_heads": heads,
-        "num_kv_heads": value("llama.attention.head_count_kv", heads),
+        "num_kv_heads": whole("attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "rms_norm_eps": _shortest(value("llama.attention.layer_norm_rms_epsilon", 1e-5)),
-        "rope_theta": value("llama.rope.freq_base", 10000.0),
-        "max_position": value("llama.context_length", 2048),
+        "rms_norm_eps": _shortest(account.get("llama.attention.layer_norm_rms_epsilon", 1e-5)),
+        "rope_theta": account.get("llama.rope.freq_base", 10000.0),
+        "max_position": whole("context_length", 2048),
         "tie_embeddings": "output.weight" not in stored,
     }
-    return validated(ModelConfig, data, str(path))
+    return validated(ModelConfig, data, where), notes
 
 
-def _shortest(value: float) -> float:
+def _check_rotation(account: Account, stored: Mapping[str, Any]) -> dict[str, str]:
+    """Refuse a scaled rotary embedding in every spelling; notes of what says that there is none."""
+    kind = account.get("llama.rope.scaling.type")
+    factors = {key: account.get(f"llama.rope.{key}") for key in ("scaling.factor", "scale_linear")}
+    asked = {key: value for key, value in factors.items() if value not in (None, 0, 1)}
+    notes = {}
+    if kind == "none":
+        notes.update({key: f"llama.rope.{key} {value:g} is left out, since the scaling's type is none"
+                      for key, value in asked.items()})  # fmt: skip
+    elif asked or kind not in (None, "linear"):
+        said = ", ".join(
+            [f"type {printable(str(kind))}"] * (kind is not None) + [f"{k} {v:g}" for k, v in asked.items()]
+        )
+        raise MobileloopError(
+            f"{account.where} asks for scaling of the rotary embedding (llama.rope: {said}), which is not supported."
+        )
+    frequencies = stored.get("rope_freqs.weight")
+    if frequencies is not None:
+        if not np.all(np.asarray(frequencies.data, dtype=np.float32) == 1):
+            raise MobileloopError(
+                f"{account.where} asks for scaling of the rotary embedding (rope_freqs.weight), which is not supported."
+            )
+        notes["rope_freqs.weight"] = "rope_freqs.weight is all ones and left out"
+    return notes
+
+
+def _shortest(value: object) -> object:
     """GGUF holds float32: give back the decimal that was meant (1e-05 rather than 9.999999747378752e-06)."""
-    return float(str(np.float32(value)))
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def _stored_name(name: str) -> str:
@@ -173,32 +275,3 @@ def _half_split(tensor: Tensor, heads: int) -> Tensor:
         None if tensor.scale is None else np.ascontiguousarray(tensor.scale[order]),
         None if tensor.minimum is None else np.ascontiguousarray(tensor.minimum[order]),
     )
-
-
-def _tokenizer(path: Path, value: Any) -> TokenizerSpec | None:
-    model = value("tokenizer.ggml.model")
-    if model is None:
-        return None
-    tokens = value("tokenizer.ggml.tokens", [])
-    types = value("tokenizer.ggml.token_type", [1] * len(tokens))
-    if model == "gpt2":
-        merges = value("tokenizer.ggml.merges", [])
-        text = byte_level_tokenizer(tokens, merges, types, value("tokenizer.ggml.pre", "default"))
-    elif model == "llama":
-        unknown = tokens[value("tokenizer.ggml.unknown_token_id", 0)]
-        add_space = bool(value("tokenizer.ggml.add_space_prefix", True))
-        text = scored_tokenizer(tokens, value("tokenizer.ggml.scores", []), types, unknown, add_space)
-    else:
-        raise MobileloopError(f"{path} has a tokenizer of kind '{model}', but only gpt2 and llama are supported.")
-    bos, eos = value("tokenizer.ggml.bos_token_id"), value("tokenizer.ggml.eos_token_id")
-    ends = {end for end in (eos, value("tokenizer.ggml.eot_token_id")) if end is not None}
-    data = {
-        "json_text": text,
-        "chat_template": value("tokenizer.chat_template"),
-        "bos_token": tokens[bos] if bos is not None and bos < len(tokens) else None,
-        "eos_token": tokens[eos] if eos is not None and eos < len(tokens) else None,
-        "bos_id": bos,
-        "eos_ids": tuple(sorted(ends)),
-        "add_bos": bool(value("tokenizer.ggml.add_bos_token", model == "llama")),
-    }
-    return validated(TokenizerSpec, data, f"the tokenizer of {path}")

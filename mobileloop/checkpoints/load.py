@@ -1,42 +1,130 @@
-"""One door for every source: a Hugging Face folder, a GGUF file, or a preset with random weights."""
+"""One door for every source: a Hugging Face folder, a GGUF file, a name on the hub, or a preset with random weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.checkpoints.folder import load_folder
 from mobileloop.checkpoints.gguf import load_gguf
+from mobileloop.checkpoints.hub import Snapshot, fetch_snapshot, hub_name, named
+from mobileloop.checkpoints.pickled import converted, pickles
 from mobileloop.checkpoints.random import random_checkpoint
-from mobileloop.errors import MobileloopError
-from mobileloop.families.registry import preset_names
+from mobileloop.console import visible
+from mobileloop.errors import MobileloopError, printable
+from mobileloop.families.registry import family_of, preset_names
+from mobileloop.files import read_json, text_of
+
+Tell = Callable[[str, float], None]
+
+# What people give for a source and what it is, by the end of its name.
+_NO_SOURCES = {
+    ".safetensors": "weights, or an artifact, without the config.json beside them; give the folder it lies in",
+    ".onnx": "an ONNX model, which is something to be exported to; give the checkpoint that it was made from",
+    ".pte": "an ExecuTorch program, which is something to be exported to; give the checkpoint that it was made from",
+    ".json": "JSON; give the folder it lies in",
+}
 
 
-def load_checkpoint(source: str, seed: int = 0) -> Checkpoint:
+def load_checkpoint(source: str, seed: int = 0, weights_only_bin: bool = False, tell: Tell | None = None) -> Checkpoint:
     """Load a source.
 
     Args:
-        source: a folder with config.json and safetensors, a .gguf file, or a preset's name (random weights).
+        source: a folder with config.json and safetensors, a .gguf file, a name on the hub (OWNER/NAME, with @REVISION
+            and :FILE.gguf where wanted), or a preset's name (random weights). What lies here comes first.
         seed: of a preset's random weights.
+        weights_only_bin: read pytorch_model.bin where there is no safetensors file.
+        tell: told what is fetched and converted, and the share of it that is done.
 
     Raises:
         MobileloopError: where the source is missing, damaged, unsupported, or only holds pickled weights.
     """
+    told = tell or (lambda step, share: None)
     if source in preset_names():
         return random_checkpoint(source, seed)
-    path = Path(source)
+    path = _path(source)
     if path.is_dir():
-        return load_folder(path)
+        return _here(_folder(path, weights_only_bin, told))
     if path.is_file():
-        if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
+        return _here(load_gguf(_gguf(path)))
+    if path.exists():
+        raise MobileloopError(f"{text_of(path)} is a device or a pipe, not a source; give a folder or a .gguf file.")
+    name = None if path.is_symlink() else hub_name(source)
+    if name is None:
+        raise MobileloopError(f"{_missing(path)}; {_wanted()}.")
+    snapshot = fetch_snapshot(name, weights_only_bin, told)
+    with named(snapshot.path if snapshot.path.is_dir() else snapshot.path.parent, name.repo):
+        loaded = _folder(snapshot.path, weights_only_bin, told) if name.file is None else load_gguf(snapshot.path)
+    return _published(loaded, snapshot)
+
+
+def _path(source: str) -> Path:
+    if not source or "\0" in source:
+        raise MobileloopError(f"the source's name is empty or holds a zero byte; {_wanted()}.")
+    path = Path(source)
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.strerror and not isinstance(error, (FileNotFoundError, NotADirectoryError)):
             raise MobileloopError(
-                f"{path} is a pickle, which can run code when it is opened; convert it to safetensors first."
-            )
-        if path.suffix != ".gguf":
-            raise MobileloopError(
-                f"{path} is not a source: give a folder with config.json and safetensors, or a .gguf file."
-            )
-        return load_gguf(path)
-    raise MobileloopError(
-        f"{source} does not exist: give a folder, a .gguf file or a preset ({', '.join(preset_names())})."
-    )
+                f"{printable(text_of(path))} cannot be opened: {error.strerror}; {_wanted()}."
+            ) from None
+    return path
+
+
+def _wanted() -> str:
+    return f"give a folder, a .gguf file, a name on the hub (OWNER/NAME) or a preset ({', '.join(preset_names())})"
+
+
+def _missing(path: Path) -> str:
+    shown = printable(text_of(path))
+    return f"{shown} is a link that leads nowhere" if path.is_symlink() else f"{shown} does not exist"
+
+
+def _gguf(path: Path) -> Path:
+    """The file, refused where its name says that it is something else."""
+    shown, suffix = text_of(path), path.suffix.lower()
+    if suffix in (".bin", ".pt", ".pth", ".ckpt"):
+        raise MobileloopError(
+            f"{shown} is a pickle, which can run code when it is opened; give the folder that it lies in beside its "
+            "config.json, with --weights-only-bin."
+        )
+    if suffix != ".gguf":
+        what = _NO_SOURCES.get(suffix, "not a source; give a folder with config.json and safetensors, or a .gguf file")
+        raise MobileloopError(f"{shown} is {what}.")
+    return path
+
+
+def _folder(folder: Path, weights_only_bin: bool, tell: Tell) -> Checkpoint:
+    """Load a folder; pickled weights are converted first, where that is wanted."""
+    found = pickles(folder)
+    if not found or not (folder / "config.json").is_file():
+        return load_folder(folder)
+    family_of(read_json(folder / "config.json").get("model_type"), str(folder / "config.json"))
+    if not weights_only_bin:
+        raise MobileloopError(
+            f"{text_of(folder)} holds only pickled weights ({found[0]}), which can run code when they are opened; "
+            "--weights-only-bin reads them by PyTorch's weights-only loader in a process of its own."
+        )
+    view, notes = converted(folder, tell)
+    with named(view, str(folder)):
+        loaded = load_folder(view)
+    return _called(replace(loaded, source=str(folder), notes=(*notes, *loaded.notes)), folder.resolve().name)
+
+
+def _here(loaded: Checkpoint) -> Checkpoint:
+    """A file's name may not be text, and what an artifact says of its model is."""
+    return _called(loaded, loaded.config.name)
+
+
+def _called(loaded: Checkpoint, name: str) -> Checkpoint:
+    return replace(loaded, config=loaded.config.model_copy(update={"name": visible(name)}))
+
+
+def _published(loaded: Checkpoint, snapshot: Snapshot) -> Checkpoint:
+    """The model of a snapshot, whose folder is named after a commit."""
+    notes = (*snapshot.notes, *loaded.notes)
+    named_after = replace(loaded, source=snapshot.label, published=snapshot.label, notes=notes)
+    return _called(named_after, snapshot.title)

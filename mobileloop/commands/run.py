@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -110,11 +110,34 @@ def run(
         )
     tokenizer = Tokenizer(session.info.tokenizer)
     ids = _encode(tokenizer, prompt, chat, system)
-    most = min(max_tokens, _room(session, file, len(ids)))
+    most = _Most(max_tokens, _room(session, file, len(ids)))
     if session.info.config.random_weights:
         say("note: this artifact has random weights, so the text means nothing.", err=True)
     samplers = [Sampler(temperature, top_p, seed + k, top_k, min_p) for k in range(samples)]
     (_one if samples == 1 else _several)(session, tokenizer, ids, most, samplers, as_json)
+
+
+class _Most(NamedTuple):
+    """How long an answer may get, and what it is cut at."""
+
+    asked: int
+    room: int
+
+    @property
+    def tokens(self) -> int:
+        return min(self)
+
+    def why(self, ended: bool) -> str:
+        """Why an answer stopped: `end_token`, `max_tokens` or `context`."""
+        return "end_token" if ended else "context" if self.room < self.asked else "max_tokens"
+
+    def said(self, ended: Sequence[bool]) -> str:
+        """What a line of statistics says of answers that were cut; nothing where all came to their end."""
+        if all(ended):
+            return ""
+        which = "" if len(ended) == 1 else f"{ended.count(False)} answers "
+        bound = f"the context of {self.room} more tokens" if self.room < self.asked else f"--max-tokens {self.asked}"
+        return f", {which}cut at {bound}"
 
 
 def _room(session: Session, file: Path, prompt_tokens: int) -> int:
@@ -129,59 +152,68 @@ def _room(session: Session, file: Path, prompt_tokens: int) -> int:
 
 
 def _one(
-    session: Session, tokenizer: Tokenizer, ids: list[int], most: int, samplers: Sequence[Sampler], as_json: bool
+    session: Session, tokenizer: Tokenizer, ids: list[int], most: _Most, samplers: Sequence[Sampler], as_json: bool
 ) -> None:
     """One answer, shown as it grows."""
     from mobileloop.decode.generate import generate
     from mobileloop.tokenizer import TextStream
 
-    growing = TextStream(tokenizer)
+    growing = TextStream(tokenizer, ids)
     pieces: list[str] = []
 
-    def show(token: int) -> None:
-        piece = growing.push(token)
+    def show(piece: str) -> None:
         pieces.append(piece)
         if not as_json:
             sys.stdout.write(piece)
             sys.stdout.flush()
 
-    result = generate(session, ids, most, samplers[0], tokenizer.is_end, show)
+    result = generate(session, ids, most.tokens, samplers[0], tokenizer.is_end, lambda token: show(growing.push(token)))
+    show(growing.flush())
     facts = _facts(session, result)
     if as_json:
-        typer.echo(json.dumps({"text": "".join(pieces), "tokens": result.tokens, **facts}))
+        stopped = most.why(result.ended[0])
+        typer.echo(json.dumps({"text": "".join(pieces), "tokens": result.tokens, "stopped": stopped, **facts}))
         return
     sys.stdout.write("\n")
     sys.stdout.flush()
-    say(_line(session.title(), facts), err=True)
+    say(_line(session.title(), facts) + most.said(result.ended), err=True)
 
 
 def _several(
-    session: Session, tokenizer: Tokenizer, ids: list[int], most: int, samplers: Sequence[Sampler], as_json: bool
+    session: Session, tokenizer: Tokenizer, ids: list[int], most: _Most, samplers: Sequence[Sampler], as_json: bool
 ) -> None:
     """Several answers, decoded together."""
     from mobileloop.decode.batch import generate_samples
 
-    answers = generate_samples(session, ids, most, samplers, tokenizer.is_end)
-    texts = [_text(tokenizer, tokens) for tokens in answers.tokens]
-    _say_samples(texts, answers, session.title(), _facts(session, answers), as_json)
+    answers = generate_samples(session, ids, most.tokens, samplers, tokenizer.is_end)
+    texts = [_text(tokenizer, ids, tokens) for tokens in answers.tokens]
+    stopped = [most.why(ended) for ended in answers.ended]
+    line = _line(session.title(), facts := _facts(session, answers)) + most.said(answers.ended)
+    _say_samples(texts, answers.tokens, stopped, facts, line if not as_json else None)
 
 
-def _text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+def _text(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int]) -> str:
     from mobileloop.tokenizer import TextStream
 
-    stream = TextStream(tokenizer)
-    return "".join(stream.push(token) for token in tokens)
+    stream = TextStream(tokenizer, prompt)
+    return "".join([*(stream.push(token) for token in tokens), stream.flush()])
 
 
-def _say_samples(texts: list[str], answers: Samples, title: str, facts: dict[str, object], as_json: bool) -> None:
-    """All answers, each under its number; they grow at the same time, so none is shown before the last one ends."""
-    if as_json:
-        pairs = zip(texts, answers.tokens, strict=True)
-        typer.echo(json.dumps({**facts, "samples": [{"text": text, "tokens": tokens} for text, tokens in pairs]}))
+def _say_samples(
+    texts: list[str], tokens: list[list[int]], stopped: list[str], facts: dict[str, object], line: str | None
+) -> None:
+    """All answers, each under its number; they grow at the same time, so none is shown before the last one ends.
+
+    `line` is that of the statistics; None asks for JSON.
+    """
+    if line is None:
+        samples = zip(texts, tokens, stopped, strict=True)
+        told = [{"text": text, "tokens": ids, "stopped": why} for text, ids, why in samples]
+        typer.echo(json.dumps({**facts, "samples": told}))
         return
     for number, text in enumerate(texts, start=1):
         typer.echo(f"--- sample {number} of {len(texts)} ---\n{text}")
-    say(_line(title, facts), err=True)
+    say(line, err=True)
 
 
 def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | None) -> list[int]:

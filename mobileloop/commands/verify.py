@@ -22,6 +22,9 @@ Against = Annotated[str, typer.Option("--against", help="The source it was expor
 Tokens = Annotated[int, typer.Option("--tokens", help="Tokens of the text that ships with the package.")]
 MaxKl = Annotated[float | None, typer.Option("--max-kl", help="Limit of the mean KL divergence, in nats.")]
 MinTop1 = Annotated[float | None, typer.Option("--min-top1", help="Limit of the top-1 agreement, 0 to 1.")]
+WeightsOnlyBin = Annotated[
+    bool, typer.Option("--weights-only-bin", help="Read pytorch_model.bin where the source has no safetensors file.")
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")]
 Calibrate = Annotated[
     Path | None,
@@ -40,6 +43,7 @@ def verify(
     threads: Threads = 0,
     cpus: Cpus = None,
     onnx_kernel: OnnxKernel = "auto",
+    weights_only_bin: WeightsOnlyBin = False,
     seed: Seed = 0,
     calibrate: Calibrate = None,
     as_json: AsJson = False,
@@ -78,9 +82,10 @@ def verify(
     )
 
     session = open_session(file, threads=threads, loops=loops, **session_options([file], onnx_kernel, cpus))
+    with progress_bar("read") as reading:
+        reading("reading the source", 0.0)
+        checkpoint = load_checkpoint(against, seed, weights_only_bin, reading)
     with progress_bar("verify") as progress:
-        progress("reading the source", 0.0)
-        checkpoint = load_checkpoint(against, seed)
         check_same_source(session, checkpoint)
         text = None if calibrate is None else Text(calibrate.name, read_text(calibrate))
         result = compare(session, checkpoint, verification_tokens(session, tokens), progress, text)
@@ -91,10 +96,12 @@ def verify(
 
 
 def _say(file: Path, session: Session, result: Comparison, limits: Limits, as_json: bool) -> None:
+    from mobileloop.files import text_of
+
     passed = result.within(limits)
     if as_json:
         facts = {
-            "artifact": str(file),
+            "artifact": text_of(file),
             "runtime": session.runtime,
             "details": session.details(),
             "loops": session.loops,

@@ -34,6 +34,7 @@ class Samples:
         prefill_ms: of the whole prompt, which ran once.
         decode_ms: of every decode step.
         step_rows: answers that each decode step went on with.
+        ended: whether each answer came to its end token.
     """
 
     prompt_tokens: int
@@ -41,6 +42,7 @@ class Samples:
     prefill_ms: float = 0.0
     decode_ms: list[float] = field(default_factory=list)
     step_rows: list[int] = field(default_factory=list)
+    ended: list[bool] = field(default_factory=list)
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -74,7 +76,7 @@ def generate_samples(
 
     An answer that ends leaves the batch. Each is the answer that `generate` gives with the same sampler.
     """
-    result = Samples(len(prompt), [[] for _ in samplers])
+    result = Samples(len(prompt), [[] for _ in samplers], ended=[False] * len(samplers))
     start = time.perf_counter()
     first = session.prefill(prompt)
     result.prefill_ms = 1e3 * (time.perf_counter() - start)
@@ -85,7 +87,9 @@ def generate_samples(
         going = []
         for sequence, row in logits.items():
             token = samplers[sequence].pick(row)
-            if not is_end(token):
+            if is_end(token):
+                result.ended[sequence] = True
+            else:
                 result.tokens[sequence].append(token)
                 if len(result.tokens[sequence]) < max_tokens:
                     going.append(sequence)

@@ -32,12 +32,14 @@ class Generation:
         prompt_tokens: length of the prompt.
         prefill_ms: of the whole prompt; also the time to the first token.
         decode_ms: of every decoded token.
+        ended: whether each answer came to its end token: of one.
     """
 
     prompt_tokens: int
     tokens: list[int] = field(default_factory=list)
     prefill_ms: float = 0.0
     decode_ms: list[float] = field(default_factory=list)
+    ended: list[bool] = field(default_factory=lambda: [False])
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -76,6 +78,7 @@ def generate(
     while True:
         token = sampler.pick(logits)
         if is_end(token):
+            result.ended = [True]
             return result
         result.tokens.append(token)
         on_token(token)

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 from mobileloop.decode.random import uniform
 from mobileloop.errors import MobileloopError
 
+_NO_NUMBERS = (
+    "the model's logits are no numbers, so no token can be drawn from them; its weights are damaged or too large for "
+    "the artifact's types: try an export with --quantize none."
+)
+
 
 @dataclass
 class Sampler:
@@ -35,18 +40,21 @@ class Sampler:
         """A token id from logits [vocab].
 
         Raises:
-            MobileloopError: where a token is to be drawn and the logits are no numbers.
+            MobileloopError: where the logits are no numbers.
         """
         position = self.position
         self.position += 1
         if self.temperature <= 0:
-            return int(logits.argmax())
+            likeliest = int(logits.argmax())  # of logits with a NaN this is the NaN
+            if not np.isfinite(logits[likeliest]):
+                raise MobileloopError(_NO_NUMBERS)
+            return likeliest
         drawn = uniform(self.seed, position)
         scaled = logits.astype(np.float64) / self.temperature
         with np.errstate(invalid="ignore"):
             likelihoods = np.exp(scaled - scaled.max())
         if not np.isfinite(likelihoods).all():
-            raise MobileloopError("the model's logits are no numbers, so no token can be drawn from them.")
+            raise MobileloopError(_NO_NUMBERS)
         order = np.argsort(-likelihoods, kind="stable")
         if self.top_k:
             order = order[: self.top_k]

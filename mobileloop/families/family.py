@@ -32,6 +32,7 @@ class Family:
         config: config.json -> ModelConfig fields.
         schedule: config.json and ModelConfig -> the family's own schedule.
         tensor_name: our tensor name -> the checkpoint's.
+        defaults: what a key of config.json means where it is missing, as the family's own code has it.
         presets: its named shapes, in the order that `--help` lists them; weights are random.
     """
 
@@ -39,6 +40,7 @@ class Family:
     config: Callable[[Mapping[str, Any]], dict[str, Any]]
     schedule: Callable[[Mapping[str, Any], ModelConfig], Schedule]
     tensor_name: Callable[[str], str]
+    defaults: Mapping[str, float] = field(default_factory=dict)
     presets: Mapping[str, Callable[[], tuple[ModelConfig, Schedule]]] = field(default_factory=dict)
 
 

@@ -23,12 +23,8 @@ def read_config(raw: Mapping[str, Any]) -> dict[str, Any]:
     for bias in ("attention_bias", "mlp_bias"):
         if raw.get(bias):
             raise MobileloopError(f"the config sets {bias}, and blocks with biases are not supported.")
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise MobileloopError(f"the config's rope_scaling is {rope!r}, but an object was expected; correct the config.")
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise MobileloopError(f"the config asks for '{kind}' scaling of the rotary embedding, which is not supported.")
+    _check_architectures(raw.get("architectures"))
+    _check_window(raw)
     missing = [key for key in _REQUIRED if key not in raw]
     if missing:
         raise MobileloopError(f"the config lacks {missing[0]}; the folder's config.json may be damaged.")
@@ -48,12 +44,72 @@ def read_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         "num_heads": heads,
         "num_kv_heads": raw.get("num_key_value_heads") or heads,
         "head_dim": raw.get("head_dim") or hidden // heads,
-        "rms_norm_eps": raw.get("rms_norm_eps", 1e-6),
-        "rope_theta": raw.get("rope_theta") or rope.get("rope_theta") or 10000.0,
+        "rms_norm_eps": _given(raw, "rms_norm_eps"),
+        "rope_theta": rope_theta(raw),
         "rope_pairing": "interleaved" if raw.get("rope_interleaved") else "half",
-        "max_position": raw.get("max_position_embeddings", 2048),
+        "max_position": _given(raw, "max_position_embeddings"),
         "tie_embeddings": bool(raw.get("tie_word_embeddings", False)),
     }
+
+
+# What transformers' LlamaConfig takes where the key is missing.
+DEFAULTS = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048}
+
+
+def _given(raw: Mapping[str, Any], key: str) -> Any:
+    value = raw.get(key)
+    return DEFAULTS[key] if value is None else value
+
+
+def rope_theta(raw: Mapping[str, Any]) -> float:
+    """The rotary base: of rope_parameters, else the config's own rope_theta, else rope_scaling's, else 10000.
+
+    Raises:
+        MobileloopError: where a scaling other than by the factor 1 is asked for, in whichever spelling.
+    """
+    theta = None
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = raw.get(key) or {}
+        if not isinstance(rope, Mapping):
+            raise MobileloopError(f"the config's {key} is {rope!r}, but an object was expected; correct the config.")
+        kind = rope.get("rope_type") or rope.get("type") or ("linear" if "factor" in rope else "default")
+        unscaled = kind == "default" or (kind in ("linear", "dynamic") and rope.get("factor") == 1)
+        if not unscaled:
+            raise MobileloopError(
+                f"the config asks for '{kind}' scaling of the rotary embedding ({key}), which is not supported."
+            )
+        known = {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings"}
+        for name, value in rope.items():
+            if name not in known and value is not None and not (name == "partial_rotary_factor" and value == 1):
+                raise MobileloopError(
+                    f"the config's {key} sets {name!r} to {value!r}, which changes the rotary embedding and is not "
+                    "supported."
+                )
+        own = raw.get("rope_theta") if key == "rope_scaling" else None
+        theta = theta or own or rope.get("rope_theta")
+    return 10000.0 if theta is None else theta
+
+
+def _check_architectures(said: object) -> None:
+    names = said if isinstance(said, list) else []
+    if names and not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        raise MobileloopError(
+            f"the config's architectures are {', '.join(map(str, names))}, and only causal language models are "
+            "supported; take the model with its language head."
+        )
+
+
+def _check_window(raw: Mapping[str, Any]) -> None:
+    """Attention over a window changes nothing where the window holds every position, or is switched off."""
+    window, positions = raw.get("sliding_window"), raw.get("max_position_embeddings") or 2048
+    kinds = raw.get("layer_types")
+    off = raw.get("use_sliding_window") is False
+    windowed = isinstance(kinds, list) and any(kind != "full_attention" for kind in kinds)
+    short = isinstance(window, (int, float)) and isinstance(positions, int) and 0 < window < positions
+    if windowed or (short and not off and kinds is None):
+        raise MobileloopError(
+            f"the config asks for attention other than full (sliding_window {window}), which is not supported."
+        )
 
 
 _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -83,4 +139,4 @@ def smollm2_135m() -> tuple[ModelConfig, Schedule]:
     return config, Schedule.plain(config.num_blocks)
 
 
-FAMILY = Family("llama", read_config, read_schedule, llama_tensor_name, {"smollm2-135m": smollm2_135m})
+FAMILY = Family("llama", read_config, read_schedule, llama_tensor_name, DEFAULTS, {"smollm2-135m": smollm2_135m})

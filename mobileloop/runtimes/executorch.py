@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
+from mobileloop.files import utf8_path
 from mobileloop.quiet import muted_stderr, quiet_imports
 from mobileloop.runtimes import native
 from mobileloop.runtimes.base import Session
@@ -105,8 +106,10 @@ class ExecutorchSession(Session):
         try:
             with muted_stderr():
                 checks = bindings.Verification.InternalConsistency
-                self._program: Any = bindings._load_program(str(path), program_verification=checks)
+                self._program: Any = bindings._load_program(utf8_path(path, "ExecuTorch"), program_verification=checks)
                 names = {self._program.get_method_name(i) for i in range(self._program.num_methods())}
+        except MobileloopError:
+            raise
         except Exception as error:  # the runtime raises RuntimeError with an error number
             raise MobileloopError(
                 f"{path} is damaged or not an ExecuTorch program ({error}); export it again."

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.errors import MobileloopError
+from mobileloop.files import utf8_path
 from mobileloop.runtimes import native
 from mobileloop.runtimes.base import F32, Session, check_threads, default_threads
 from mobileloop.runtimes.topology import check_cpus
@@ -232,9 +233,11 @@ def _load(path: Path, threads: int, operators: Path | None, cpus: Sequence[int] 
     try:
         # Without enable_fallback=0 a damaged file is read a second time, and onnxruntime prints that it does so.
         session: InferenceSession = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            utf8_path(path, "onnxruntime"), options, providers=["CPUExecutionProvider"], enable_fallback=0
         )
         return session
+    except MobileloopError:
+        raise
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise MobileloopError(
             f"{path} could not be loaded ({_first_line(error)}); it is damaged or cut short, so export it again."

@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Base64Bytes, BaseModel, ConfigDict
+
+
+class SentencePieceForm(BaseModel):
+    """The normal form of a SentencePiece model, for those that the `tokenizers` library has no exact form for.
+
+    Attributes:
+        charsmap: the compiled rules, as the model file holds them; empty where there are none.
+        add_dummy_prefix: whether a text gets a space in front.
+        prefix_after_tokens: whether the text behind an added token gets one too (transformers' `legacy`).
+        remove_extra_whitespaces: whether spaces at the ends go, and several become one.
+        escape_whitespaces: whether spaces are written as U+2581.
+        kept: pieces that the rules leave alone (user-defined ones), which are part of the text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    charsmap: Base64Bytes = b""
+    add_dummy_prefix: bool = True
+    prefix_after_tokens: bool = False
+    remove_extra_whitespaces: bool = False
+    escape_whitespaces: bool = True
+    kept: tuple[str, ...] = ()
 
 
 class TokenizerSpec(BaseModel):
@@ -10,8 +32,10 @@ class TokenizerSpec(BaseModel):
 
     Attributes:
         json_text: the `tokenizers` library's JSON.
+        sentencepiece: the form to which texts are brought first, where the JSON has none for it.
         chat_template: a Jinja template, run in a sandbox, or None.
         bos_token, eos_token: strings the template may name.
+        special_texts: more of them, by the names that templates use, such as `pad_token`.
         bos_id: prepended where `add_bos` says so.
         eos_ids: tokens that end generation.
     """
@@ -19,9 +43,11 @@ class TokenizerSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     json_text: str
+    sentencepiece: SentencePieceForm | None = None
     chat_template: str | None = None
     bos_token: str | None = None
     eos_token: str | None = None
+    special_texts: dict[str, str] = {}
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     add_bos: bool = False

@@ -51,7 +51,10 @@ _KV_BITS = {KvType.int8: 8, KvType.float16: 16, KvType.float32: 32}
 
 Source = Annotated[
     str,
-    typer.Argument(help="A checkpoint folder, a .gguf file, or a preset such as mobilellm-125m-ls (random weights)."),
+    typer.Argument(
+        help="A checkpoint folder, a .gguf file, a name on the Hugging Face hub (OWNER/NAME, OWNER/NAME@REVISION or "
+        "OWNER/NAME:FILE.gguf), or a preset such as mobilellm-125m-ls (random weights)."
+    ),
 ]
 To = Annotated[Target, typer.Option("--to", help="The artifact's format.")]
 Loops = Annotated[
@@ -96,6 +99,14 @@ Price = Annotated[
     bool, typer.Option("--price/--no-price", help="Say how far packing moved the answers from the source's (seconds).")
 ]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The artifact to write.")]
+WeightsOnlyBin = Annotated[
+    bool,
+    typer.Option(
+        "--weights-only-bin",
+        help="Read pytorch_model.bin where there is no safetensors file, in a process of its own that runs none of its "
+        "code.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of a preset's random weights.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -113,6 +124,7 @@ def export(
     price: Price = True,
     context: Context = None,
     output: Output = None,
+    weights_only_bin: WeightsOnlyBin = False,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -127,12 +139,13 @@ def export(
       mobileloop export ./MobileLLM-125M-layer-share --to onnx --quantize int8 -o ls.onnx
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --to executorch --schedule range:12-17:2:0.5 -o damped.pte
       mobileloop export SmolLM2-135M-Instruct.Q4_1.gguf --quantize int8 --group 64 --kv int8 -o small-cache.safetensors
+      mobileloop export facebook/MobileLLM-125M-layer-share --weights-only-bin -o ls.safetensors
       mobileloop export ./SmolLM2-135M-Instruct --budget 70MB --calibrate my-texts.txt -o small.safetensors
       mobileloop export mobilellm-350m-ls --loops 4 --to engine -o random-350m.safetensors
     """
     from mobileloop.artifact import ArtifactInfo
     from mobileloop.checkpoints.load import load_checkpoint
-    from mobileloop.files import check_output, written_whole
+    from mobileloop.files import check_output, utf8_path, written_whole
     from mobileloop.spec.capabilities import check_built
     from mobileloop_export.formats import FORMATS, exporter
     from mobileloop_export.weights import Ask, pack, parse_size
@@ -144,26 +157,30 @@ def export(
         )
     if output is not None:
         check_output(output, (source,))
+        if to is not Target.engine:  # said before the work, not when the artifact is opened
+            utf8_path(output, {"executorch": "ExecuTorch", "onnx": "onnxruntime"}[to.value])
     check_range("seed", seed, 0, 2**63 - 1)
     ask = Ask(quantize.value, group, calibrate, None if budget is None else parse_size(budget), price)
     if ask.budget_bytes is not None and (group != 32 or quantize is not Quantization.int4):
         raise MobileloopError("--budget chooses bits and groups itself; leave out --quantize and --group.")
     write = exporter(to.value)
+    with progress_bar("read") as reading:
+        reading("reading the source", 0.0)
+        checkpoint = load_checkpoint(source, seed, weights_only_bin, reading)
     with progress_bar("export") as progress:
-        progress("reading the source", 0.0)
-        checkpoint = load_checkpoint(source, seed)
         chosen = _schedule(checkpoint, loops, schedule)
         check_built(chosen)
         progress("quantizing", 0.1)
         packed, notes = pack(checkpoint, chosen, to.value, ask, lambda step, done: progress(step, 0.1 + 0.6 * done))
         wanted = context if context is not None else min(DEFAULT_CONTEXT, checkpoint.config.max_position)
         kv = kv or (KvType.float32 if quantize is Quantization.none else KvType.float16)
-        info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv])
+        said = (*notes, *_untrained(checkpoint, chosen))
+        info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv], said)
         path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
         check_output(path, (source,))
         with written_whole(path) as temporary:
             write(packed, info, temporary, lambda step, done: progress(step, 0.7 + 0.3 * done))
-    _say(path, info, (*checkpoint.notes, *notes, *_untrained(checkpoint, chosen)), as_json)
+    _say(path, info, as_json)
 
 
 def _schedule(checkpoint: Checkpoint, loops: int | None, schedule: str | None) -> Schedule:
@@ -192,11 +209,13 @@ def _untrained(checkpoint: Checkpoint, chosen: Schedule) -> list[str]:
     ]
 
 
-def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) -> None:
+def _say(path: Path, info: ArtifactInfo, as_json: bool) -> None:
+    from mobileloop.files import text_of
+
     size = path.stat().st_size
     if as_json:
         facts = {
-            "artifact": str(path),
+            "artifact": text_of(path),
             "size_bytes": size,
             "weight_bytes": info.costs.weight_bytes,
             "unique_bytes": info.unique_bytes(),
@@ -206,7 +225,7 @@ def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) 
             "context": info.context,
             "random_weights": info.config.random_weights,
             "calibration": None if info.calibration is None else info.calibration.model_dump(),
-            "notes": list(notes),
+            "notes": list(info.notes),
         }
         typer.echo(json.dumps(facts))
         return
@@ -214,5 +233,5 @@ def _say(path: Path, info: ArtifactInfo, notes: tuple[str, ...], as_json: bool) 
         f"{path}: {size / 1e6:.1f} MB, {info.quantization}, schedule {info.schedule.name}, context {info.context}; "
         f"a token reads {info.unique_bytes() / 1e6:.1f} MB unique and executes {info.executed_bytes() / 1e6:.1f} MB"
     )
-    for note in notes:
+    for note in info.notes:
         say(f"note: {note}")

@@ -14,9 +14,10 @@ constexpr int kInterrupted = 130; // what a shell reports for Ctrl-C
 // Set by Ctrl-C; a second Ctrl-C ends the process at once.
 extern volatile std::sig_atomic_t stop_requested;
 
-extern const CommandText kInfo, kGenerate, kBench, kBandwidth;
+extern const CommandText kInfo, kGenerate, kTokenize, kBench, kBandwidth;
 int run_info(const Arguments &arguments);
 int run_generate(const Arguments &arguments);
+int run_tokenize(const Arguments &arguments);
 int run_bench(const Arguments &arguments, const std::string &command);
 int run_bandwidth(const Arguments &arguments);
 

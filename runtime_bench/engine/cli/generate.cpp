@@ -2,13 +2,13 @@
 #include <algorithm>
 #include <memory>
 
+#include "artifact_tokenizer.h"
 #include "commands.h"
 #include "engine.h"
 #include "format/description.h"
 #include "format/json_writer.h"
 #include "measure/machine.h"
 #include "sampler.h"
-#include "tokenizer/tokenizer.h"
 
 namespace ml {
 
@@ -46,16 +46,6 @@ struct Generation {
     std::vector<double> decode_ms;
 };
 
-std::unique_ptr<Tokenizer> read_tokenizer(const Description &about) {
-    require(about.tokenizer() != nullptr, about.path,
-            " carries no tokenizer, because its source had none; give the prompt with --tokens");
-    try {
-        return std::make_unique<Tokenizer>(*about.tokenizer());
-    } catch (const Error &error) {
-        throw Error(text(error.what(), "; use mobileloop run, or give the prompt with --tokens"));
-    }
-}
-
 std::vector<int64_t> prompt_of(const Arguments &arguments, const Description &about, const Tokenizer *tokenizer) {
     std::vector<int64_t> ids;
     const auto tokens = arguments.list("--tokens", 0, about.model.vocab_size - 1);
@@ -87,7 +77,11 @@ Generation generate(Session &session, const std::vector<int64_t> &prompt, size_t
     Generation result;
     result.prompt_tokens = prompt.size();
     std::optional<TextStream> stream;
-    if (tokenizer) stream.emplace(*tokenizer);
+    if (tokenizer) stream.emplace(*tokenizer, std::vector<uint32_t>(prompt.begin(), prompt.end()));
+    const auto show = [&](const std::string &piece) {
+        result.text += piece;
+        if (streaming && !piece.empty()) print(piece);
+    };
     double start = milliseconds_now();
     const std::vector<float> *logits = &session.run(prompt);
     result.prefill_ms = milliseconds_now() - start;
@@ -95,14 +89,13 @@ Generation generate(Session &session, const std::vector<int64_t> &prompt, size_t
         const uint32_t token = sampler.pick(*logits);
         if (std::find(ends.begin(), ends.end(), token) != ends.end()) break;
         result.tokens.push_back(token);
-        const std::string piece = stream ? stream->push(token) : text(result.text.empty() ? "" : " ", token);
-        result.text += piece;
-        if (streaming && !piece.empty()) print(piece);
+        show(stream ? stream->push(token) : text(result.text.empty() ? "" : " ", token));
         if (result.tokens.size() >= most) break;
         start = milliseconds_now();
         logits = &session.run({int64_t{token}});
         result.decode_ms.push_back(milliseconds_now() - start);
     }
+    if (stream) show(stream->flush());
     return result;
 }
 
@@ -154,7 +147,7 @@ int run_generate(const Arguments &arguments) {
     Session session(arguments.operand(), threads, asked_loops);
     std::unique_ptr<Tokenizer> tokenizer;
     try {
-        tokenizer = read_tokenizer(about);
+        tokenizer = read_tokenizer(about, "give the prompt with --tokens");
     } catch (const Error &error) {
         if (arguments.has("--prompt")) throw;
         std::fputs("note: tokens are shown as numbers, because the artifact has no tokenizer that this program "

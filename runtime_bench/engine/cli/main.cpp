@@ -47,6 +47,7 @@ constexpr const char *kHelp =
     "Commands:\n"
     "  info FILE      what an artifact is: model, schedule, quantization, bytes per token\n"
     "  generate FILE  generate text\n"
+    "  tokenize FILE  texts from stdin to token ids, and back\n"
     "  bench FILE     measure load, first token, prefill and decode by loops and threads\n"
     "  bandwidth      measure the read bandwidth of this machine, from cache to memory\n"
     "\n"
@@ -77,18 +78,20 @@ int run(const std::vector<std::string> &words) {
     }
     if (words[0] == "--help" || words[0] == "-h") return print(kHelp), 0;
     if (words[0] == "--version") return print("mobileloop-engine " ML_VERSION "\n"), 0;
-    for (const CommandText *command : {&kInfo, &kGenerate, &kBench, &kBandwidth}) {
+    for (const CommandText *command : {&kInfo, &kGenerate, &kTokenize, &kBench, &kBandwidth}) {
         if (words[0] != command->name) continue;
         const Arguments arguments(*command, {words.begin() + 1, words.end()});
         if (arguments.help()) return print(help_of(*command)), 0;
         if (command == &kInfo) return run_info(arguments);
         if (command == &kGenerate) return run_generate(arguments);
+        if (command == &kTokenize) return run_tokenize(arguments);
         if (command == &kBandwidth) return run_bandwidth(arguments);
         std::string line = "mobileloop-engine";
         for (const std::string &word : words) line += " " + word;
         return run_bench(arguments, line);
     }
-    throw Mistake(text("'", words[0], "' is no command; the commands are info, generate, bench and bandwidth"));
+    throw Mistake(
+        text("'", words[0], "' is no command; the commands are info, generate, tokenize, bench and bandwidth"));
 }
 
 } // namespace

@@ -7,10 +7,12 @@ Inputs that fuzzing has found are kept beside the seeds: `found-...` once crashe
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -182,6 +184,71 @@ def tokenizers() -> None:
         "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
     }
     put("tokenizer", "template", json.dumps(document).encode() + b"\0the the")
+    put("tokenizer", "unigram", json.dumps(unigram()).encode() + b"\0 the  cafe\xcc\x81\r\n<s>  th")
+    document = unigram() | {"normalizer": {"type": "NFKC"}, "added_tokens": added()}
+    document["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": " {2,}"}, "behavior": "MergedWithNext", "invert": False},
+            {"type": "Whitespace"},
+            {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False},
+        ],
+    }
+    document["decoder"] = {"type": "Strip", "content": "▁", "start": 1, "stop": 1}
+    put("tokenizer", "added", json.dumps(document).encode() + "\0 a  <m> thé the \ufb01".encode())
+
+
+def charsmap() -> str:
+    """A character map that makes "he" of "t", and nothing of a combining accent, in base64."""
+    # Unit 0 leads to 256 ^ byte; the accent's two bytes go on in the next block. Values are places in the texts.
+    units = [0] * 1024
+    units[0] = 256 << 10
+    units[256 ^ 0x74] = (256 ^ 0x74 ^ 768) << 10 | 1 << 8 | 0x74
+    units[768] = 1 << 31
+    units[256 ^ 0xCC] = (256 ^ 0xCC ^ 512) << 10 | 0xCC
+    units[512 ^ 0x81] = (512 ^ 0x81 ^ 769) << 10 | 1 << 8 | 0x81
+    units[769] = 1 << 31 | 2
+    return base64.b64encode(struct.pack(f"<I{len(units)}I", 4 * len(units), *units) + b"he\0").decode()
+
+
+def unigram() -> dict[str, Any]:
+    """A Unigram tokenizer."""
+    pieces = ["<unk>", "<s>", "</s>", "<0x0A>", "<0xC3>", "<0xA9>", "▁", "▁the", "th", "he", "▁ca", "fe", "f", "e", "t"]
+    return {
+        "added_tokens": [],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Precompiled", "precompiled_charsmap": charsmap()},
+                {"type": "Strip", "strip_left": False, "strip_right": True},
+                {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+                {"type": "Lowercase"},
+            ],
+        },
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "ByteFallback"},
+                {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True},
+            ],
+        },
+        "model": {
+            "type": "Unigram",
+            "unk_id": 0,
+            "byte_fallback": True,
+            "vocab": [[piece, -1.5 * at - 0.37] for at, piece in enumerate(pieces)],
+        },
+    }
+
+
+def added() -> list[dict[str, Any]]:
+    """Added tokens of every flag."""
+    flags = ["lstrip", "rstrip", "single_word", "normalized", "special"]
+    return [
+        {"id": at, "content": content, **{flag: flag in flags[at:] for flag in flags}}
+        for at, content in enumerate(["<m>", "the", "a", "<s>", "f"])
+    ]
 
 
 def texts() -> None:

@@ -1,4 +1,4 @@
-// A tokenizer's JSON, a zero byte and a text: read, encoded, decoded, streamed.
+// A tokenizer's JSON, a zero byte and a text: read, encoded, decoded, streamed, and its bytes as ids too.
 #include <cstring>
 #include <string>
 
@@ -10,6 +10,20 @@
 
 using fuzz::must;
 
+namespace {
+
+void check_stream(const ml::Tokenizer &tokenizer, const std::vector<uint32_t> &ids) {
+    const auto half = ids.begin() + static_cast<std::ptrdiff_t>(ids.size() / 2);
+    ml::TextStream stream(tokenizer), behind(tokenizer, {ids.begin(), half});
+    std::string pieces;
+    for (const uint32_t id : ids) pieces += stream.push(id);
+    must(pieces + stream.flush() == tokenizer.decode(ids), "the pieces of a stream are not the text of all tokens");
+    for (auto id = half; id != ids.end(); ++id) behind.push(*id);
+    behind.flush();
+}
+
+} // namespace
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const auto *split = size ? static_cast<const uint8_t *>(std::memchr(data, 0, size)) : nullptr;
     const std::string json(reinterpret_cast<const char *>(data), split ? static_cast<size_t>(split - data) : size);
@@ -20,11 +34,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         const ml::Json spec =
             ml::Json::parse(ml::JsonObject().add("json_text", json).add("add_bos", true).add("bos_id", 1).str());
         const ml::Tokenizer tokenizer(spec);
+        std::vector<uint32_t> numbers; // also of no token
+        for (const char byte : text) numbers.push_back(static_cast<uint8_t>(byte));
+        check_stream(tokenizer, numbers);
         const auto ids = tokenizer.encode(lossy);
         must(ids == tokenizer.encode(lossy), "two encodings of one text");
-        tokenizer.decode(ids);
-        ml::TextStream stream(tokenizer);
-        for (const uint32_t id : ids) stream.push(id);
+        check_stream(tokenizer, ids);
     } catch (const ml::Error &) {
     }
     return 0;

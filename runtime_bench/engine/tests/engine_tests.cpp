@@ -1592,7 +1592,7 @@ void test_artifacts() {
     CHECK(std::strstr(ml_last_error(), "a head is stored although") != nullptr);
     CHECK(!runs(make_artifact(metadata(""))));
     CHECK(!runs(make_artifact("[]")));
-    CHECK(!runs(make_artifact("{\"format_version\":3}")));
+    CHECK(!runs(make_artifact("{\"format_version\":4}")));
     for (const char *bits : {"8", "16", "32", "24", "4", "0"}) {
         std::string info = metadata(kStage);
         info.replace(info.find("\"kv_bits\":16") + 10, 2, bits);

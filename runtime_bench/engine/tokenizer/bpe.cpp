@@ -1,27 +1,19 @@
 #include "tokenizer/bpe.h"
 
-#include <cstdio>
 #include <queue>
 
-#include "error.h"
-#include "format/json.h"
-#include "tokenizer/unicode.h"
+#include "tokenizer/steps.h"
 
 namespace ml {
 namespace {
 
-constexpr uint64_t kMaxId = 1u << 24;
 constexpr uint32_t kNone = UINT32_MAX;
-
-bool flag(const Json &object, const char *key) { return !object.absent(key) && object.at(key).boolean(key); }
 
 } // namespace
 
 Bpe::Bpe(const Json &model) {
-    // Files from before the library wrote types hold BPE where they hold merges.
-    const std::string type = model.absent("type") ? "BPE" : model.at("type").string("model type");
-    require(type == "BPE", "the tokenizer's model is ", type, ", and this program knows BPE");
-    require(model.absent("dropout"), "the tokenizer's model drops merges at random (dropout)");
+    require(model.absent("dropout") || model.at("dropout").number("dropout") == 0,
+            "the tokenizer's model drops merges at random (dropout)");
     for (const char *affix : {"continuing_subword_prefix", "end_of_word_suffix"})
         require(model.absent(affix) || model.at(affix).string(affix).empty(), "the tokenizer's model sets ", affix,
                 ", which this program does not know");
@@ -34,8 +26,9 @@ Bpe::Bpe(const Json &model) {
     byte_fallback_ = flag(model, "byte_fallback");
     ignore_merges_ = flag(model, "ignore_merges");
     if (!model.absent("unk_token")) {
-        unknown_ = id(model.at("unk_token").string("unk_token"));
-        require(unknown_ >= 0, "the tokenizer's unknown token is not in its vocabulary");
+        const std::string &token = model.at("unk_token").string("unk_token");
+        unknown_ = id(token);
+        if (unknown_ < 0) missing_ = token;
     }
     read_merges(model.at("merges"));
 }
@@ -94,7 +87,6 @@ void Bpe::encode(std::string_view word, std::vector<uint32_t> &out) const {
 // One token per character, else one per byte, else the unknown token.
 void Bpe::split(std::string_view word, std::vector<uint32_t> &out) const {
     bool pending = false; // an unknown token that the next one may join
-    std::vector<uint32_t> bytes;
     for (size_t at = 0; at < word.size();) {
         const std::string text(word.substr(at, character_at(word, at).bytes));
         at += text.size();
@@ -105,19 +97,9 @@ void Bpe::split(std::string_view word, std::vector<uint32_t> &out) const {
             out.push_back(static_cast<uint32_t>(known));
             continue;
         }
-        if (byte_fallback_) {
-            bytes.clear();
-            for (const char byte : text) {
-                char name[8];
-                std::snprintf(name, sizeof name, "<0x%02X>", static_cast<unsigned>(static_cast<uint8_t>(byte)));
-                const int64_t token = id(name);
-                if (token >= 0) bytes.push_back(static_cast<uint32_t>(token));
-            }
-            if (bytes.size() == text.size()) {
-                out.insert(out.end(), bytes.begin(), bytes.end());
-                continue;
-            }
-        }
+        if (byte_fallback_ && encode_bytes(text, out)) continue;
+        require(missing_.empty(), "the tokenizer has no token for '", text, "', and its unknown token ", missing_,
+                " is not in its vocabulary");
         if (unknown_ < 0) continue;
         if (pending && !fuse_unknown_) out.push_back(static_cast<uint32_t>(unknown_));
         pending = true;

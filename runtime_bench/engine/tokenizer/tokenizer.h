@@ -1,6 +1,6 @@
 // Text to tokens and back, exactly as the `tokenizers` library and `mobileloop run` do it, for what artifacts carry:
-// byte-level BPE (GPT-2, SmolLM2, Llama 3, Qwen) and SentencePiece BPE (Llama 2, MobileLLM). Anything else is refused
-// by name when the tokenizer is read.
+// byte-level BPE (GPT-2, SmolLM2, Llama 3, Qwen), SentencePiece BPE (Llama 2, MobileLLM) and Unigram (T5, XGLM).
+// Anything else is refused by name when the tokenizer is read.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "tokenizer/bpe.h"
+#include "tokenizer/added_tokens.h"
+#include "tokenizer/decoder.h"
+#include "tokenizer/normalizer.h"
 #include "tokenizer/pieces.h"
+#include "tokenizer/token_model.h"
 
 namespace ml {
 
@@ -19,57 +22,51 @@ public:
     // `spec` is the `tokenizer` of an artifact's metadata (docs/format.md, section 2).
     explicit Tokenizer(const Json &spec);
 
-    // Tokens of a text in UTF-8; `special` adds what the model wants around a text.
+    // Tokens of a text in UTF-8; `special` adds what the model wants around a text. Throws ml::Error for a text that
+    // the library has no tokens for either.
     std::vector<uint32_t> encode(const std::string &text, bool special = true) const;
     // Tokens of one user's turn in the model's chat template, with the opening of the answer.
     std::vector<uint32_t> chat(const std::string &prompt, const std::optional<std::string> &system) const;
-    // Text of tokens, special ones left out.
-    std::string decode(const std::vector<uint32_t> &ids) const;
+    // Text of tokens, special ones and numbers without a token left out.
+    std::string decode(const std::vector<uint32_t> &ids) const { return decoded(ids).text; }
+    // The token of an id; null for a special one, and for a number without a token.
+    const std::string *token(uint32_t id) const;
+    // The text of tokens, and whether later ones may change it.
+    Decoder::Text decoded(const std::vector<uint32_t> &ids) const;
 
 private:
-    struct Added {
-        std::string content, match; // match: what stands for it in a text
-        uint32_t id = 0;
-        bool special = false, normalized = false;
-    };
-    struct Step { // of the normalizer or of the decoder
-        enum class Kind { prepend, replace, compose, byte_fallback, fuse, strip, byte_level } kind;
-        std::string pattern, content;
-        size_t count = 0;
-    };
-    struct Piece {
-        std::string text;
-        int64_t id = -1; // an added token; else text
-    };
-    void read_added(const Json &list);
-    void read_normalizer(const Json &json, int depth);
-    void read_post_processor(const Json &json, int depth);
-    void read_decoder(const Json &json, int depth);
-    std::string normalized(std::string text) const;
-    std::vector<Piece> cut_out(const std::string &text, bool normalized) const;
-    void decode_step(const Step &step, std::vector<std::string> &tokens) const;
+    Tokenizer(const Json &spec, const Json &json);
+    void read_post_processor(const Json &json);
 
-    std::unique_ptr<Bpe> model_;
-    std::unique_ptr<PreTokenizer> pre_tokenizer_;
-    std::vector<Added> added_; // longest first
-    std::vector<Step> normalizer_, decoder_;
-    bool has_decoder_ = false;
+    std::unique_ptr<TokenModel> model_;
+    Normalizer normalizer_;
+    AddedTokens added_;
+    PreTokenizer pre_tokenizer_;
+    Decoder decoder_;
     std::vector<uint32_t> before_, after_; // special tokens around a text
     std::optional<uint32_t> bos_;
     std::optional<std::string> chat_template_;
 };
 
-// Turns tokens into text piece by piece, holding back what a later token may still change.
+// Turns tokens into text piece by piece, holding back what a later token may still change: the pieces and the flush,
+// joined, are the text of all tokens. Behind a prompt they are what the text of the prompt and all tokens has beyond
+// the length of the prompt's.
 class TextStream {
 public:
-    explicit TextStream(const Tokenizer &tokenizer) : tokenizer_(tokenizer) {}
+    explicit TextStream(const Tokenizer &tokenizer, std::vector<uint32_t> behind = {});
+
     std::string push(uint32_t id);
+    // What was held back; nothing may be pushed behind it.
+    std::string flush();
 
 private:
+    std::string beyond_prompt(std::string piece);
+
     const Tokenizer &tokenizer_;
     std::vector<uint32_t> ids_; // a window: decoding one token alone may differ from decoding it behind others
-    std::string shown_;         // the text of the window's first `settled_` tokens
-    size_t settled_ = 0;
+    std::string shown_;         // the text of the window's tokens that came out already
+    size_t settled_ = 0;        // tokens of the window whose text was out when the last piece came
+    size_t skip_;               // characters of the prompt's text that are still to come
 };
 
 } // namespace ml

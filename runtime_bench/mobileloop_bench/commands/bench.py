@@ -13,6 +13,7 @@ import typer
 from mobileloop.commands.options import Cpus, OnnxKernel, check_range, session_options
 from mobileloop.console import INTERRUPTED, open_console, say
 from mobileloop.errors import MobileloopError
+from mobileloop.files import text_of
 
 if TYPE_CHECKING:  # pydantic, numpy and rich stay out of `mobileloop --help`
     from mobileloop.runtimes.base import SessionOptions
@@ -200,7 +201,7 @@ def measure_and_show(
     if peers:
         plan = with_peers(plan, peers, source)
     console = open_console()
-    command = shlex.join(["mobileloop", *sys.argv[1:]])
+    command = text_of(shlex.join(["mobileloop", *sys.argv[1:]]))
     document = run_bench(console, plan, probes, json_out, command, machine_file)
     print_results(console, document)
     return document
@@ -241,7 +242,7 @@ def _recipe(
         tell(f"going on behind {counted(before.rounds, 'round')} of {json_out}")
     agreed = agreement.check(plan, llama.gguf(store), tell)
     console = open_console()
-    command = shlex.join(["mobileloop", *sys.argv[1:]])
+    command = text_of(shlex.join(["mobileloop", *sys.argv[1:]]))
     document = run_bench(console, plan, probes, json_out, command, machine_file, before, recipe=name, agreement=agreed)
     table.print_scoreboard(console, document)
     if markdown is not None:

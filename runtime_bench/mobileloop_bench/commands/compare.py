@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,7 +83,7 @@ def compare(
         assert against is not None
         report = comparing.compare_artifacts(_document(before, store), artifact, against, rule)
     if as_json:
-        typer.echo(report.model_dump_json())
+        typer.echo(json.dumps(json.loads(report.model_dump_json())))
     elif as_markdown:
         typer.echo(markdown(report), nl=False)
     else:

@@ -15,6 +15,7 @@ import typer
 from mobileloop.commands.options import check_range
 from mobileloop.console import INTERRUPTED, open_console, print_text, progress_bars, say
 from mobileloop.errors import MobileloopError
+from mobileloop.files import text_of
 from mobileloop_bench.commands.bench import DecodeTokens, Loops, PromptTokens, Repetitions, say_document
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def bench(
         cooldown_s=cooldown,
         wait_s=wait,
         with_bandwidth=bandwidth,
-        command=shlex.join(["mobileloop", *sys.argv[1:]]),
+        command=text_of(shlex.join(["mobileloop", *sys.argv[1:]])),
     )
     order.check()
     serials = choose(devices)

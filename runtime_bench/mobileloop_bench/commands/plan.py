@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +100,7 @@ def plan(
         raise MobileloopError(f"--threads {max(counts)} is more than the {cores} cores of {where.name}; ask for fewer.")
     made = make_budget_plan(name, options, where, budget_ms, counts, context_depth)
     if as_json:
-        typer.echo(made.model_dump_json())
+        typer.echo(json.dumps(json.loads(made.model_dump_json())))
     else:
         print_budget_plan(open_console(), made)
     if made.deepest is None:

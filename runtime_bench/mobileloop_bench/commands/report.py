@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from mobileloop.console import say
+
 
 def report(
     results: Annotated[list[Path], typer.Argument(metavar="OUT...", help="Results of mobileloop bench --json.")],
@@ -49,4 +51,4 @@ def report(
     if html is None and markdown is None and charts is None:
         html = Path("report.html")
     for path in write_report(results, html, markdown, charts, chart_format):
-        typer.echo(f"Wrote {path}")
+        say(f"Wrote {path}")

@@ -13,6 +13,7 @@ import typer
 
 from mobileloop.console import open_console, say
 from mobileloop.errors import MobileloopError
+from mobileloop.files import text_of
 
 if TYPE_CHECKING:  # duckdb stays out of `mobileloop --help`
     from mobileloop_bench.results.exports import Table
@@ -75,13 +76,13 @@ def add(
         from mobileloop_bench.results.store import run_id
 
         for path, document in zip(files, documents, strict=True):
-            told.append({"file": str(path), "run": run_id(document), "state": opened.add(document)})
+            told.append({"file": text_of(path), "run": run_id(document), "state": opened.add(document)})
     if as_json:
         typer.echo(json.dumps(told))
         return
     words = {"added": "added", "replaced": "replaced its earlier state", "kept": "is older than what the store has"}
     for one in told:
-        typer.echo(f"{one['run']}  {one['file']}: {words[one['state']]}")
+        say(f"{one['run']}  {one['file']}: {words[one['state']]}")
 
 
 @results.command(name="list")
@@ -179,7 +180,7 @@ def export(
         chosen = exports.export_format(out, form)
         table = _selected(opened, wanted, sql, SHOWN if chosen == "markdown" else "*")
     exports.export(table, out, chosen)
-    typer.echo(f"Wrote {out}, {len(table.rows)} rows")
+    say(f"Wrote {out}, {len(table.rows)} rows")
 
 
 @results.command()

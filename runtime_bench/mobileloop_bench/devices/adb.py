@@ -19,6 +19,8 @@ from mobileloop.errors import MobileloopError
 from mobileloop_bench.measure.turns import Stopped
 
 STATES = ("device", "offline", "unauthorized", "authorizing", "no permissions", "recovery", "sideload", "bootloader")
+# What `adb devices -l` says of a device behind its state.
+_FACT = re.compile(r"(?:usb|product|model|device|transport_id|features|devpath):")
 LOST = ("vanished", "offline", "late")
 QUICK_S = 30.0
 PUSH_BYTES_PER_S = 1e6  # slower is taken for a hanging cable; USB 2 gives 30 times that
@@ -70,6 +72,7 @@ class AdbError(MobileloopError):
     """
 
     def __init__(self, kind: str, serial: str = "the device", doing: str = "talking to it", detail: str = "") -> None:
+        serial = printable(serial)
         super().__init__(SENTENCES[kind].format(serial=serial, doing=doing, detail=detail or "no reason given") + ".")
         self.kind = kind
 
@@ -117,12 +120,33 @@ def list_devices() -> list[Listed]:
 
 
 def _listed(line: str) -> Listed:
-    serial, _, rest = line.strip().partition("\t") if "\t" in line else line.strip().partition(" ")
-    rest = rest.strip()
-    for state in STATES:
-        if re.match(rf"{state}\b", rest):
-            return Listed(serial.strip(), state, printable(rest[len(state) :].strip()))
-    return Listed(serial.strip(), printable(rest.split(" ")[0]) or "unknown")
+    """One line: a serial, padded to 22 columns, a state, for some states an explanation, and facts such as `usb:1-1`.
+
+    A serial may hold spaces and parentheses: adb takes it from the name of a service in the network, to which ` (2)` is
+    added where the name is taken. So a line is read from its end: the facts, then the state.
+    """
+    serial, tab, rest = line.strip().partition("\t")
+    if tab:
+        state, detail = _state(rest.strip())
+        return Listed(serial.strip(), state, detail)
+    told = line.strip()
+    if match := re.search(r"\s(no permissions\b.*)", told):
+        return Listed(told[: match.start()].strip(), *_state(match[1]))
+    words = re.split(r"(\s+)", told)
+    facts = 0
+    while len(words) - facts > 4 and _FACT.match(words[len(words) - 1 - facts]):
+        facts += 2
+    kept = words[: len(words) - facts]
+    if len(kept) < 3:
+        return Listed(told, "unknown")
+    detail = "".join(words[len(kept) :])
+    return Listed("".join(kept[:-2]).strip(), printable(kept[-1]) or "unknown", printable(detail))
+
+
+def _state(text: str) -> tuple[str, str]:
+    """A state and what is said of it."""
+    state = next((one for one in STATES if re.match(rf"{one}\b", text)), text.split(" ")[0])
+    return printable(state) or "unknown", printable(text[len(state) :])
 
 
 def choose(wanted: Sequence[str] | None) -> list[str]:
@@ -142,8 +166,9 @@ def choose(wanted: Sequence[str] | None) -> list[str]:
         return ready
     if not wanted:
         if len(seen) > 1:
+            names = ", ".join(map(printable, seen))
             raise MobileloopError(
-                f"adb sees {len(seen)} devices ({', '.join(seen)}); choose with --device SERIAL or take --device all."
+                f"adb sees {len(seen)} devices ({names}); choose with --device SERIAL or take --device all."
             )
         wanted = list(seen)
     for serial in dict.fromkeys(wanted):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mobileloop
 from mobileloop.artifact import ArtifactInfo, runtime_of
+from mobileloop.console import visible
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.engine import read_info
 from mobileloop_bench.devices.adb import Adb, AdbError, printable, quoted
@@ -78,7 +79,7 @@ def open_files(paths: Sequence[Path]) -> list[File]:
             raise MobileloopError(
                 f"{path} is not an engine artifact, and {PROGRAM} runs only those; export with --to engine."
             )
-        label = path.name if names.count(path.name) == 1 else str(path)
+        label = visible(path.name if names.count(path.name) == 1 else str(path))
         files.append(File(label, payload(path, ".safetensors"), read_info(path)))
     return files
 
@@ -136,7 +137,7 @@ def put(adb: Adb, one: Payload, executable: bool, say: Say) -> bool:
     Raises:
         AdbError: for a lost device, no space, or a checksum that differs.
     """
-    name = one.path.name
+    name = visible(one.path.name)
     if _sha256(adb, one.remote) == one.sha256:
         return False
     adb.checked(quoted("mkdir", "-p", FOLDER), f"making {FOLDER}")
@@ -192,7 +193,7 @@ def check_engine(adb: Adb, engine: Payload, files: Sequence[File]) -> None:
 
 def install(adb: Adb, engine: Payload, files: Sequence[File], say: Say) -> list[str]:
     """Everything that measuring needs, on the device and checked; returns the names of the files that were pushed."""
-    pushed = [engine.path.name] if put(adb, engine, True, say) else []
+    pushed = [visible(engine.path.name)] if put(adb, engine, True, say) else []
     pushed += [file.label for file in files if put(adb, file.payload, False, say)]
     say(f"checking {PROGRAM}")
     check_engine(adb, engine, files)

@@ -86,7 +86,7 @@ def _in_child(one: Configuration, settings: Settings) -> Memory:
     try:
         done = subprocess.run(
             [sys.executable, "-m", "mobileloop_bench.measure.memory"],
-            input=request.model_dump_json(),
+            input=json.dumps(request.model_dump()),  # a path may hold bytes that are not UTF-8
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,

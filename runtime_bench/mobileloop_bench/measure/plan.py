@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mobileloop import runtimes
 from mobileloop.artifact import ArtifactInfo, runtime_of
+from mobileloop.console import visible
 from mobileloop.errors import MobileloopError
 from mobileloop.runtimes.base import SessionOptions
 from mobileloop.runtimes.streaming import Streaming
@@ -135,7 +136,7 @@ def open_artifacts(paths: Sequence[Path], options: SessionOptions | None = None)
             info, details = session.info, session.details()
         finally:
             session.close()
-        label = path.name if names.count(path.name) == 1 else str(path)
+        label = visible(path.name if names.count(path.name) == 1 else str(path))
         size = _size_on_disk(path)
         artifacts.append(Artifact(label, path, runtime, info, details, size, options))
     return artifacts

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.checkpoint import Checkpoint
-from mobileloop.checkpoints.gguf import damage_named
 from mobileloop.checkpoints.load import load_checkpoint
-from mobileloop.errors import MobileloopError
+from mobileloop.errors import MobileloopError, library_errors
 from mobileloop.files import written_whole
 from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import QuantTensor
@@ -113,7 +112,7 @@ def stored(gguf: Path) -> Stored:
     """
     from gguf import GGUFReader
 
-    with damage_named(gguf, "the header or a tensor"):
+    with library_errors(f"the header or a tensor of {gguf}", "it is damaged; download it again"):
         tensors = GGUFReader(str(gguf)).tensors
     types = frozenset(tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1)
     untied = any(tensor.name == "output.weight" for tensor in tensors)

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 
 from mobileloop.errors import MobileloopError
-from mobileloop.files import written_whole
+from mobileloop.files import utf8_path, written_whole
 from mobileloop_bench.writing.markdown import markdown_table
 from mobileloop_bench.writing.table import Column
 from mobileloop_bench.writing.table import Table as Screen
@@ -107,7 +107,7 @@ def _copy(table: Table, path: Path, form: str) -> None:
     marks = ", ".join("?" * len(table.columns))
     names = ['"' + name.replace('"', '""') + '"' for name in table.columns]
     defined = ", ".join(f"{name} {kind}" for name, kind in zip(names, table.kinds, strict=True))
-    quoted = str(path).replace("'", "''")
+    quoted = utf8_path(path, "DuckDB").replace("'", "''")
     try:
         with duckdb.connect(":memory:") as connection:
             connection.execute(f"CREATE TABLE out ({defined})")

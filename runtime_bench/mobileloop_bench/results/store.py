@@ -22,7 +22,7 @@ import duckdb
 
 from mobileloop import __version__
 from mobileloop.errors import MobileloopError
-from mobileloop.files import data_path
+from mobileloop.files import data_path, utf8_path
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.exports import Table, first_line
 from mobileloop_bench.results.result import PHASES, Result
@@ -238,7 +238,7 @@ def opened(path: Path, write: bool = False) -> Iterator[Store]:
         "python_enable_replacements": False,
     }
     try:
-        connection = duckdb.connect(str(path), read_only=not write, config=fixed)
+        connection = duckdb.connect(utf8_path(path, "DuckDB"), read_only=not write, config=fixed)
     except (duckdb.Error, OSError) as error:
         raise MobileloopError(_refusal(path, error)) from None
     try:

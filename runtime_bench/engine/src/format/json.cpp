@@ -1,5 +1,6 @@
 #include "format/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <locale.h>
 #include <stdlib.h>
@@ -8,6 +9,14 @@
 #include "format/utf8.h"
 
 namespace ml {
+namespace {
+
+double plain_double(const std::string &text) {
+    static const locale_t plain = newlocale(LC_ALL_MASK, "C", nullptr); // a process's own may read a comma
+    return strtod_l(text.c_str(), nullptr, plain);
+}
+
+} // namespace
 
 class JsonReader {
 public:
@@ -66,7 +75,9 @@ private:
             word("null");
         } else {
             value.kind_ = Json::Kind::number;
+            const size_t begin = at_;
             value.number_ = read_number();
+            value.string_ = text_.substr(begin, at_ - begin);
         }
         return value;
     }
@@ -114,8 +125,7 @@ private:
             if (!skip('+')) skip('-');
             digits();
         }
-        static const locale_t plain = newlocale(LC_ALL_MASK, "C", nullptr); // a process's own may read a comma
-        const double number = strtod_l(std::string(text_.substr(begin, at_ - begin)).c_str(), nullptr, plain);
+        const double number = plain_double(std::string(text_.substr(begin, at_ - begin)));
         check(std::isfinite(number), "has a number out of range");
         return number;
     }
@@ -185,6 +195,32 @@ bool Json::boolean(const std::string &where) const {
 double Json::number(const std::string &where) const {
     require(kind_ == Kind::number, where, " is not a number");
     return number_;
+}
+double Json::plain_number(const std::string &where) const {
+    number(where);
+    uint64_t digits = 0;
+    int64_t exponent = 0;
+    bool full = false, fraction = false;
+    const char *c = string_.c_str();
+    const bool negative = *c == '-';
+    for (c += negative; *c && *c != 'e' && *c != 'E'; c++) {
+        if (*c == '.') {
+            fraction = true;
+            continue;
+        }
+        const auto digit = static_cast<uint64_t>(*c - '0');
+        full = full || digits > (UINT64_MAX - digit) / 10;
+        if (!full) digits = digits * 10 + digit;
+        exponent += (full && !fraction) - (!full && fraction);
+    }
+    // Beyond this, all is zero or out of range.
+    if (*c) exponent += std::max(-1000000L, std::min(1000000L, strtol(c + 1, nullptr, 10)));
+    auto value = static_cast<double>(digits);
+    for (; exponent < -308 && value != 0; exponent += 308) value /= 1e308;
+    const double power = plain_double("1e" + std::to_string(std::min<int64_t>(std::llabs(exponent), 308)));
+    value = exponent < 0 ? value / power : value * power;
+    require(std::isfinite(value), where, " is out of range");
+    return negative ? -value : value;
 }
 uint64_t Json::whole(const std::string &where, uint64_t least, uint64_t most) const {
     const double value = number(where);

@@ -19,6 +19,9 @@ public:
     // Typed access; each throws ml::Error naming `where` when the value is of another kind.
     bool boolean(const std::string &where) const;
     double number(const std::string &where) const;
+    // The same as the `tokenizers` library reads it: digits as a whole number, then a power of ten, each rounded, so
+    // that the last bit may be another.
+    double plain_number(const std::string &where) const;
     uint64_t whole(const std::string &where, uint64_t least, uint64_t most) const;
     const std::string &string(const std::string &where) const;
     const std::vector<Json> &array(const std::string &where) const;
@@ -32,7 +35,7 @@ private:
     Kind kind_ = Kind::null;
     bool boolean_ = false;
     double number_ = 0;
-    std::string string_;
+    std::string string_; // of a number: its text
     std::vector<Json> array_;
     std::map<std::string, Json> object_;
 };

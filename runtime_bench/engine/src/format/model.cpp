@@ -18,7 +18,7 @@
 namespace ml {
 namespace {
 
-constexpr uint64_t kFormatVersion = 2;
+constexpr uint64_t kFormatVersion = 3;
 constexpr uint64_t kMaxOffset = uint64_t{1} << 48;
 
 constexpr const char *kHaltingRules[] = {"none", "latent_difference", "cosine", "exit_gate"}; // by ml_halting_rule

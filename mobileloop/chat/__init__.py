@@ -1,0 +1,1 @@
+"""Chat templates, as an artifact carries them: untrusted."""
