@@ -8,6 +8,7 @@ import pytest
 from builders import TINY, add_tokenizer, packed_model, write_engine, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from mobileloop.artifact import ArtifactInfo
@@ -63,16 +64,16 @@ def test_four_bits_are_fitted_and_eight_are_not(folder, run):
     assert run(folder, "--quantize", "int8", "--calibrate", "packaged")["calibration"]["tokens"] == 8192
 
 
-def test_without_calibration_the_file_is_what_it_was(folder, tmp_path, run):
-    """Rounded weights, no word of a calibration in the metadata."""
+def test_without_calibration_the_weights_are_what_they_were(folder, tmp_path, run):
+    """Rounded, byte for byte, and no word of a calibration or a price."""
     facts = run(folder, "--calibrate", "none", "--no-price")
     assert facts["calibration"] is None
-    assert facts["notes"] == []
+    assert not any("fitted" in note or "KL" in note for note in facts["notes"])
     checkpoint = load_checkpoint(str(folder))
-    packed = PackedModel.from_checkpoint(checkpoint)
-    write_engine(tmp_path / "b.safetensors", checkpoint, packed, 512, 16)
-    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
-    assert b"calibration" not in (tmp_path / "b.safetensors").read_bytes()
+    write_engine(tmp_path / "b.safetensors", checkpoint, PackedModel.from_checkpoint(checkpoint), 512, 16)
+    one, two = load_file(tmp_path / "a.safetensors"), load_file(tmp_path / "b.safetensors")
+    assert one.keys() == two.keys()
+    assert all(one[name].tobytes() == two[name].tobytes() for name in one)
 
 
 def test_what_needs_no_fitting_is_not_fitted(tmp_path):
@@ -80,7 +81,8 @@ def test_what_needs_no_fitting_is_not_fitted(tmp_path):
     config = kept.config.model_copy(update={"random_weights": False})
     packed, notes = pack(replace(kept, config=config), kept.schedule, "engine", Ask("int4", 32))
     assert packed.calibration is None
-    assert notes == ("22 matrices kept bit for bit from the checkpoint",)  # and no price: nothing was lost
+    assert packed.notes == ("22 matrices kept bit for bit from the checkpoint",)
+    assert notes == ()  # no price: nothing was lost
     _, notes = pack(replace(kept, config=config), kept.schedule, "engine", Ask("int4", 32, "packaged"))
     assert "there was nothing to calibrate" in notes[-1]
     assert pack(random_model(TINY), kept.schedule, "engine", Ask("int4", 32))[1] == ()
