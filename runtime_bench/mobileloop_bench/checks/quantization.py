@@ -146,9 +146,16 @@ def perplexity_of(answers: torch.Tensor, tokens: Sequence[int]) -> float:
 def run_tool(folder: Path, *words: str) -> None:
     """One of llama.cpp's programs; what it says goes nowhere unless it fails."""
     command = [str(folder / words[0]), *words[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise MobileloopError(
+            f"{command[0]} does not start ({error.strerror}); give its folder with --llama."
+        ) from None
     if done.returncode != 0:
-        raise MobileloopError(f"{words[0]} failed: {(done.stderr.strip() or done.stdout).splitlines()[-1]}")
+        raise MobileloopError(
+            f"{words[0]} failed: {(done.stderr.strip() or done.stdout.strip() or str(done.returncode)).splitlines()[-1]}"
+        )
 
 
 def llama_files(tools: Path, source: Path, work: Path, text: Path) -> Iterator[tuple[str, Path]]:
