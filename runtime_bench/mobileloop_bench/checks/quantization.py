@@ -153,9 +153,8 @@ def run_tool(folder: Path, *words: str) -> None:
             f"{command[0]} does not start ({error.strerror}); give its folder with --llama."
         ) from None
     if done.returncode != 0:
-        raise MobileloopError(
-            f"{words[0]} failed: {(done.stderr.strip() or done.stdout.strip() or str(done.returncode)).splitlines()[-1]}"
-        )
+        told = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        raise MobileloopError(f"{words[0]} failed: {told.splitlines()[-1]}")
 
 
 def llama_files(tools: Path, source: Path, work: Path, text: Path) -> Iterator[tuple[str, Path]]:
