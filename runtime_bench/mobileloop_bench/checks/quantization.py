@@ -10,6 +10,8 @@ float32 by the PyTorch reference under the schedule: the mean Kullback-Leibler d
 nats, and the perplexity, over the packaged text and over one more. No candidate was fitted to a token of either;
 ours and the importance matrix get the same calibration text.
 
+What was made and found stays in the work folder, and a check that was stopped goes on there.
+
 Bytes are those of the weights: codes, scales and minimums of every matrix, and float32 norms.
 """
 
@@ -21,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -180,19 +183,42 @@ def file_weight_bytes(path: Path) -> int:
     return sum(int(tensor.n_bytes) for tensor in GGUFReader(str(path)).tensors)
 
 
-def ours(
-    evaluator: Evaluator, wanted: dict[str, Wanted], rounded: Sequence[tuple[str, int]] = ()
-) -> Iterator[tuple[PackedModel, str, float | None]]:
-    """(packed, name, minutes) of what we make of the float source."""
-    source, schedule = evaluator.source, evaluator.schedule
-    for quantization, group in rounded:
-        packed = PackedModel.from_checkpoint(source, quantization, schedule, group=group)
-        yield packed, f"{quantization}, groups of {group}, rounded", None
-    for name, one in wanted.items():
-        start = time.monotonic()
-        fitted = fit(source, schedule, one, Text.packaged())
-        packed = PackedModel.from_checkpoint(source, one.quantization, schedule, group=one.group, fitted=fitted)
-        yield packed, name, (time.monotonic() - start) / 60
+def ours(source: Checkpoint, schedule: Schedule, sizes: Sequence[int]) -> dict[str, Callable[[], PackedModel]]:
+    """What we make of the float source, by name."""
+
+    def rounded(quantization: str) -> PackedModel:
+        return PackedModel.from_checkpoint(source, quantization, schedule)
+
+    def fitted(wanted: Wanted) -> PackedModel:
+        made = fit(source, schedule, wanted, Text.packaged())
+        return PackedModel.from_checkpoint(source, wanted.quantization, schedule, group=wanted.group, fitted=made)
+
+    return {
+        **{f"{name}, rounded": partial(rounded, name) for name in ("int4-symmetric", "int4")},
+        **{f"{name}, fitted": partial(fitted, Wanted(name)) for name in ("int4-symmetric", "int4")},
+        **{f"--budget {size}": partial(fitted, Wanted(budget_bytes=size)) for size in sizes},
+    }
+
+
+class Kept:
+    """The scores of a check so far: one that was stopped goes on where it was."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.scores: dict[str, Score] = {}
+        if path.is_file():
+            self.scores = {one["name"]: Score(**one) for one in json.loads(read_text(path))}
+
+    def of(self, name: str) -> Score | None:
+        """What is known of a candidate."""
+        return self.scores.get(name)
+
+    def add(self, score: Score) -> Score:
+        """Write it down."""
+        self.scores[score.name] = score
+        with written_whole(self.path) as fresh:
+            fresh.write_text(json.dumps([asdict(one) for one in self.scores.values()], indent=1), encoding="utf-8")
+        return score
 
 
 def check(source: Path, tools: Path, work: Path, schedule: str | None, text: Path) -> list[Score]:
@@ -210,19 +236,25 @@ def check(source: Path, tools: Path, work: Path, schedule: str | None, text: Pat
     texts = {"packaged": tokenizer.encode(packaged)[:TOKENS], text.name: tokenizer.encode(read_text(text))[:TOKENS]}
     chosen = Schedule.parse(schedule, checkpoint.config.num_blocks) if schedule else checkpoint.schedule
     evaluator = Evaluator(checkpoint, chosen, texts)
+    kept = Kept(work / f"scores-{chosen.name.replace(':', '-')}.json")
     scores, sizes = [evaluator.floats()], set()
     for name, path in llama_files(tools, floats, work, calibration):
         size = file_weight_bytes(path)
-        sizes.add(size)
-        scores.append(evaluator.score(name, float_tensors(load_checkpoint(str(path))), size, None))
-    wanted = {
-        "int4-symmetric, fitted": Wanted("int4-symmetric"),
-        "int4, fitted": Wanted("int4"),
-        **{f"--budget {size}": Wanted(budget_bytes=size) for size in sorted(sizes)},
-    }
-    for packed, name, minutes in ours(evaluator, wanted, [("int4-symmetric", 32), ("int4", 32)]):
-        scores.append(evaluator.score(name, packed.dequantized(), packed.weight_bytes(), minutes))
+        if "importance" not in name:
+            sizes.add(size)
+        found = kept.of(name) or evaluator.score(name, float_tensors(load_checkpoint(str(path))), size, None)
+        scores.append(kept.add(found))
+    for name, make in ours(checkpoint, chosen, sorted(sizes)).items():
+        scores.append(kept.add(kept.of(name) or _made(evaluator, name, make)))
     return sorted(scores, key=lambda score: (score.weight_bytes, -score.mean_kl["packaged"]))
+
+
+def _made(evaluator: Evaluator, name: str, make: Callable[[], PackedModel]) -> Score:
+    """Make one of ours, timed, and judge it."""
+    start = time.monotonic()
+    packed = make()
+    minutes = None if packed.calibration is None else (time.monotonic() - start) / 60
+    return evaluator.score(name, packed.dequantized(), packed.weight_bytes(), minutes)
 
 
 def table(scores: Sequence[Score]) -> list[str]:
