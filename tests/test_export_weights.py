@@ -124,6 +124,22 @@ def test_the_price_of_a_model_without_a_tokenizer_is_unknown():
     assert "unknown: the source has no tokenizer" in pack(bare, Schedule.plain(3), "engine", Ask("int4", 32))[1][-1]
 
 
+def test_a_price_that_is_no_number_is_no_price(folder):
+    checkpoint = load_checkpoint(str(folder))
+    broken = {**checkpoint.tensors, "final_norm": np.full(64, np.nan, np.float32)}
+    _, notes = pack(replace(checkpoint, tensors=broken), checkpoint.schedule, "engine", Ask("int8", 32))
+    assert "unknown: the answers of the model are not finite numbers" in notes[-1]
+
+
+def test_the_text_is_an_input_that_no_output_replaces(folder, tmp_path):
+    text = tmp_path / "text.safetensors"
+    text.write_text(TEXT)
+    done = CliRunner().invoke(app, ["export", str(folder), "--calibrate", str(text), "-o", str(text)])
+    assert done.exit_code == 2
+    assert "is an input of this command" in " ".join(done.output.split())
+    assert text.read_text() == TEXT
+
+
 def test_loops_that_the_model_was_not_made_for_are_left_out():
     checkpoint = random_model(TINY)
     assert trained_loops(checkpoint, Schedule.plain(3)) is None

@@ -231,6 +231,33 @@ def test_no_tokenizer_no_text():
         fit(checkpoint, checkpoint.schedule, Wanted(), Text.packaged())
 
 
+@pytest.mark.parametrize("name", ["final_norm", "blocks.1.input_layernorm"])
+@pytest.mark.parametrize("budget", [None, 10**6])
+def test_a_model_that_computes_no_numbers_is_told(tmp_path, name, budget):
+    checkpoint = texted(tmp_path)
+    broken = np.full(64, np.nan, np.float32)
+    damaged = replace(checkpoint, tensors={**checkpoint.tensors, name: broken})
+    with pytest.raises(MobileloopError, match="computes numbers that are not finite; check the checkpoint"):
+        fit(damaged, damaged.schedule, Wanted(budget_bytes=budget), Text("own", "some words " * 30))
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_weights_that_are_no_numbers_are_told(tmp_path, value):
+    checkpoint = texted(tmp_path)
+    weights = checkpoint.tensors["blocks.0.v_proj"].copy()
+    weights[3, 5] = value
+    damaged = replace(checkpoint, tensors={**checkpoint.tensors, "blocks.0.v_proj": weights})
+    with pytest.raises(MobileloopError, match=r"not (a )?finite"):
+        fit(damaged, damaged.schedule, Wanted(), Text("own", "some words " * 30))
+
+
+def test_windows_are_no_longer_than_the_model_was_made_for(tmp_path):
+    checkpoint = texted(tmp_path, max_position=48)
+    fitted = fit(checkpoint, checkpoint.schedule, Wanted(), Text("own", "word " * 25))
+    assert fitted.calibration.tokens == 2 * 48  # of 125 bytes
+    assert price(checkpoint, PackedModel.from_checkpoint(checkpoint, fitted=fitted)).tokens == 48
+
+
 # -- the price --------------------------------------------------------------------------------------
 
 
@@ -242,6 +269,8 @@ def test_the_price_is_the_divergence_over_the_packaged_text(tmp_path):
     assert found.mean_kl > 0
     exact = PackedModel.from_checkpoint(checkpoint, "none")
     assert price(checkpoint, exact).mean_kl == 0
+    lost = torch.full((3, 4), torch.nan)
+    assert np.isnan(divergence(lost, lost))
 
 
 def test_a_price_takes_a_bounded_time(tmp_path):

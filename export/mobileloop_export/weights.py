@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError
-from mobileloop.files import read_text
+from mobileloop.files import read_text, text_of
 from mobileloop.packed import PackedModel, keeps, planned
 from mobileloop.quant.schemes import SCHEMES
 from mobileloop.spec.capabilities import CAPABILITIES
@@ -83,7 +84,7 @@ def pack(
         from mobileloop.quant.fit import Text, Wanted, fit
 
         named = ask.calibrate not in (AUTO, PACKAGED)
-        text = Text(Path(ask.calibrate).name, read_text(Path(ask.calibrate))) if named else Text.packaged()
+        text = Text(text_of(Path(ask.calibrate).name), read_text(Path(ask.calibrate))) if named else Text.packaged()
         wanted = Wanted(ask.quantization, ask.group, ask.budget_bytes, CAPABILITIES[target].groups)
         fitted = fit(checkpoint, schedule, wanted, text, loops, lambda step, done: progress(step, 0.9 * done))
         packed = PackedModel.from_checkpoint(checkpoint, ask.quantization, schedule, None, ask.group, fitted)
@@ -161,6 +162,8 @@ def _priced(checkpoint: Checkpoint, packed: PackedModel, loops: int | None, prog
     if found is None:
         why = "the source has no tokenizer" if checkpoint.tokenizer is None else "the model is too large to run quickly"
         return [f"what packing the weights cost is unknown: {why}"]
+    if not math.isfinite(found.mean_kl):
+        return ["what packing the weights cost is unknown: the answers of the model are not finite numbers"]
     return [
         f"packing the weights cost a mean KL of {found.mean_kl:.2g} nats from the source's own values, over "
         f"{found.tokens} tokens of the packaged text"

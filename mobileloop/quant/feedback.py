@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mobileloop.errors import MobileloopError
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.quant.search import codes_of, inverse_of, searched, value_of
 
@@ -73,3 +74,12 @@ def inverse_factor(moments: F32, damping: float = DAMPING) -> F32:
     inverse = np.linalg.inv(lower)
     factor: F32 = np.ascontiguousarray(inverse[::-1, ::-1]).astype(np.float32)
     return factor
+
+
+def check_finite(values: F32) -> None:
+    """Raise MobileloopError where what a model computes over a text is no finite number."""
+    if not np.isfinite(values).all():
+        raise MobileloopError(
+            "over the calibration text the model computes numbers that are not finite; check the checkpoint, or export "
+            "it with --calibrate none."
+        )

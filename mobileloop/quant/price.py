@@ -55,7 +55,7 @@ def price(
     Returns:
         None where the source has no tokenizer, or is so large that it would take too long.
     """
-    count = affordable_tokens(packed.config, packed.schedule, loops)
+    count = min(affordable_tokens(packed.config, packed.schedule, loops), packed.config.max_position)
     if checkpoint.tokenizer is None or count == 0:
         return None
     text = resources.files("mobileloop.data").joinpath("verify.txt").read_text(encoding="utf-8")
@@ -70,8 +70,9 @@ def price(
 
 
 def divergence(truth: torch.Tensor, found: torch.Tensor) -> float:
-    """The mean Kullback-Leibler divergence of log-probabilities [tokens, vocab], in nats."""
-    return max(0.0, float((truth.exp() * (truth - found)).sum(-1).double().mean()))
+    """The mean Kullback-Leibler divergence of log-probabilities [tokens, vocab], in nats; NaN where one is none."""
+    mean = float((truth.exp() * (truth - found)).sum(-1).double().mean())
+    return 0.0 if mean < 0 else mean
 
 
 def _answers(

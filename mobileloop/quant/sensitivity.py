@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mobileloop.packed import Choice
-from mobileloop.quant.feedback import inverse_factor
+from mobileloop.quant.feedback import check_finite, inverse_factor
 from mobileloop.quant.schemes import SCHEMES
 from mobileloop.reference.model import ReferenceModel
 
@@ -35,7 +35,11 @@ class Sensing(ReferenceModel):
     """
 
     def sense(self, batch: torch.Tensor, loops: int | None) -> None:
-        """Run windows [windows, tokens], one by one, forwards and backwards."""
+        """Run windows [windows, tokens], one by one, forwards and backwards.
+
+        Raises:
+            MobileloopError: where the answers are not finite.
+        """
         self.rows: dict[str, torch.Tensor] = {}
         self.looked_up = torch.zeros(self.config.hidden_size)
         self.tokens = 0
@@ -43,6 +47,7 @@ class Sensing(ReferenceModel):
         generator = torch.Generator().manual_seed(SEED)
         for window in batch:
             logits = self.run(window[None], loops=loops)[0]
+            check_finite(logits.detach().numpy())
             with torch.no_grad():
                 drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
             torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
