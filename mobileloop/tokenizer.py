@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokenizers import Tokenizer as RustTokenizer
-
 from mobileloop import detokenize
 from mobileloop.chat.template import ChatTemplate
 from mobileloop.errors import MobileloopError, library_errors
+from mobileloop.json_tokenizer import open_tokenizer
 from mobileloop.normal_form import PieceEncoder
 from mobileloop.quiet import muted_stderr
 from mobileloop.spec.tokenizer import TokenizerSpec
@@ -24,9 +23,8 @@ class Tokenizer:
             MobileloopError: where the JSON is not a tokenizer.
         """
         self.spec = spec
-        # A panic of Rust code writes to standard error before it is raised.
         with library_errors("the tokenizer in the artifact", "export it again", "is damaged"), muted_stderr():
-            self.raw = RustTokenizer.from_str(spec.json_text)
+            self.raw = open_tokenizer(spec.json_text)
             self.raw.no_truncation()
             self.raw.no_padding()
             added = self.raw.get_added_tokens_decoder().values()

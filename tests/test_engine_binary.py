@@ -288,6 +288,16 @@ def test_top_k_keeps_the_likeliest(binary, artifact):
     assert one["tokens"] == greedy["tokens"] != two["tokens"]
 
 
+def test_it_says_what_cut_an_answer(binary, artifact):
+    context = read_info(artifact).context
+    short = run(binary, "generate", artifact, "-p", "k", "-n", 3)
+    assert short.stderr.rstrip().endswith("cut at --max-tokens 3")
+    assert document(run(binary, "generate", artifact, "-p", "k", "-n", 3, "--json"))["stopped"] == "max_tokens"
+    full = document(run(binary, "generate", artifact, "-p", "k", "-n", 10 * context, "--json"))
+    ended = full["prompt_tokens"] + full["generated_tokens"] < context
+    assert full["stopped"] == ("end_token" if ended else "context")
+
+
 def test_tokens_in_place_of_a_prompt(binary, artifact):
     ids = OurTokenizer(read_info(artifact).tokenizer).encode("Once")
     by_text = document(run(binary, "generate", artifact, "-p", "Once", "--json", "-n", 9))

@@ -18,7 +18,7 @@ SOURCES = {
 # the same entry or in a lower layer. Entries of one layer do not know each other.
 LAYERS = (
     ("mobileloop.errors", "mobileloop.quiet", "mobileloop.process", "mobileloop.console"),
-    ("mobileloop.files", "mobileloop.unigram"),
+    ("mobileloop.files", "mobileloop.json_tokenizer", "mobileloop.unigram"),
     ("mobileloop.spec",),
     ("mobileloop.model",),
     ("mobileloop.quant.schemes",),

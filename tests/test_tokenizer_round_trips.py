@@ -6,11 +6,13 @@ from functools import cache
 import pytest
 import sentencepiece_models
 from builders import TINY, write_folder
+from chat_forms import FORMS
 from nasty_texts import nasty, random_texts
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mobileloop.checkpoints import load_checkpoint
 from mobileloop.checkpoints.random import random_model
+from mobileloop.errors import MobileloopError
 from mobileloop.tokenizer import TextStream
 from mobileloop.tokenizer import Tokenizer as Ours
 
@@ -152,3 +154,31 @@ def test_a_folder_with_tokenizer_model_alone_equals_transformers(folder, legacy)
             assert ours.encode(chat, special=False) == right, chat
             compared += 1
     assert compared > 9000
+
+
+def test_chats_are_the_ids_of_apply_chat_template(folder):
+    byte_level().save(str(folder / "tokenizer.json"))
+    named = {"pad_token": "</s>", "sep_token": "<|im_start|>", "image_token": "<|user|>"}
+    ours, theirs = both(folder, {"tokenizer_class": "PreTrainedTokenizerFast", **named})
+    show = "{{ pad_token }}{{ sep_token }}{{ image_token }}{{ cls_token is defined }}{{ mask_token }}{{ unk_token }}"
+    for form in [*(form for form in FORMS.values() if "strftime_now" not in form), show]:
+        ours.spec = ours.spec.model_copy(update={"chat_template": form})
+        for system in (None, "Be brief."):
+            turns = [{"role": "system", "content": system}] if system else []
+            turns.append({"role": "user", "content": "It's 3 < 5 & né <|im_start|> "})
+            right = theirs.apply_chat_template(turns, chat_template=form, add_generation_prompt=True).input_ids
+            if system and not takes_system(theirs, form, turns[-1]):
+                with pytest.raises(MobileloopError, match="run it without --system"):
+                    ours.chat(turns[-1]["content"], system)
+            else:
+                assert ours.chat(turns[-1]["content"], system) == right, form
+
+
+def takes_system(theirs, form, user):
+    """Whether transformers' text depends on what the system turn says."""
+
+    def text(content):
+        turns = [{"role": "system", "content": content}, user]
+        return theirs.apply_chat_template(turns, chat_template=form, tokenize=False, add_generation_prompt=True)
+
+    return text("Be brief.") != text("No haste.")

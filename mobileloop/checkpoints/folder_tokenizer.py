@@ -21,6 +21,7 @@ from mobileloop.checkpoints.sentencepiece import sentencepiece_form, sentencepie
 from mobileloop.checkpoints.vocabulary import with_end_token
 from mobileloop.errors import MobileloopError, library_errors, printable, validated
 from mobileloop.files import read_json, read_text
+from mobileloop.json_tokenizer import open_tokenizer
 from mobileloop.spec.tokenizer import TokenizerSpec
 
 _NAMED_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
@@ -108,7 +109,7 @@ def folder_tokenizer(folder: Path, config: Account, vocab_size: int) -> tuple[To
         "chat_template": template,
         "bos_token": bos,
         "eos_token": texts.get("eos_token"),
-        "special_texts": {key: text for key, text in texts.items() if key not in ("bos_token", "eos_token")},
+        "special_texts": _template_texts(named),
         "bos_id": bos_id,
         "eos_ids": ends,
         "add_bos": from_sentencepiece and (add_bos is None or bool(add_bos)),
@@ -144,6 +145,14 @@ def _chat_template(files: _Files) -> str | None:
             "correct it or remove it."
         )
     return said
+
+
+def _template_texts(named: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of the other named tokens, for the chat template; models add names of their own."""
+    extra = named.get("extra_special_tokens")
+    every = {**named, **(extra if isinstance(extra, dict) else {})}
+    texts = {str(key): token_text(value) for key, value in every.items() if str(key).endswith("_token")}
+    return {key: text for key, text in texts.items() if text is not None and key not in ("bos_token", "eos_token")}
 
 
 def _named_tokens(files: _Files) -> dict[str, Any]:
@@ -227,7 +236,7 @@ def _opened(path: Path, text: str, files: _Files) -> tuple[Tokenizer, str]:
     if len(known) != len(keys):
         text = json.dumps(known, ensure_ascii=False)
     with library_errors(str(path), "it is not a tokenizer of the tokenizers library; download it again"):
-        return Tokenizer.from_str(text), text
+        return open_tokenizer(text), text
 
 
 def _added_tokens(files: _Files) -> dict[int, AddedToken]:

@@ -44,6 +44,7 @@ struct Generation {
     std::string text;
     double prefill_ms = 0;
     std::vector<double> decode_ms;
+    const char *stopped = "interrupted"; // or end_token, max_tokens, context
 };
 
 std::vector<int64_t> prompt_of(const Arguments &arguments, const Description &about, const Tokenizer *tokenizer) {
@@ -87,10 +88,16 @@ Generation generate(Session &session, const std::vector<int64_t> &prompt, size_t
     result.prefill_ms = milliseconds_now() - start;
     while (!stop_requested) {
         const uint32_t token = sampler.pick(*logits);
-        if (std::find(ends.begin(), ends.end(), token) != ends.end()) break;
+        if (std::find(ends.begin(), ends.end(), token) != ends.end()) {
+            result.stopped = "end_token";
+            break;
+        }
         result.tokens.push_back(token);
         show(stream ? stream->push(token) : text(result.text.empty() ? "" : " ", token));
-        if (result.tokens.size() >= most) break;
+        if (result.tokens.size() >= most) {
+            result.stopped = "max_tokens";
+            break;
+        }
         start = milliseconds_now();
         logits = &session.run({int64_t{token}});
         result.decode_ms.push_back(milliseconds_now() - start);
@@ -127,7 +134,7 @@ std::string statistics(const Figures &figures, const Generation &result, uint32_
                 fixed(figures.prefill_tokens_per_s, 1), " tokens/s, decode ", figure(figures.decode_tokens_per_s, 1),
                 " tokens/s, first token ", fixed(result.prefill_ms, 0), " ms, ", figure(figures.read_gbps, 1),
                 " GB/s unique, ", figure(figures.executed_gbps, 1), " GB/s executed, peak memory ",
-                memory ? fixed(static_cast<double>(*memory) / 1e6, 0) : "unknown", " MB\n");
+                memory ? fixed(static_cast<double>(*memory) / 1e6, 0) : "unknown", " MB");
 }
 
 } // namespace
@@ -162,13 +169,16 @@ int run_generate(const Arguments &arguments) {
     if (about.random_weights)
         std::fputs("note: this artifact has random weights, so the text means nothing.\n", stderr);
     const uint64_t room = about.model.context - prompt.size();
-    const Generation result = generate(session, prompt, std::min(most, room), sampler, ends, tokenizer.get(), !as_json);
+    Generation result = generate(session, prompt, std::min(most, room), sampler, ends, tokenizer.get(), !as_json);
+    const bool cut = std::string_view(result.stopped) == "max_tokens";
+    if (cut && room < most) result.stopped = "context";
     const uint32_t loops = asked_loops ? asked_loops : about.default_loops();
     const Figures figures = figures_of(result, about, asked_loops);
     if (as_json) {
         print(JsonObject()
                   .add("text", result.text)
                   .add("tokens", result.tokens)
+                  .add("stopped", result.stopped)
                   .add("runtime", "engine")
                   .add("details", JsonObject().add("kernels", kernels()))
                   .add("loops", loops)
@@ -185,7 +195,10 @@ int run_generate(const Arguments &arguments) {
               "\n");
     } else {
         print("\n");
-        std::fputs(statistics(figures, result, loops, threads).c_str(), stderr);
+        const std::string bound =
+            room < most ? text("the context of ", counted(room, "more token")) : text("--max-tokens ", most);
+        std::fputs((statistics(figures, result, loops, threads) + (cut ? ", cut at " + bound : "") + "\n").c_str(),
+                   stderr);
     }
     return stop_requested ? kInterrupted : 0;
 }

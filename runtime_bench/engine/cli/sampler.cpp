@@ -8,20 +8,28 @@
 #include "random.h"
 
 namespace ml {
+namespace {
+
+constexpr const char *kNoNumbers =
+    "the model's logits are no numbers, so no token can be drawn from them; its weights are damaged or too large for "
+    "the artifact's types: try an export with --quantize none";
+
+} // namespace
 
 uint32_t Sampler::pick(const std::vector<float> &logits) {
     const double drawn = uniform(sampling_.seed, position_++);
     const double temperature = sampling_.temperature;
     if (temperature <= 0) {
-        const auto nan = std::find_if(logits.begin(), logits.end(), [](float x) { return std::isnan(x); });
-        return static_cast<uint32_t>((nan != logits.end() ? nan : std::max_element(logits.begin(), logits.end())) -
-                                     logits.begin());
+        const bool nan = std::any_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); });
+        const auto likeliest = std::max_element(logits.begin(), logits.end());
+        require(!nan && std::isfinite(*likeliest), kNoNumbers);
+        return static_cast<uint32_t>(likeliest - logits.begin());
     }
     std::vector<double> likelihoods(logits.size());
     const double largest = static_cast<double>(*std::max_element(logits.begin(), logits.end())) / temperature;
     for (size_t i = 0; i < logits.size(); i++) {
         likelihoods[i] = std::exp(static_cast<double>(logits[i]) / temperature - largest);
-        require(std::isfinite(likelihoods[i]), "the model's logits are no numbers, so no token can be drawn from them");
+        require(std::isfinite(likelihoods[i]), kNoNumbers);
     }
     std::vector<uint32_t> order(logits.size());
     std::iota(order.begin(), order.end(), 0u);
