@@ -9,6 +9,8 @@ from builders import TINY, add_tokenizer, packed_model, write_engine, write_fold
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import models
 from typer.testing import CliRunner
 
 from mobileloop.artifact import ArtifactInfo
@@ -122,6 +124,34 @@ def test_a_wish_that_is_not_possible_is_refused(calibrate):
 def test_the_price_of_a_model_without_a_tokenizer_is_unknown():
     bare = replace(random_model(TINY), config=TINY)
     assert "unknown: the source has no tokenizer" in pack(bare, Schedule.plain(3), "engine", Ask("int4", 32))[1][-1]
+
+
+def silent(checkpoint):
+    """The same model with a tokenizer that makes no tokens of any text."""
+    text = RustTokenizer(models.WordLevel({"<s>": 0}, unk_token="<none>")).to_str()
+    tokenizer = checkpoint.tokenizer.model_copy(update={"json_text": text, "add_bos": False})
+    return replace(checkpoint, tokenizer=tokenizer)
+
+
+def test_what_cannot_be_fitted_is_rounded_by_default_and_refused_where_asked_for(folder):
+    checkpoint = silent(load_checkpoint(str(folder)))
+    packed, notes = pack(checkpoint, checkpoint.schedule, "engine", Ask("int4", 32))
+    assert packed.calibration is None
+    assert "the weights were rounded, since they could not be fitted to a text" in notes[0]
+    assert "what packing the weights cost is unknown" in notes[1]
+    with pytest.raises(MobileloopError):
+        pack(checkpoint, checkpoint.schedule, "engine", Ask("int4", 32, "packaged"))
+    with pytest.raises(MobileloopError):
+        pack(checkpoint, checkpoint.schedule, "engine", Ask("int4", 32, budget_bytes=10**6))
+
+
+def test_tokens_beyond_the_vocabulary_are_left_out(tmp_path):
+    """A tokenizer of 259 tokens and a model of 200."""
+    model = random_model(TINY.model_copy(update={"vocab_size": 200}))
+    checkpoint = load_checkpoint(str(add_tokenizer(write_folder(tmp_path / "small", model))))
+    packed, notes = pack(checkpoint, checkpoint.schedule, "engine", Ask("int4", 32))
+    assert packed.calibration is not None
+    assert "cost a mean KL of" in notes[-1]
 
 
 def test_a_price_that_is_no_number_is_no_price(folder):

@@ -76,24 +76,39 @@ def pack(
     """
     loops = trained_loops(checkpoint, schedule)
     fits, notes = _decided(checkpoint, ask)
-    if not fits:
+    packed = None
+    if fits:
+        try:
+            packed = _fitted(checkpoint, schedule, target, ask, loops, lambda step, done: progress(step, 0.9 * done))
+            of = f"{packed.calibration.tokens} tokens of " if packed.calibration else ""
+            of += "the packaged text" if ask.calibrate in (AUTO, PACKAGED) else text_of(Path(ask.calibrate).name)
+            notes.append(f"the weights, {packed.weight_bytes() / 1e6:.2f} MB, were fitted to {of}")
+        except MobileloopError as error:
+            if ask.calibrate != AUTO or ask.budget_bytes is not None:
+                raise
+            notes.append(
+                f"the weights were rounded, since they could not be fitted to a text: {str(error).rstrip('.')}"
+            )
+    if packed is None:
         packed = PackedModel.from_checkpoint(
             checkpoint, ask.quantization, schedule, lambda done, total: progress("quantizing", done / total), ask.group
         )
-    else:
-        from mobileloop.quant.fit import Text, Wanted, fit
-
-        named = ask.calibrate not in (AUTO, PACKAGED)
-        text = Text(text_of(Path(ask.calibrate).name), read_text(Path(ask.calibrate))) if named else Text.packaged()
-        wanted = Wanted(ask.quantization, ask.group, ask.budget_bytes, CAPABILITIES[target].groups)
-        fitted = fit(checkpoint, schedule, wanted, text, loops, lambda step, done: progress(step, 0.9 * done))
-        packed = PackedModel.from_checkpoint(checkpoint, ask.quantization, schedule, None, ask.group, fitted)
-        of = "the packaged text" if text.name == PACKAGED else text.name
-        size = packed.weight_bytes() / 1e6
-        notes.append(f"the weights, {size:.2f} MB, were fitted to {fitted.calibration.tokens} tokens of {of}")
     if ask.price:
         notes += _priced(checkpoint, packed, loops, progress)
     return packed, tuple(notes)
+
+
+def _fitted(
+    checkpoint: Checkpoint, schedule: Schedule, target: str, ask: Ask, loops: int | None, progress: Progress
+) -> PackedModel:
+    """Fit to the text that was asked for."""
+    from mobileloop.quant.fit import Text, Wanted, fit
+
+    named = ask.calibrate not in (AUTO, PACKAGED)
+    text = Text(text_of(Path(ask.calibrate).name), read_text(Path(ask.calibrate))) if named else Text.packaged()
+    wanted = Wanted(ask.quantization, ask.group, ask.budget_bytes, CAPABILITIES[target].groups)
+    fitted = fit(checkpoint, schedule, wanted, text, loops, progress)
+    return PackedModel.from_checkpoint(checkpoint, ask.quantization, schedule, None, ask.group, fitted)
 
 
 def trained_loops(checkpoint: Checkpoint, schedule: Schedule) -> int | None:
@@ -158,7 +173,10 @@ def _priced(checkpoint: Checkpoint, packed: PackedModel, loops: int | None, prog
         return ["what packing the weights cost is unknown: measuring it needs PyTorch (pip install '.[torch]')"]
     from mobileloop.quant.price import price
 
-    found = price(checkpoint, packed, loops, lambda step, done: progress(step, 0.9 + 0.1 * done))
+    try:
+        found = price(checkpoint, packed, loops, lambda step, done: progress(step, 0.9 + 0.1 * done))
+    except MobileloopError as error:
+        return [f"what packing the weights cost is unknown: {str(error).rstrip('.')}"]
     if found is None:
         why = "the source has no tokenizer" if checkpoint.tokenizer is None else "the model is too large to run quickly"
         return [f"what packing the weights cost is unknown: {why}"]

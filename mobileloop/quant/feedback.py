@@ -70,7 +70,10 @@ def inverse_factor(moments: F32, damping: float = DAMPING) -> F32:
     wide = moments.astype(np.float64)
     mean = float(np.diagonal(wide).mean())
     wide[np.diag_indices_from(wide)] += damping * mean if mean > 0 else 1.0
-    lower = np.linalg.cholesky(wide[::-1, ::-1])
+    try:
+        lower = np.linalg.cholesky(wide[::-1, ::-1])
+    except np.linalg.LinAlgError:  # moments so small that float32 has no digits left for them: no feedback
+        lower = np.diag(np.sqrt(np.diagonal(wide)[::-1]))
     inverse = np.linalg.inv(lower)
     factor: F32 = np.ascontiguousarray(inverse[::-1, ::-1]).astype(np.float32)
     return factor

@@ -96,7 +96,8 @@ def fit(
         raise MobileloopError(
             f"{checkpoint.source} has no tokenizer, so no text can calibrate it; leave it out with --calibrate none."
         )
-    tokens = Tokenizer(checkpoint.tokenizer).encode(text.text)
+    size = checkpoint.config.vocab_size  # some tokenizers know more tokens than their model
+    tokens = [token for token in Tokenizer(checkpoint.tokenizer).encode(text.text) if token < size]
     if len(tokens) < LEAST_TOKENS:
         raise MobileloopError(
             f"the calibration text {text.name} has {len(tokens)} tokens, and at least {LEAST_TOKENS} are needed; give "
