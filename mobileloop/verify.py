@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from mobileloop.artifact import ArtifactInfo, runtime_of
+from mobileloop.artifact import RUNTIME_OF_SUFFIX, ArtifactInfo
 from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError, library_errors
 from mobileloop.packed import Fitted, PackedModel
@@ -188,7 +188,7 @@ def fit_again(
             f"{path} was calibrated with the text {said.text} (sha256 {said.text_sha256[:12]}), and {text.name} is "
             f"another one (sha256 {text.sha256[:12]}); give that text with --calibrate."
         )
-    groups = CAPABILITIES[runtime_of(path)].groups
+    groups = CAPABILITIES[RUNTIME_OF_SUFFIX[Path(path).suffix]].groups
     wanted = Wanted(info.quantization, info.group, said.budget_bytes, groups)
     fitted = fit(checkpoint, info.schedule, wanted, text, said.loops, progress)
     if fitted.calibration.weights_sha256 != said.weights_sha256:

@@ -483,6 +483,6 @@ def test_a_child_that_breaks(folder, weights, monkeypatch, tmp_path, script, wor
 def test_a_name_that_is_not_utf8(folder, weights):
     odd = folder.rename(os.fsdecode(os.fsencode(folder.parent) + b"/m\xe8 (1)\n"))
     loaded = load(save(odd, weights))
-    assert loaded.config.name == "m\\xe8 (1)\n"
+    assert loaded.config.name == "m\\xe8 (1)\\n"
     with safe_open(next(cache_path("weights-only-bin").iterdir()), framework="np") as stored:
         assert set(stored.keys()) == set(weights)

@@ -405,6 +405,19 @@ def test_strange_strips_lose_no_more_than_the_token(answers):
     assert (told["text"], told["streamed"]) == ("b", "b")
 
 
+def test_rules_that_make_endless_texts_are_stopped(answers):
+    doubling = [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 60
+    refused = "the tokenizer makes a text of more than 16 MiB"
+    (told,) = answers(changed(byte_level(), normalizer=sequence("normalizers", *doubling)), ["a"])
+    assert told["error"] == refused
+    ids = [[library(byte_level()).token_to_id("a")]]
+    (told,) = answers(changed(byte_level(), decoder=sequence("decoders", *doubling)), ids, ids=True)
+    assert told["error"] == refused
+    long = own_charsmap({"a": "x" * 1_000_000})
+    (told,) = answers(changed(byte_level(), normalizer=long), ["a" * 5000])
+    assert told["error"] == refused
+
+
 # -- tables and real files -----------------------------------------------------------------------------
 
 

@@ -68,6 +68,7 @@ TORCH = (
     "mobileloop.verify",
     "mobileloop.commands.verify",
     "mobileloop_bench.peers.agreement",
+    "mobileloop_bench.checks.quantization",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError
-from mobileloop.files import read_text
+from mobileloop.files import read_text, text_of
 from mobileloop.packed import PackedModel, keeps, planned
 from mobileloop.quant.schemes import SCHEMES
 from mobileloop.spec.capabilities import CAPABILITIES
@@ -75,24 +76,39 @@ def pack(
     """
     loops = trained_loops(checkpoint, schedule)
     fits, notes = _decided(checkpoint, ask)
-    if not fits:
+    packed = None
+    if fits:
+        try:
+            packed = _fitted(checkpoint, schedule, target, ask, loops, lambda step, done: progress(step, 0.9 * done))
+            of = f"{packed.calibration.tokens} tokens of " if packed.calibration else ""
+            of += "the packaged text" if ask.calibrate in (AUTO, PACKAGED) else text_of(Path(ask.calibrate).name)
+            notes.append(f"the weights, {packed.weight_bytes() / 1e6:.2f} MB, were fitted to {of}")
+        except MobileloopError as error:
+            if ask.calibrate != AUTO or ask.budget_bytes is not None:
+                raise
+            notes.append(
+                f"the weights were rounded, since they could not be fitted to a text: {str(error).rstrip('.')}"
+            )
+    if packed is None:
         packed = PackedModel.from_checkpoint(
             checkpoint, ask.quantization, schedule, lambda done, total: progress("quantizing", done / total), ask.group
         )
-    else:
-        from mobileloop.quant.fit import Text, Wanted, fit
-
-        named = ask.calibrate not in (AUTO, PACKAGED)
-        text = Text(Path(ask.calibrate).name, read_text(Path(ask.calibrate))) if named else Text.packaged()
-        wanted = Wanted(ask.quantization, ask.group, ask.budget_bytes, CAPABILITIES[target].groups)
-        fitted = fit(checkpoint, schedule, wanted, text, loops, lambda step, done: progress(step, 0.9 * done))
-        packed = PackedModel.from_checkpoint(checkpoint, ask.quantization, schedule, None, ask.group, fitted)
-        of = "the packaged text" if text.name == PACKAGED else text.name
-        size = packed.weight_bytes() / 1e6
-        notes.append(f"the weights, {size:.2f} MB, were fitted to {fitted.calibration.tokens} tokens of {of}")
     if ask.price:
         notes += _priced(checkpoint, packed, loops, progress)
     return packed, tuple(notes)
+
+
+def _fitted(
+    checkpoint: Checkpoint, schedule: Schedule, target: str, ask: Ask, loops: int | None, progress: Progress
+) -> PackedModel:
+    """Fit to the text that was asked for."""
+    from mobileloop.quant.fit import Text, Wanted, fit
+
+    named = ask.calibrate not in (AUTO, PACKAGED)
+    text = Text(text_of(Path(ask.calibrate).name), read_text(Path(ask.calibrate))) if named else Text.packaged()
+    wanted = Wanted(ask.quantization, ask.group, ask.budget_bytes, CAPABILITIES[target].groups)
+    fitted = fit(checkpoint, schedule, wanted, text, loops, progress)
+    return PackedModel.from_checkpoint(checkpoint, ask.quantization, schedule, None, ask.group, fitted)
 
 
 def trained_loops(checkpoint: Checkpoint, schedule: Schedule) -> int | None:
@@ -157,10 +173,15 @@ def _priced(checkpoint: Checkpoint, packed: PackedModel, loops: int | None, prog
         return ["what packing the weights cost is unknown: measuring it needs PyTorch (pip install '.[torch]')"]
     from mobileloop.quant.price import price
 
-    found = price(checkpoint, packed, loops, lambda step, done: progress(step, 0.9 + 0.1 * done))
+    try:
+        found = price(checkpoint, packed, loops, lambda step, done: progress(step, 0.9 + 0.1 * done))
+    except MobileloopError as error:
+        return [f"what packing the weights cost is unknown: {str(error).rstrip('.')}"]
     if found is None:
         why = "the source has no tokenizer" if checkpoint.tokenizer is None else "the model is too large to run quickly"
         return [f"what packing the weights cost is unknown: {why}"]
+    if not math.isfinite(found.mean_kl):
+        return ["what packing the weights cost is unknown: the answers of the model are not finite numbers"]
     return [
         f"packing the weights cost a mean KL of {found.mean_kl:.2g} nats from the source's own values, over "
         f"{found.tokens} tokens of the packaged text"

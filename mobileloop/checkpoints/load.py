@@ -165,7 +165,12 @@ def _check_values(loaded: Checkpoint) -> None:
 
 
 def _called(loaded: Checkpoint, name: str) -> Checkpoint:
-    return replace(loaded, config=loaded.config.model_copy(update={"name": visible(name)}))
+    return replace(
+        loaded,
+        config=loaded.config.model_copy(update={"name": visible(name)}),
+        source=text_of(loaded.source),
+        notes=tuple(visible(note) for note in loaded.notes),
+    )
 
 
 def _published(loaded: Checkpoint, snapshot: Snapshot) -> Checkpoint:

@@ -69,7 +69,7 @@ def verify(
     except ImportError:
         raise MobileloopError("verify needs PyTorch; install it with: pip install '.[torch]'.") from None
     from mobileloop.checkpoints.load import load_checkpoint
-    from mobileloop.files import read_text
+    from mobileloop.files import read_text, text_of
     from mobileloop.quant.fit import Text
     from mobileloop.runtimes import open_session
     from mobileloop.verify import (
@@ -87,7 +87,7 @@ def verify(
         checkpoint = load_checkpoint(against, seed, weights_only_bin, reading)
     with progress_bar("verify") as progress:
         check_same_source(session, checkpoint)
-        text = None if calibrate is None else Text(calibrate.name, read_text(calibrate))
+        text = None if calibrate is None else Text(text_of(calibrate.name), read_text(calibrate))
         result = compare(session, checkpoint, verification_tokens(session, tokens), progress, text)
     base = EXACT_LIMITS if session.info.quantization == "none" else QUANTIZED_LIMITS
     limits = Limits(base.mean_kl if max_kl is None else max_kl, base.top1_agreement if min_top1 is None else min_top1)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.packed import Choice, keeps
-from mobileloop.quant.feedback import with_feedback
+from mobileloop.quant.feedback import check_finite, with_feedback
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.quant.search import searched
 from mobileloop.reference.model import ReferenceModel, float_tensors
@@ -33,12 +33,17 @@ Progress = Callable[[str, float], None]
 F32 = NDArray[np.float32]
 
 
-def windows(tokens: Sequence[int], most: int = MAX_TOKENS) -> torch.Tensor:
+def windows(tokens: Sequence[int], most: int = MAX_TOKENS, width: int = WINDOW) -> torch.Tensor:
     """[windows, tokens] of a text, its rest left out; one shorter window where it has no whole one."""
     kept = list(tokens[:most])
-    width = min(WINDOW, len(kept))
+    width = min(width, len(kept))
     count = len(kept) // width
     return torch.tensor(kept[: count * width]).reshape(count, width)
+
+
+def window_of(checkpoint: Checkpoint) -> int:
+    """Tokens of a window: `WINDOW`, or the positions that a model was made for where those are fewer."""
+    return min(WINDOW, checkpoint.config.max_position)
 
 
 def calibrated(
@@ -60,7 +65,7 @@ def calibrated(
         progress: called with a step and the share done.
     """
     todo = {name: choice for name, choice in plan.items() if not keeps(checkpoint.tensors[name], choice)}
-    batch = windows(tokens)
+    batch = windows(tokens, width=window_of(checkpoint))
     with tempfile.TemporaryDirectory() as folder:
         later = Moments(Path(folder))
         applied = [application.block for application in schedule.applications(loops)]
@@ -72,9 +77,14 @@ def calibrated(
 
 
 def moments_of(inputs: torch.Tensor) -> F32:
-    """[batch, tokens, cols] -> [cols, cols]: the mean of x x^T over the tokens."""
+    """[batch, tokens, cols] -> [cols, cols]: the mean of x x^T over the tokens.
+
+    Raises:
+        MobileloopError: where they are not finite, as of a damaged model.
+    """
     flat = inputs.reshape(-1, inputs.shape[-1])
     moments: F32 = (flat.T @ flat / flat.shape[0]).numpy()
+    check_finite(moments)
     return moments
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mobileloop.errors import MobileloopError
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.quant.search import codes_of, inverse_of, searched, value_of
 
@@ -69,7 +70,19 @@ def inverse_factor(moments: F32, damping: float = DAMPING) -> F32:
     wide = moments.astype(np.float64)
     mean = float(np.diagonal(wide).mean())
     wide[np.diag_indices_from(wide)] += damping * mean if mean > 0 else 1.0
-    lower = np.linalg.cholesky(wide[::-1, ::-1])
+    try:
+        lower = np.linalg.cholesky(wide[::-1, ::-1])
+    except np.linalg.LinAlgError:  # moments so small that float32 has no digits left for them: no feedback
+        lower = np.diag(np.sqrt(np.diagonal(wide)[::-1]))
     inverse = np.linalg.inv(lower)
     factor: F32 = np.ascontiguousarray(inverse[::-1, ::-1]).astype(np.float32)
     return factor
+
+
+def check_finite(values: F32) -> None:
+    """Raise MobileloopError where what a model computes over a text is no finite number."""
+    if not np.isfinite(values).all():
+        raise MobileloopError(
+            "over the calibration text the model computes numbers that are not finite; check the checkpoint, or export "
+            "it with --calibrate none."
+        )

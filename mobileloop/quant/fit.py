@@ -15,7 +15,8 @@ from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError
 from mobileloop.packed import Choice, Fitted, keeps, planned
 from mobileloop.quant.budget import allocate, choices
-from mobileloop.quant.calibrate import Moments, calibrated, windows
+from mobileloop.quant.calibrate import Moments, calibrated, window_of, windows
+from mobileloop.quant.feedback import check_finite
 from mobileloop.quant.schemes import GROUPS, QuantTensor
 from mobileloop.quant.sensitivity import Sensing, damages
 from mobileloop.reference.model import float_tensors
@@ -25,7 +26,8 @@ from mobileloop.tokenizer import Tokenizer
 
 PACKAGED = "packaged"
 LEAST_TOKENS = 64
-SENSED_TOKENS = 1024  # the information of rows is a mean over tokens: it needs fewer than the moments of inputs
+SENSED_TOKENS = 1024  # a mean over whole matrices needs fewer than the moments of inputs
+SENSED_WINDOW = 128  # each window is one draw of the gradients
 Progress = Callable[[str, float], None]
 
 
@@ -94,7 +96,8 @@ def fit(
         raise MobileloopError(
             f"{checkpoint.source} has no tokenizer, so no text can calibrate it; leave it out with --calibrate none."
         )
-    tokens = Tokenizer(checkpoint.tokenizer).encode(text.text)
+    size = checkpoint.config.vocab_size  # some tokenizers know more tokens than their model
+    tokens = [token for token in Tokenizer(checkpoint.tokenizer).encode(text.text) if token < size]
     if len(tokens) < LEAST_TOKENS:
         raise MobileloopError(
             f"the calibration text {text.name} has {len(tokens)} tokens, and at least {LEAST_TOKENS} are needed; give "
@@ -112,7 +115,7 @@ def fit(
     calibration = Calibration(
         text=text.name,
         text_sha256=text.sha256,
-        tokens=int(windows(tokens).numel()),
+        tokens=int(windows(tokens, width=window_of(checkpoint)).numel()),
         weights_sha256=weights_sha256(made),
         loops=loops,
         budget_bytes=wanted.budget_bytes,
@@ -154,18 +157,20 @@ def _within(
     allocate(shapes, {name: dict.fromkeys(found, 0.0) for name, found in offered.items()}, budget_bytes - vectors)
     progress("measuring sensitivities", 0.0)
     sensing = Sensing(checkpoint.config, schedule, float_tensors(checkpoint))
-    sensing.sense(windows(tokens, SENSED_TOKENS), loops)
+    sensing.sense(windows(tokens, SENSED_TOKENS, min(SENSED_WINDOW, window_of(checkpoint))), loops)
     costs: dict[str, dict[Choice, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         moments = Moments(Path(folder))
+        batch = windows(tokens, width=window_of(checkpoint))
         moments.gather(
-            checkpoint, schedule, windows(tokens), loops, set(shapes), lambda step, done: progress(step, 0.1 + 2 * done)
+            checkpoint, schedule, batch, loops, set(shapes), lambda step, done: progress(step, 0.1 + 2 * done)
         )
         for name, found in offered.items():
             columns = (sensing.looked_up / sensing.tokens).numpy() if name == "embedding" else None
             rows = np.zeros(shapes[name][0], np.float32)  # of what the schedule leaves out
             if name in sensing.rows:
                 rows = (sensing.rows[name] / sensing.tokens).numpy()
+                check_finite(rows)
             costs[name] = damages(sensing.tensors[name].numpy(), moments.of(name), rows, found, columns)
             for choice in found:
                 if keeps(checkpoint.tensors[name], choice):

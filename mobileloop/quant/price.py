@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mobileloop.checkpoints.checkpoint import Checkpoint
+from mobileloop.errors import MobileloopError
 from mobileloop.packed import PackedModel
 from mobileloop.reference.model import ReferenceModel, float_tensors
 from mobileloop.spec.config import ModelConfig
@@ -54,14 +55,18 @@ def price(
 
     Returns:
         None where the source has no tokenizer, or is so large that it would take too long.
+
+    Raises:
+        MobileloopError: where the tokenizer fails, or makes nothing of the text.
     """
-    count = affordable_tokens(packed.config, packed.schedule, loops)
+    count = min(affordable_tokens(packed.config, packed.schedule, loops), packed.config.max_position)
     if checkpoint.tokenizer is None or count == 0:
         return None
     text = resources.files("mobileloop.data").joinpath("verify.txt").read_text(encoding="utf-8")
-    tokens = Tokenizer(checkpoint.tokenizer).encode(text)[:count]
+    known = packed.config.vocab_size  # some tokenizers know more tokens than their model
+    tokens = [token for token in Tokenizer(checkpoint.tokenizer).encode(text) if token < known][:count]
     if not tokens:
-        return None
+        raise MobileloopError("the tokenizer makes no tokens of the packaged text.")
     progress("running the source", 0.0)
     truth = _answers(packed, float_tensors(checkpoint), tokens, loops)
     progress("running the artifact's weights", 0.5)
@@ -70,8 +75,9 @@ def price(
 
 
 def divergence(truth: torch.Tensor, found: torch.Tensor) -> float:
-    """The mean Kullback-Leibler divergence of log-probabilities [tokens, vocab], in nats."""
-    return max(0.0, float((truth.exp() * (truth - found)).sum(-1).double().mean()))
+    """The mean Kullback-Leibler divergence of log-probabilities [tokens, vocab], in nats; NaN where one is none."""
+    mean = float((truth.exp() * (truth - found)).sum(-1).double().mean())
+    return 0.0 if mean < 0 else mean
 
 
 def _answers(

@@ -7,8 +7,6 @@ squares; the best of all is kept, plain rounding among them. So the weighted squ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,13 +16,13 @@ F32 = NDArray[np.float32]
 
 # (lowest code, highest code, code of zero) where the scheme has no minimum; (0, 15) codes where it has one.
 _CODES = {"int4": (0, 15, 0), "int4-symmetric": (0, 15, 8), "int8": (-127, 127, 0)}
-# Shares of the plain scale that are tried. Ranges of 16 codes are worth cutting by a third, those of 255 hardly.
-_SHARES: dict[str, Sequence[float]] = {
-    "int4": (1.0, 0.95, 0.9, 0.85, 0.8, 0.72, 0.64),
-    "int4-symmetric": (1.06, 1.0, 0.94, 0.88, 0.82, 0.74, -1.0, -0.9, -0.8),
-    "int8": (1.0, 0.985),
+# Shares of the plain scale that are tried, and how often each is refitted. Ranges of 16 codes are worth cutting by a
+# third, those of 255 hardly; a minimum and a scale need some rounds to agree.
+_TRIED: dict[str, tuple[tuple[float, ...], int]] = {
+    "int4": ((1.0, 0.9, 0.8, 0.7), 5),
+    "int4-symmetric": ((1.06, 1.0, 0.94, 0.88, 0.82, 0.74, -1.0, -0.9, -0.8), 2),
+    "int8": ((1.0, 0.985), 2),
 }
-_REFITS = 2
 _CHUNK_VALUES = 1 << 16  # what fits a cache
 
 
@@ -62,8 +60,9 @@ def searched(weights: F32, scheme: str, group: int, importance: F32 | None = Non
             scale[part],
             None if minimum is None else minimum[part],
         )
-        for share in _SHARES[scheme]:
-            found.try_share(share)
+        shares, refits = _TRIED[scheme]
+        for share in shares:
+            found.try_share(share, refits)
         codes[part] = found.codes.reshape(-1, cols)
         scale[part] = found.scale
         if minimum is not None and found.minimum is not None:
@@ -119,12 +118,12 @@ class _Best:
         error: F32 = np.einsum("rgi,gi->rg", away, self.importance)
         return error
 
-    def try_share(self, share: float) -> None:
+    def try_share(self, share: float, refits: int) -> None:
         """Start from a share of the plain range, its middle kept, and refit."""
         scale = self.plain * np.float32(share)
         minimum = None if self.low is None else self.low + self.plain * np.float32(7.5 * (1 - share))
         codes = self._codes(scale, minimum)
-        for _ in range(_REFITS):
+        for _ in range(refits):
             scale, minimum = self._fit(codes)
             codes = self._codes(scale, minimum)
             self._keep(codes, scale, minimum)

@@ -156,7 +156,7 @@ def export(
             f"{output} does not end in {suffix}, the suffix of {to.value} artifacts; rename the output."
         )
     if output is not None:
-        check_output(output, (source,))
+        check_output(output, (source, calibrate))
         if to is not Target.engine:  # said before the work, not when the artifact is opened
             utf8_path(output, {"executorch": "ExecuTorch", "onnx": "onnxruntime"}[to.value])
     check_range("seed", seed, 0, 2**63 - 1)
@@ -177,7 +177,7 @@ def export(
         said = (*notes, *_untrained(checkpoint, chosen))
         info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv], said)
         path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
-        check_output(path, (source,))
+        check_output(path, (source, calibrate))
         with written_whole(path) as temporary:
             write(packed, info, temporary, lambda step, done: progress(step, 0.7 + 0.3 * done))
     _say(path, info, as_json)

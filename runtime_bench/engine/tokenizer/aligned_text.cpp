@@ -1,6 +1,13 @@
 #include "tokenizer/aligned_text.h"
 
+#include "error.h"
+
 namespace ml {
+
+void check_length(size_t bytes) {
+    constexpr size_t kMost = size_t{1} << 24;
+    require(bytes <= kMost, "the tokenizer makes a text of more than ", kMost >> 20, " MiB");
+}
 
 AlignedText::AlignedText(std::string text) : text_(std::move(text)) {
     starts_.reserve(text_.size());
@@ -22,12 +29,14 @@ AlignedText AlignedText::slice(size_t from, size_t to) const {
 
 void AlignedText::prepend(const std::string &content) {
     if (text_.empty()) return;
+    check_length(text_.size() + content.size());
     text_.insert(0, content);
     starts_.insert(starts_.begin(), content.size(), starts_.front());
 }
 
 void AlignedText::replace(const std::vector<std::pair<size_t, size_t>> &parts, const std::string &content) {
     if (parts.empty()) return;
+    check_length(text_.size() + parts.size() * content.size());
     std::string text;
     std::vector<uint32_t> starts;
     size_t from = 0;
@@ -48,6 +57,7 @@ void AlignedText::replace(const std::vector<std::pair<size_t, size_t>> &parts, c
 }
 
 void AlignedText::transform(const std::vector<Change> &changes, size_t skipped) {
+    check_length(changes.size());
     std::string text;
     std::vector<uint32_t> starts;
     size_t at = 0;

@@ -9,6 +9,10 @@
 
 namespace ml {
 
+// A tokenizer is untrusted, and its rules may make long texts out of short ones, again and again. Throws ml::Error
+// where a text is about to have so many bytes.
+void check_length(size_t bytes);
+
 class AlignedText {
 public:
     // One character of a changed text: it stands for a character of the text before where `count` is 0, for 1 - count

@@ -60,6 +60,7 @@ void Charsmap::apply(AlignedText &text) const {
     std::string_view whole = text.text(), replacement;
     bool changed = false;
     for (size_t at = 0; at < whole.size();) {
+        check_length(changes.size());
         const size_t end = cluster_end(whole, at);
         const std::string_view cluster = whole.substr(at, end - at);
         if (cluster.size() < 6 && find(cluster, replacement)) {
@@ -72,6 +73,7 @@ void Charsmap::apply(AlignedText &text) const {
             const Character c = character_at(whole, at);
             const std::string_view part = whole.substr(at, c.bytes);
             if (find(part, replacement)) {
+                check_length(changes.size() + replacement.size());
                 replace(changes, part, replacement);
                 changed = true;
             } else {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "tokenizer/aligned_text.h"
 #include "tokenizer/pieces.h"
 
 namespace ml {
@@ -24,6 +25,7 @@ int byte_token(const std::string &token) {
 void replace_all(std::string &text, const Pattern &pattern, const std::string &content) {
     const auto parts = pattern.find(text);
     if (parts.empty()) return;
+    check_length(text.size() + parts.size() * content.size());
     std::string out;
     size_t from = 0;
     for (const auto &[begin, end] : parts) {

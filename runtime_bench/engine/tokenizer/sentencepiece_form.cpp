@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "tokenizer/aligned_text.h"
 #include "tokenizer/steps.h"
 
 namespace ml {
@@ -49,6 +50,7 @@ std::pair<size_t, size_t> SentencePieceForm::longest(std::string_view text, size
 }
 
 void SentencePieceForm::add_chunks(std::string_view text, std::vector<std::string> &out) const {
+    size_t made = 0;
     for (size_t at = 0; at < text.size();) {
         auto [length, begin] = rules_.units.empty() ? std::pair<size_t, size_t>{0, 0} : longest(text, at);
         if (length) {
@@ -61,6 +63,7 @@ void SentencePieceForm::add_chunks(std::string_view text, std::vector<std::strin
             out.push_back(lossy_utf8(text.substr(at, length)));
         }
         at += length;
+        check_length(made += out.back().size());
     }
 }
 
