@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mobileloop import __version__
+from mobileloop.chat.turns import chat_turns
 from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError, validated
 from mobileloop.packed import PackedModel
@@ -21,6 +22,11 @@ from mobileloop.spec.tokenizer import TokenizerSpec
 
 FORMAT_VERSION = 3
 RUNTIME_OF_SUFFIX = {".safetensors": "engine", ".pte": "executorch", ".onnx": "onnx"}
+
+
+def _with_turns(spec: TokenizerSpec | None) -> TokenizerSpec | None:
+    """The tokenizer with what its chat template puts around turns."""
+    return spec and spec.model_copy(update={"turns": chat_turns(spec)})
 
 
 class Costs(BaseModel):
@@ -94,7 +100,7 @@ class ArtifactInfo(BaseModel):
             source=checkpoint.label,
             source_sha256=checkpoint.sha256,
             costs=Costs.model_validate(packed.costs()),
-            tokenizer=checkpoint.tokenizer,
+            tokenizer=_with_turns(checkpoint.tokenizer),
             notes=(*checkpoint.notes, *packed.notes, *notes),
             calibration=packed.calibration,
         )

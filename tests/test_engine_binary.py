@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from builders import TINY, add_tokenizer, packed_model, schedules, write_engine, write_folder
+from chat_forms import FORMS
 from nasty_texts import nasty
 from programs import build as build_targets
 from programs import run
 
 from mobileloop import __version__
+from mobileloop.chat.turns import chat_turns
 from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
 from mobileloop.decode.generate import generate
@@ -352,6 +354,41 @@ def test_chat_in_chatml(binary, artifact, tmp_path, system):
     expected = document(run(binary, "generate", path, "--tokens", ",".join(map(str, ids)), "-n", 5, "--json"))
     assert told["prompt_tokens"] == len(ids)
     assert told["tokens"] == expected["tokens"]
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_chat_of_any_template_is_that_of_run_or_refused(binary, artifact, tmp_path, form):
+    """The exporter finds out what a template puts around turns; a template that does more is refused by name."""
+    spec = read_info(artifact).tokenizer.model_copy(update={"chat_template": FORMS[form]})
+    turns = chat_turns(spec)
+    path = with_tokenizer(
+        artifact, tmp_path / "chat.safetensors", chat_template=FORMS[form], turns=turns and turns.model_dump()
+    )
+    tokenizer = OurTokenizer(read_info(path).tokenizer)
+    texts = [text for text in nasty() if text.strip()][::5]
+    lines = "".join(json.dumps(text) + "\n" for text in texts).encode()
+    for system in (None, " Be brief.\n", "x"):
+        takes = turns and (system is None or turns.system)
+        if takes:
+            more = [] if system is None else ["--system", system]
+            told = tokenized(binary, path, lines, "--json-lines", "--chat", *more)
+            assert told == [tokenizer.chat(text, system) for text in texts]
+        else:
+            done = run(binary, "generate", path, "--chat", "-p", "x", *([] if system is None else ["--system", system]))
+            assert done.returncode == 2
+            assert "use mobileloop run" in done.stderr
+
+
+def test_blank_turns_are_refused_where_a_template_may_look_at_them(binary, artifact, tmp_path):
+    template = "{% for m in messages %}[{{ m.role }}]{{ m.content or 'nothing' }}{% endfor %}"
+    spec = read_info(artifact).tokenizer.model_copy(update={"chat_template": template})
+    turns = chat_turns(spec).model_dump()
+    path = with_tokenizer(artifact, tmp_path / "chat.safetensors", chat_template=template, turns=turns)
+    for words in (["-p", " \n"], ["-p", "x", "--system", ""]):
+        done = run(binary, "generate", path, "--chat", *words)
+        assert done.returncode == 2
+        assert "use mobileloop run" in done.stderr
+    assert run(binary, "generate", path, "--chat", "-p", "x", "--system", "y", "-n", 1).returncode == 0
 
 
 @pytest.mark.parametrize("template", ["{{ messages }}", CHATML + " ", CHATML.replace("You help.", "{{ x }}")])

@@ -8,6 +8,8 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+import sentencepiece
+import sentencepiece_models
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nasty_texts import nasty, random_texts
@@ -30,9 +32,12 @@ from tokenizer_kinds import (
     sequence,
     unigram,
 )
-from tokenizers import Regex, Tokenizer, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 
 from mobileloop.checkpoints.load import load_checkpoint
+from mobileloop.checkpoints.sentencepiece import sentencepiece_form, sentencepiece_tokenizer
+from mobileloop.spec.tokenizer import TokenizerSpec
+from mobileloop.tokenizer import Tokenizer as OurTokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "runtime_bench" / "engine" / "tokenizer" / "unicode_tables.h"
@@ -45,11 +50,11 @@ def program():
 
 
 @pytest.fixture
-def answers(program, tmp_path):
-    """answers(json_text, texts) -> one document per text; texts are lists of ids where `ids` is set."""
+def answers_of(program, tmp_path):
+    """answers_of(spec, texts) -> one document per text; texts are lists of ids where `ids` is set."""
 
-    def of(json_text, texts, ids=False):
-        (tmp_path / "spec.json").write_text(json.dumps({"json_text": json_text, "add_bos": False}))
+    def of(spec, texts, ids=False):
+        (tmp_path / "spec.json").write_text(json.dumps(spec))
         given = [json.dumps(text).encode() if ids else text.encode() for text in texts]
         given = b"".join(b"%d\n" % len(text) + text for text in given)
         words = [program, tmp_path / "spec.json", *(["ids"] if ids else [])]
@@ -58,6 +63,12 @@ def answers(program, tmp_path):
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     return of
+
+
+@pytest.fixture
+def answers(answers_of):
+    """The same of a tokenizer's JSON alone."""
+    return lambda json_text, texts, ids=False: answers_of({"json_text": json_text, "add_bos": False}, texts, ids)
 
 
 def library(json_text):
@@ -194,6 +205,70 @@ def test_every_character(answers, name):
     theirs = library(json_text)
     for text, told in zip(texts, answers(json_text, texts), strict=True):
         assert told["ids"] == theirs.encode(text).ids, hex(ord(text[0]))
+
+
+# -- SentencePiece's own normal form -------------------------------------------------------------------
+
+FORM_TOKENS = [
+    AddedToken("<mask>", lstrip=True, special=True),
+    AddedToken("<r>", rstrip=True),
+    AddedToken("word", single_word=True),
+    AddedToken("<both>", lstrip=True, rstrip=True, special=True, normalized=False),
+]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("kind", sentencepiece_models.KINDS)
+def test_ids_of_sentencepiece_models_are_those_of_run(answers_of, tmp_path, kind, legacy):
+    """What `mobileloop run` makes of a text and of ids, whose equality with SentencePiece is tested there."""
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(sentencepiece_models.trained(kind))
+    first = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes()).get_piece_size()
+    more = list(enumerate(FORM_TOKENS, first)) if legacy else []
+    form = sentencepiece_form(path, legacy)
+    spec = TokenizerSpec(
+        json_text=sentencepiece_tokenizer(path, more, legacy), sentencepiece=form, bos_id=1, add_bos=True
+    )
+    ours, made = OurTokenizer(spec), pieces(spec.json_text)
+    marks = ["<mask>", "<r>", "word", "<both>", "  <mask>", " <r>\u3000 ", "\x1c<mask>"] * 40
+    texts = [*nasty(), *random_texts(800, 11, [*made, *marks])]
+    for text, told in zip(texts, answers_of(json.loads(spec.model_dump_json()), texts), strict=True):
+        ids = ours.encode(text)
+        assert told.get("ids") == ids, (text, told)
+        check_text(ours, ids, told)
+
+
+def test_damaged_rules_do_no_harm(answers_of, tmp_path):
+    """Rules that lead astray give some text, the same as `mobileloop run` makes of them."""
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(sentencepiece_models.trained("unigram"))
+    form, json_text = sentencepiece_form(path), sentencepiece_tokenizer(path)
+    source = random.Random(6)
+    for _ in range(5):
+        rules = bytearray(form.charsmap)
+        for _ in range(2000):
+            rules[source.randrange(4, len(rules))] = source.randrange(256)
+        spec = TokenizerSpec(
+            json_text=json_text, sentencepiece={**form.model_dump(), "charsmap": base64.b64encode(rules)}
+        )
+        ours = OurTokenizer(spec)
+        for text, told in zip(nasty(), answers_of(json.loads(spec.model_dump_json()), nasty()), strict=True):
+            assert told.get("ids") == ours.encode(text), (text, told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"charsmap": "x"}, "are not base64"),
+        ({"charsmap": "/////w=="}, "are cut short"),
+        ({"kept": [1]}, "a kept piece is not a string"),
+        ({"add_dummy_prefix": None}, "add_dummy_prefix is not true or false"),
+    ],
+)
+def test_a_damaged_form_is_refused(answers_of, changes, said):
+    form = json.loads(TokenizerSpec(json_text="", sentencepiece={}).model_dump_json())["sentencepiece"]
+    (told,) = answers_of({"json_text": scored(), "add_bos": False, "sentencepiece": {**form, **changes}}, ["x"])
+    assert said in told["refused"]
 
 
 # -- what is refused -----------------------------------------------------------------------------------

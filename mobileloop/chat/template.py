@@ -155,7 +155,14 @@ class ChatTemplate:
         with _template_errors():
             if len(source) > MAX_SOURCE:
                 raise SecurityError(f"it has {len(source)} characters, and {MAX_SOURCE} are allowed")
+            self._source = source
             self._template = _Sandbox(self._allowance).from_string(source)
+
+    def texts(self) -> set[str]:
+        """Every text that the template's own statements name, such as one that it compares a turn with."""
+        with _template_errors():
+            tree = self._template.environment.parse(self._source)
+            return {str(found.value) for found in tree.find_all(nodes.Const) if isinstance(found.value, str)} - {""}
 
     def render(
         self,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from mobileloop.errors import MobileloopError, printable
+
 # Texts that end a turn or a document in the vocabularies of published models. A GGUF file often names only one of them,
 # so each that is a control token of the vocabulary counts.
 KNOWN_ENDS = (
@@ -38,7 +40,17 @@ def said_ids(value: object) -> tuple[int, ...]:
     """The ids that a field says: a number or a list of them; null, -1 and GGUF's highest number say nothing."""
     values = value if isinstance(value, (list, tuple)) else [value]
     whole = (int(one) for one in values if isinstance(one, int) and not isinstance(one, bool))
-    return tuple(one for one in whole if 0 <= one < 0xFFFFFFFF)
+    return tuple(one for one in whole if one >= 0 and one != 0xFFFFFFFF)
+
+
+def _check_said(where: str, value: object) -> None:
+    """Raise MobileloopError where a field that names end tokens holds anything else: an answer would never stop."""
+    for one in value if isinstance(value, (list, tuple)) else [value]:
+        if one is not None and (not isinstance(one, int) or one < -1):
+            raise MobileloopError(
+                f"{where} names the end token {printable(repr(one))} (eos_token_id), but a token's number was "
+                "expected; correct the file."
+            )
 
 
 def end_ids(
@@ -51,6 +63,8 @@ def end_ids(
         texts: the text of a token -> its id in the vocabulary, None where it has none.
         size: tokens of the embedding; an id beyond it can never be generated.
     """
+    for where, value in said.items():
+        _check_said(where, value)
     ids = {one: where for where, value in said.items() for one in said_ids(value)}
     ids.update({one: text for text, one in texts.items() if one is not None})
     notes = [f"the end token {text!r} is not in the vocabulary" for text, one in texts.items() if one is None]

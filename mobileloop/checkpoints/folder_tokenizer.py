@@ -132,7 +132,12 @@ def _chat_template(files: _Files) -> str | None:
     if said is None and (folder / "chat_template.json").is_file():
         said = read_json(folder / "chat_template.json").get("chat_template")
     if isinstance(said, list):
-        said = {str(one.get("name")): one.get("template") for one in said if isinstance(one, dict)}
+        if not all(isinstance(one, dict) for one in said):
+            raise MobileloopError(
+                f"{files.settings.where} has a chat_template whose list holds what is no template; correct it or "
+                "remove it."
+            )
+        said = {str(one.get("name")): one.get("template") for one in said}
     if isinstance(said, dict):
         others = sorted(printable(str(name)) for name in said if name != "default")
         chosen = said.get("default", next(iter(said.values())) if len(said) == 1 else None)

@@ -18,6 +18,7 @@ from mobileloop.checkpoints import known_keys
 from mobileloop.checkpoints.account import Account
 from mobileloop.checkpoints.checkpoint import Checkpoint, weights_sha256
 from mobileloop.checkpoints.ggml import Tensor, read_tensor, repacked_notes
+from mobileloop.checkpoints.gguf_layout import check_layout
 from mobileloop.checkpoints.gguf_tokenizer import gguf_tokenizer
 from mobileloop.checkpoints.weights import refuse_unused
 from mobileloop.errors import MobileloopError, library_errors, printable, validated
@@ -127,12 +128,14 @@ def _open(path: Path) -> Any:
     with library_errors(str(path), _DAMAGED):
         from gguf import GGUFReader
 
-        reader = GGUFReader(str(path))
+        with np.errstate(over="ignore"):  # of a place beyond 64 bits, which check_layout refuses
+            reader = GGUFReader(str(path))
     if reader.byte_order != "I":
         raise MobileloopError(
             f"{path} is in the byte order of another kind of machine ({sys.byteorder}-endian was expected); take the "
             "usual file."
         )
+    check_layout(path, reader)
     return reader
 
 

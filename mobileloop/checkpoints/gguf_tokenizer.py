@@ -121,7 +121,10 @@ def _vocabulary(
 
 def _token_id(account: Account, key: str, size: int, notes: list[str]) -> int | None:
     """The id that a key says; None where it says none, with a note where it lies outside the vocabulary."""
-    ids = said_ids(account.get(f"tokenizer.ggml.{key}"))
+    said = account.get(f"tokenizer.ggml.{key}")
+    if said is not None and not isinstance(said, int):
+        notes.append(f"tokenizer.ggml.{key} is {printable(repr(said))}, which is no token's number, and left out")
+    ids = said_ids(said)
     if ids and ids[0] >= size:
         notes.append(f"tokenizer.ggml.{key} is {ids[0]}, beyond the {size} tokens of the vocabulary, and left out")
         return None

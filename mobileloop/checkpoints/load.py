@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.checkpoints.folder import load_folder
 from mobileloop.checkpoints.gguf import load_gguf
@@ -16,8 +18,11 @@ from mobileloop.console import visible
 from mobileloop.errors import MobileloopError, printable
 from mobileloop.families.registry import family_of, preset_names
 from mobileloop.files import read_json, text_of
+from mobileloop.quant.schemes import QuantTensor
 
 Tell = Callable[[str, float], None]
+
+_MODEL_FILES = (".json", ".safetensors", ".model", ".jinja", ".bin")
 
 # What people give for a source and what it is, by the end of its name.
 _NO_SOURCES = {
@@ -99,6 +104,7 @@ def _gguf(path: Path) -> Path:
 
 def _folder(folder: Path, weights_only_bin: bool, tell: Tell) -> Checkpoint:
     """Load a folder; pickled weights are converted first, where that is wanted."""
+    _check_files(folder)
     found = pickles(folder)
     if not found or not (folder / "config.json").is_file():
         return load_folder(folder)
@@ -114,9 +120,48 @@ def _folder(folder: Path, weights_only_bin: bool, tell: Tell) -> Checkpoint:
     return _called(replace(loaded, source=str(folder), notes=(*notes, *loaded.notes)), folder.resolve().name)
 
 
+def _check_files(folder: Path) -> None:
+    """Raise MobileloopError where something else than a file has the name of one of a model's files.
+
+    A link that leads nowhere would be taken for a file that is missing, and a pipe is waited for.
+    """
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise MobileloopError(f"{text_of(folder)} cannot be read: {error.strerror}.") from None
+    for path in found:
+        if path.suffix not in _MODEL_FILES or path.is_file():
+            continue
+        what = "a folder" if path.is_dir() else "a pipe or a device" if path.exists() else "a link that leads nowhere"
+        raise MobileloopError(f"{text_of(path)} is {what}, but a file was expected; download it again.")
+
+
 def _here(loaded: Checkpoint) -> Checkpoint:
     """A file's name may not be text, and what an artifact says of its model is."""
+    _check_values(loaded)
     return _called(loaded, loaded.config.name)
+
+
+def _check_values(loaded: Checkpoint) -> None:
+    """Raise MobileloopError where a weight is no number, or the token before every prompt is none."""
+    for name, tensor in loaded.tensors.items():
+        quantized = isinstance(tensor, QuantTensor)
+        parts = (tensor.codes, tensor.scale, tensor.minimum) if isinstance(tensor, QuantTensor) else (tensor,)
+        floats = [part for part in parts if part is not None and part.dtype.kind == "f"]
+        with np.errstate(invalid="ignore"):  # of an infinity and its opposite
+            finite = all(np.isfinite(part.sum(dtype=np.float64)) for part in floats)
+        if not finite:
+            what = "a scale" if quantized else "a value"
+            raise MobileloopError(
+                f"{loaded.source}: the tensor {name} holds {what} that is not finite (NaN or infinity); the training "
+                "or the download went wrong: take another revision."
+            )
+    first = loaded.tokenizer.bos_id if loaded.tokenizer else None
+    if first is not None and not 0 <= first < loaded.config.vocab_size:
+        raise MobileloopError(
+            f"{loaded.source} names the token {first} as bos, beyond the {loaded.config.vocab_size} of the model; "
+            "correct the file."
+        )
 
 
 def _called(loaded: Checkpoint, name: str) -> Checkpoint:
@@ -125,6 +170,7 @@ def _called(loaded: Checkpoint, name: str) -> Checkpoint:
 
 def _published(loaded: Checkpoint, snapshot: Snapshot) -> Checkpoint:
     """The model of a snapshot, whose folder is named after a commit."""
+    _check_values(loaded)
     notes = (*snapshot.notes, *loaded.notes)
     named_after = replace(loaded, source=snapshot.label, published=snapshot.label, notes=notes)
     return _called(named_after, snapshot.title)

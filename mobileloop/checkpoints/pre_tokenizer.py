@@ -69,8 +69,8 @@ def pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
     if name not in _EXPRESSIONS:
         raise MobileloopError(
-            f"the GGUF file's pre-tokenizer '{printable(name)}' is not supported; supported are "
-            f"{', '.join(supported_names())}."
+            f"the GGUF file's pre-tokenizer '{printable(name)}' is none of the {len(supported_names())} that are "
+            "supported; take the model's Hugging Face folder."
         )
     splits = [pre_tokenizers.Split(Regex(expression), behavior="isolated") for expression in _EXPRESSIONS[name]]
     return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mobileloop.errors import MobileloopError
+from mobileloop.errors import MobileloopError, printable
 from mobileloop.families.family import Family, llama_tensor_name
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
@@ -48,8 +48,15 @@ def read_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         "rope_theta": rope_theta(raw),
         "rope_pairing": "interleaved" if raw.get("rope_interleaved") else "half",
         "max_position": _given(raw, "max_position_embeddings"),
-        "tie_embeddings": bool(raw.get("tie_word_embeddings", False)),
+        "tie_embeddings": _flag(raw, "tie_word_embeddings"),
     }
+
+
+def _flag(raw: Mapping[str, Any], key: str) -> bool:
+    value = raw.get(key)
+    if value is not None and value not in (True, False):
+        raise MobileloopError(f"the config's {key} is {printable(repr(value))}, but true or false was expected.")
+    return bool(value)
 
 
 # What transformers' LlamaConfig takes where the key is missing.
@@ -86,7 +93,7 @@ def rope_theta(raw: Mapping[str, Any]) -> float:
                     "supported."
                 )
         own = raw.get("rope_theta") if key == "rope_scaling" else None
-        theta = theta or own or rope.get("rope_theta")
+        theta = next((one for one in (theta, own, rope.get("rope_theta")) if one is not None), None)
     return 10000.0 if theta is None else theta
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mobileloop.errors import MobileloopError
+from mobileloop.errors import MobileloopError, printable
 from mobileloop.families import llama, mobilellm
 from mobileloop.families.family import Family
 from mobileloop.spec.config import ModelConfig
@@ -20,7 +20,8 @@ def family_of(model_type: object, where: str) -> Family:
     known = {family.model_type: family for family in FAMILIES}
     if not isinstance(model_type, str) or model_type not in known:
         raise MobileloopError(
-            f"{where} has model_type '{model_type}', which is not supported; supported are {', '.join(sorted(known))}."
+            f"{where} has model_type '{printable(str(model_type))}', which is not supported; supported are "
+            f"{', '.join(sorted(known))}."
         )
     return known[model_type]
 

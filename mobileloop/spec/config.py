@@ -26,9 +26,9 @@ class ModelConfig(BaseModel):
     num_kv_heads: int = Field(gt=0, le=4096)
     head_dim: int = Field(gt=0, le=4096)
     rms_norm_eps: float = Field(default=1e-5, gt=0, lt=1)
-    rope_theta: float = Field(default=10000.0, gt=0)
+    rope_theta: float = Field(default=10000.0, gt=0, allow_inf_nan=False)
     rope_pairing: Literal["half", "interleaved"] = "half"
-    max_position: int = Field(default=2048, gt=0)
+    max_position: int = Field(default=2048, gt=0, le=1 << 31)
     tie_embeddings: bool = True
     exit_gate: bool = False
     random_weights: bool = False

@@ -27,6 +27,35 @@ class SentencePieceForm(BaseModel):
     kept: tuple[str, ...] = ()
 
 
+class SystemTurns(BaseModel):
+    """What a chat template puts around a system turn and the user's; which of them lose white space at their ends."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    before: str
+    between: str
+    after: str
+    trims_system: bool = False
+    trims_user: bool = False
+
+
+class ChatTurns(BaseModel):
+    """What a chat template puts around a user's turn, the opening of the answer included.
+
+    Attributes:
+        before, after: the text of the conversation is these with the turn between them.
+        trims: whether the turn loses the white space at its ends.
+        system: the same with a system turn; None where the template has none, or does more with it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    before: str
+    after: str
+    trims: bool = False
+    system: SystemTurns | None = None
+
+
 class TokenizerSpec(BaseModel):
     """A tokenizer as plain data.
 
@@ -34,6 +63,7 @@ class TokenizerSpec(BaseModel):
         json_text: the `tokenizers` library's JSON.
         sentencepiece: the form to which texts are brought first, where the JSON has none for it.
         chat_template: a Jinja template, run in a sandbox, or None.
+        turns: what the template comes to where it only puts turns between fixed texts, for programs without Jinja.
         bos_token, eos_token: strings the template may name.
         special_texts: more of them, by the names that templates use, such as `pad_token`.
         bos_id: prepended where `add_bos` says so.
@@ -45,6 +75,7 @@ class TokenizerSpec(BaseModel):
     json_text: str
     sentencepiece: SentencePieceForm | None = None
     chat_template: str | None = None
+    turns: ChatTurns | None = None
     bos_token: str | None = None
     eos_token: str | None = None
     special_texts: dict[str, str] = {}

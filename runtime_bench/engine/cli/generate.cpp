@@ -19,7 +19,7 @@ const CommandText kGenerate{
     {
         {"--prompt", "TEXT", "What the text begins with.", "-p"},
         {"--tokens", "LIST", "The same as token ids, such as 1,2,3; needs no tokenizer."},
-        {"--chat", nullptr, "Put the prompt into the model's chat template (ChatML only)."},
+        {"--chat", nullptr, "Put the prompt into the model's chat template, if it puts turns between fixed texts."},
         {"--system", "TEXT", "System message of a chat; the template's own when not given."},
         {"--max-tokens", "N", "Most tokens to generate (default 128).", "-n"},
         {"--threads", "N", "Threads; 0, the default, takes every big core."},

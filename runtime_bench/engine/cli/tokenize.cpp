@@ -16,7 +16,7 @@ const CommandText kTokenize{
         {"--null", nullptr, "Texts end in zero bytes, so that they can hold line ends.", "-0"},
         {"--json-lines", nullptr, "Each line is a JSON string, which can hold anything."},
         {"--plain", nullptr, "Leave out what the model wants around a text, such as the first token."},
-        {"--chat", nullptr, "Put each text into the model's chat template (ChatML only)."},
+        {"--chat", nullptr, "Put each text into the model's chat template, if it puts turns between fixed texts."},
         {"--system", "TEXT", "System message of a chat; the template's own when not given."},
         {"--decode", nullptr, "The other way: each line is a JSON list of ids, and becomes a JSON string."},
     },

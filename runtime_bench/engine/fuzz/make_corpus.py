@@ -197,6 +197,15 @@ def tokenizers() -> None:
     document["decoder"] = {"type": "Strip", "content": "▁", "start": 1, "stop": 1}
     put("tokenizer", "added", json.dumps(document).encode() + "\0 a  <m> thé the \ufb01".encode())
 
+    document = unigram() | {"normalizer": None, "pre_tokenizer": None, "sentencepiece": sentencepiece_form()}
+    put("tokenizer", "form", json.dumps(document).encode() + "\0 a  <s>the thé  fee ".encode())
+
+
+def sentencepiece_form() -> dict[str, Any]:
+    """SentencePiece's normal form, as an artifact's metadata holds it."""
+    flags = ["add_dummy_prefix", "prefix_after_tokens", "remove_extra_whitespaces", "escape_whitespaces"]
+    return {"charsmap": charsmap(), "kept": ["fe", "  "], **dict.fromkeys(flags, True)}
+
 
 def charsmap() -> str:
     """A character map that makes "he" of "t", and nothing of a combining accent, in base64."""

@@ -22,6 +22,10 @@ size_t spaces_begin(const std::string &text, size_t at) {
     return at;
 }
 
+// Python's regular expressions, which cut texts before SentencePiece's normal form, know other spaces and words.
+bool is_python_space(uint32_t code) { return is_space(code) || (code >= 0x1C && code <= 0x1F); }
+bool is_python_word(uint32_t code) { return code == '_' || is_letter(code) || is_number(code); }
+
 bool is_single_word(const std::string &text, size_t begin, size_t end) {
     return (begin == 0 || !is_word(character_at(text, character_before(text, begin)).code)) &&
            (end == text.size() || !is_word(character_at(text, end).code));
@@ -78,7 +82,29 @@ std::optional<AddedTokens::Found> AddedTokens::find(const std::string &text, siz
     return std::nullopt;
 }
 
-std::vector<AddedTokens::Piece> AddedTokens::cut_out(const AlignedText &whole, bool normalized) const {
+std::optional<AddedTokens::Found> AddedTokens::match_at(const std::string &text, size_t at, uint32_t id) const {
+    const Added &added = by_id_.at(id);
+    const auto space = [&](size_t place) {
+        return place < text.size() && is_python_space(character_at(text, place).code);
+    };
+    const auto word = [&](size_t place) { return is_python_word(character_at(text, place).code); };
+    std::vector<size_t> begins{at}; // the content may itself begin with a space
+    while (added.left && space(begins.back()))
+        begins.push_back(begins.back() + character_at(text, begins.back()).bytes);
+    for (auto begin = begins.rbegin(); begin != begins.rend(); ++begin) {
+        size_t end = *begin + added.content.size();
+        if (text.compare(*begin, added.content.size(), added.content) != 0) continue;
+        if (added.single_word &&
+            ((*begin > 0 && word(character_before(text, *begin))) || (end < text.size() && word(end))))
+            continue;
+        while (added.right && space(end)) end += character_at(text, end).bytes;
+        return Found{at, end, id};
+    }
+    return std::nullopt;
+}
+
+std::vector<AddedTokens::Piece> AddedTokens::cut_out(const AlignedText &whole, bool normalized,
+                                                     bool keeps_special) const {
     const std::string &text = whole.text();
     std::vector<Piece> pieces;
     size_t rest = 0; // what begins here is not cut yet
@@ -86,6 +112,7 @@ std::vector<AddedTokens::Piece> AddedTokens::cut_out(const AlignedText &whole, b
         const Added &added = by_id_.at(found->id);
         auto [begin, end, id] = *found;
         at = end;
+        if (keeps_special && is_special(added.content)) continue;
         if (added.single_word && !is_single_word(text, begin, end)) continue;
         if (added.left) begin = std::max(spaces_begin(text, begin), rest);
         if (added.right) end = spaces_end(text, end);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tokenizer/aligned_text.h"
+#include "tokenizer/double_array.h"
 
 namespace ml {
 
@@ -22,8 +23,8 @@ private:
     bool find(std::string_view part, std::string_view &replacement) const;
     uint32_t unit(size_t at) const;
 
-    std::vector<uint32_t> trie_; // a double array
-    std::string texts_;          // each ends with a zero byte
+    DoubleArray trie_;
+    std::string texts_; // each ends with a zero byte
 };
 
 } // namespace ml

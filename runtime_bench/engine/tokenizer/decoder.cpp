@@ -101,6 +101,24 @@ Decoder::Decoder(const Json &json) : spaced_(json.kind() == Json::Kind::null) {
     if (spaced_) return;
     for_each_part(json, "decoders", "decoder",
                   [&](const Json &part, const std::string &type) { steps_.push_back(step_of(part, type)); });
+    bool fused = false;
+    for (const Step &step : steps_) {
+        // What works on tokens works on the whole text once it is one token.
+        const bool stays = step.kind == Step::Kind::fuse || step.kind == Step::Kind::metaspace ||
+                           (step.kind == Step::Kind::strip && !step.stop);
+        late_ = late_ || (fused && !stays);
+        fused = fused || step.kind == Step::Kind::fuse || step.kind == Step::Kind::byte_level;
+    }
+}
+
+bool Decoder::keeps_open(const std::string &token) const {
+    std::vector<std::string> alone{token};
+    bool open = late_;
+    for (const Step &step : steps_) {
+        if (open || step.kind == Step::Kind::metaspace || step.kind == Step::Kind::byte_level) return open;
+        apply(step, alone, open);
+    }
+    return open;
 }
 
 Decoder::Step Decoder::step_of(const Json &json, const std::string &type) {
@@ -132,16 +150,8 @@ Decoder::Step Decoder::step_of(const Json &json, const std::string &type) {
 
 Decoder::Text Decoder::decode(std::vector<std::string> tokens) const {
     Text result;
-    bool fused = false;
-    for (const Step &step : steps_) {
-        const bool fuses = step.kind == Step::Kind::fuse || step.kind == Step::Kind::byte_level;
-        // What works on tokens works on the whole text once it is one token, which grows at its end.
-        const bool stays = step.kind == Step::Kind::fuse || step.kind == Step::Kind::metaspace ||
-                           (step.kind == Step::Kind::strip && !step.stop);
-        if (fused && !stays && !tokens.empty()) result.open = true;
-        apply(step, tokens, result.open);
-        fused = fused || fuses;
-    }
+    result.open = late_ && !tokens.empty();
+    for (const Step &step : steps_) apply(step, tokens, result.open);
     for (size_t i = 0; i < tokens.size(); i++) {
         if (i && spaced_) result.text += ' ';
         result.text += tokens[i];

@@ -20,6 +20,8 @@ public:
     explicit Decoder(const Json &json);
 
     Text decode(std::vector<std::string> tokens) const;
+    // Whether the text is open behind this token, whatever comes before; decoding would only tell the same.
+    bool keeps_open(const std::string &token) const;
 
 private:
     struct Step {
@@ -34,6 +36,7 @@ private:
 
     std::vector<Step> steps_;
     bool spaced_ = false;
+    bool late_ = false; // whether a step looks at the joined text, which grows at its end
 };
 
 } // namespace ml

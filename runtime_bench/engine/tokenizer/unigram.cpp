@@ -37,6 +37,15 @@ Unigram::Unigram(const Json &model) {
         sorted_.end());
 }
 
+void Unigram::round_as_sentencepiece(const std::unordered_set<std::string> &user_defined) {
+    rounded_ = true;
+    double least = std::numeric_limits<double>::infinity();
+    for (uint32_t id = 0; id < tokens_.size(); id++)
+        if (matches(id) && !user_defined.count(tokens_[id])) least = std::min(least, scores_[id]);
+    if (least == std::numeric_limits<double>::infinity()) least = 0;
+    unknown_score_ = static_cast<float>(least) - static_cast<float>(kUnknownPenalty);
+}
+
 int64_t Unigram::id(const std::string &token) const {
     const auto found = std::lower_bound(sorted_.begin(), sorted_.end(), token,
                                         [&](uint32_t id, const std::string &wanted) { return tokens_[id] < wanted; });
@@ -73,35 +82,40 @@ void Unigram::encode(std::string_view word, std::vector<uint32_t> &out) const {
     std::vector<Best> best(word.size() + 1);
     const auto consider = [&](size_t from, size_t to, uint32_t id, double score) {
         score += best[from].score;
+        if (rounded_) score = static_cast<float>(score);
         if (best[to].from == SIZE_MAX || score > best[to].score) best[to] = {score, from, id};
     };
     for (size_t at = 0; at < word.size();) {
         const size_t bytes = character_at(word, at).bytes;
         bool known = false;
         for_each_prefix(word.substr(at), [&](uint32_t id, size_t length) {
+            if (!matches(id)) return;
             consider(at, at + length, id, scores_[id]);
             known = known || length == bytes;
         });
         if (!known) consider(at, at + bytes, unknown(word.substr(at, bytes)), unknown_score_);
         at += bytes;
     }
-    std::vector<std::pair<size_t, size_t>> parts; // from the last to the first; unknown neighbours are one
-    bool joins = false;
+    struct Part {
+        size_t begin, end;
+        bool unknown;
+    };
+    std::vector<Part> parts; // from the last to the first; unknown neighbours are one
     for (size_t end = word.size(); end > 0;) {
         const Best &last = best[end];
         require(last.from < end, "the tokenizer's vocabulary holds parts of characters");
         const bool is_unknown = unknown_ >= 0 && last.id == static_cast<uint32_t>(unknown_);
-        if (is_unknown && joins) {
-            parts.back().first = last.from;
+        if (is_unknown && !parts.empty() && parts.back().unknown) {
+            parts.back().begin = last.from;
         } else {
-            parts.emplace_back(last.from, end);
+            parts.push_back({last.from, end, is_unknown});
         }
-        joins = is_unknown;
         end = last.from;
     }
     for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
-        const std::string_view text = word.substr(part->first, part->second - part->first);
-        const int64_t known = id(std::string(text));
+        const std::string_view text = word.substr(part->begin, part->end - part->begin);
+        // The library looks up what it has joined, which can be a token; SentencePiece does not.
+        const int64_t known = part->unknown && rounded_ ? -1 : id(std::string(text));
         if (known >= 0) {
             out.push_back(static_cast<uint32_t>(known));
         } else if (!byte_fallback_ || !encode_bytes(text, out)) {

@@ -21,8 +21,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import duckdb
 
 from mobileloop import __version__
+from mobileloop.console import visible
 from mobileloop.errors import MobileloopError
-from mobileloop.files import data_path, utf8_path
+from mobileloop.files import data_path, text_of, utf8_path
 from mobileloop_bench.results.document import Document
 from mobileloop_bench.results.exports import Table, first_line
 from mobileloop_bench.results.result import PHASES, Result
@@ -78,7 +79,7 @@ class Filter:
         except ValueError:
             raise MobileloopError(f"--since '{since}' is no date; write for example 2026-11-01.") from None
         return cls(
-            globs={name: glob for name, glob in globs.items() if glob is not None},
+            globs={name: visible(glob) for name, glob in globs.items() if glob is not None},
             numbers={name: numbers(text, f"--{name}") for name, text in lists.items() if text is not None},
             phase=phase,
             since=since,
@@ -203,7 +204,7 @@ class Store:
             MobileloopError: with the first line of what DuckDB says.
         """
         try:
-            found = self._connection.sql(query, params=list(arguments))
+            found = self._connection.sql(text_of(query), params=list(arguments))
             if found is None:
                 raise MobileloopError("the query gives no table; write a SELECT.")
             return Table(found.columns, [str(kind) for kind in found.types], found.fetchall())
