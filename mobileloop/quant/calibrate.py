@@ -12,7 +12,8 @@ temporary folder.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from mobileloop.checkpoints.checkpoint import Checkpoint
+from mobileloop.errors import MobileloopError
 from mobileloop.packed import Choice, keeps
 from mobileloop.quant.feedback import check_finite, with_feedback
 from mobileloop.quant.schemes import QuantTensor
@@ -66,8 +68,7 @@ def calibrated(
     """
     todo = {name: choice for name, choice in plan.items() if not keeps(checkpoint.tensors[name], choice)}
     batch = windows(tokens, width=window_of(checkpoint))
-    with tempfile.TemporaryDirectory() as folder:
-        later = Moments(Path(folder))
+    with scratch_moments() as later:
         applied = [application.block for application in schedule.applications(loops)]
         again = {f"blocks.{block}" for block in applied if applied.count(block) > 1}
         wanted = {name for name in todo if name == "embedding" or name.rpartition(".")[0] in again}
@@ -86,6 +87,23 @@ def moments_of(inputs: torch.Tensor) -> F32:
     moments: F32 = (flat.T @ flat / flat.shape[0]).numpy()
     check_finite(moments)
     return moments
+
+
+@contextmanager
+def scratch_moments() -> Iterator[Moments]:
+    """Moments in a temporary folder, which vanishes when the block ends, however it ends.
+
+    Raises:
+        MobileloopError: where the folder refuses (full, read-only).
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="mobileloop-") as folder:
+            yield Moments(Path(folder))
+    except OSError as error:
+        raise MobileloopError(
+            f"the calibration's scratch files in {tempfile.gettempdir()} could not be written "
+            f"({error.strerror or error}); free some space there, or name another folder in TMPDIR."
+        ) from None
 
 
 class Moments:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +13,7 @@ from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError
 from mobileloop.packed import Choice, Fitted, keeps, planned
 from mobileloop.quant.budget import allocate, choices
-from mobileloop.quant.calibrate import Moments, calibrated, window_of, windows
+from mobileloop.quant.calibrate import calibrated, scratch_moments, window_of, windows
 from mobileloop.quant.feedback import check_finite
 from mobileloop.quant.schemes import GROUPS, QuantTensor
 from mobileloop.quant.sensitivity import Sensing, damages
@@ -159,8 +157,7 @@ def _within(
     sensing = Sensing(checkpoint.config, schedule, float_tensors(checkpoint))
     sensing.sense(windows(tokens, SENSED_TOKENS, min(SENSED_WINDOW, window_of(checkpoint))), loops)
     costs: dict[str, dict[Choice, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        moments = Moments(Path(folder))
+    with scratch_moments() as moments:
         batch = windows(tokens, width=window_of(checkpoint))
         moments.gather(
             checkpoint, schedule, batch, loops, set(shapes), lambda step, done: progress(step, 0.1 + 2 * done)
