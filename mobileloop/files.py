@@ -121,18 +121,31 @@ def read_json(path: Path) -> dict[str, Any]:
         MobileloopError: where the file cannot be read or holds something else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
-        json.dumps(data, ensure_ascii=False).encode("utf-8")  # an escaped half of a character is no text anywhere else
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise MobileloopError(f"{path} is not JSON: {error}.") from None
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, where: str) -> dict[str, Any]:
+    """A JSON object from a text; no key stands in it twice, and every text in it is one.
+
+    Raises:
+        MobileloopError: naming `where`.
+    """
+    try:
+        data = json.loads(text, object_pairs_hook=_once)
+        json.dumps(data, ensure_ascii=False).encode("utf-8")  # an escaped half of a character is no text anywhere else
     except UnicodeEncodeError:
         raise MobileloopError(
-            f"{path} holds half a character (a lone surrogate), which is no text; correct it."
+            f"{where} holds half a character (a lone surrogate), which is no text; correct it."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise MobileloopError(f"{path} is not JSON: {error}.") from None
+        raise MobileloopError(f"{where} is not JSON: {error}.") from None
     if not isinstance(data, dict):
-        raise MobileloopError(f"{path} holds a JSON {type(data).__name__}, but an object was expected.")
+        raise MobileloopError(f"{where} holds a JSON {type(data).__name__}, but an object was expected.")
     return data
 
 

@@ -92,9 +92,19 @@ def load_gguf(path: Path) -> Checkpoint:
             *repacked_notes(stored[key] for key in used.values()),
             *notes.values(),
             *said,
+            *_advice(account),
             *account.settle(known_keys.gguf_rules("llama")),
         ),
     ).check_shapes()
+
+
+def _advice(account: Account) -> list[str]:
+    """A note of the sampling that the file recommends."""
+    keys = [key for key in account if key.startswith("general.sampling.")]
+    told = ", ".join(
+        f"{printable(key.removeprefix('general.sampling.'))} {printable(str(account[key]))}" for key in keys
+    )
+    return [f"the file recommends {told}; `mobileloop run` samples as its options say"] if keys else []
 
 
 def _tensor(path: Path, name: str, stored: Any, config: ModelConfig) -> Tensor:
@@ -204,6 +214,9 @@ def _config(account: Account, stored: Mapping[str, Any], name: str) -> tuple[Mod
     if embedding is None or len(embedding.shape) != 2:
         raise MobileloopError(f"{where} lacks the tensor token_embd.weight; the download may be incomplete.")
     notes = _check_rotation(account, stored)
+    if account.get("llama.vocab_size", embedding.shape[1]) != embedding.shape[1]:
+        told = f"llama.vocab_size is {printable(str(account['llama.vocab_size']))}"
+        notes["vocab_size"] = f"{told}, and the embedding has {embedding.shape[1]} rows, which count"
     assumed = {"context_length": 2048, "attention.layer_norm_rms_epsilon": 1e-5}
     for key, value in assumed.items():
         if f"llama.{key}" not in account:
