@@ -79,11 +79,22 @@ def verification_tokens(session: Session, count: int, text: str | None = None) -
 
 
 def check_same_source(session: Session, checkpoint: Checkpoint) -> None:
-    """Raise MobileloopError where the artifact was made from other weights."""
+    """Raise MobileloopError where the artifact was made from other weights, or from another config beside them."""
     if session.info.source_sha256 != checkpoint.sha256:
         raise MobileloopError(
             f"{session.path} was exported from {session.info.source} (sha256 {session.info.source_sha256[:12]}), and "
             f"{checkpoint.source} is another file (sha256 {checkpoint.sha256[:12]}); give the source it was made from."
+        )
+    ours, theirs = session.info.config.model_dump(), checkpoint.config.model_dump()
+    differing = [
+        f"{name} ({ours[name]} in the artifact, {theirs[name]} in the source)"
+        for name in ours
+        if name not in ("name", "random_weights") and ours[name] != theirs[name]
+    ]
+    if differing:
+        raise MobileloopError(
+            f"{session.path} has another config than {checkpoint.source}, whose weights it was exported from: "
+            f"{', '.join(differing)}; give the source as it was, or export it again."
         )
 
 
@@ -104,9 +115,9 @@ def compare(
         text: the calibration text of the export, for artifacts that do not give their weights back; None is the
             packaged one.
     """
-    info = session.info
-    reference = ReferenceModel(info.config, info.schedule, expected_weights(session, checkpoint, text, progress))
-    window = min(info.context, 256)
+    weights = expected_weights(session, checkpoint, text, progress)
+    reference = ReferenceModel(checkpoint.config, session.info.schedule, weights)
+    window = min(session.info.context, 256)
     totals = np.zeros(4)
     largest = 0.0
     for start in range(0, len(tokens), window):
