@@ -130,9 +130,8 @@ def compare(
         progress("artifact", (start + window / 2) / len(tokens))
         session.reset()
         got = torch.from_numpy(_both_phases(session, piece))
-        for name, logits in ((str(session.path), got), (f"the reference of {checkpoint.source}", expected)):
-            if not bool(torch.isfinite(logits).all()):
-                raise MobileloopError(f"{name} gives logits that are not finite numbers; check the checkpoint.")
+        _check_finite(str(session.path), got)
+        _check_finite(f"the reference of {checkpoint.source}", expected)
         largest = max(largest, float((expected - got).abs().max()))
         totals += _sums(expected, got, tokens[start + 1 : start + 1 + len(piece)])
     count, predicted = len(tokens), len(tokens) - 1
@@ -145,6 +144,12 @@ def compare(
         artifact_perplexity=_perplexity(artifact_loss / predicted),
         reference_perplexity=_perplexity(reference_loss / predicted),
     )
+
+
+def _check_finite(what: str, logits: torch.Tensor) -> None:
+    """Raise MobileloopError where logits are no numbers."""
+    if not bool(torch.isfinite(logits).all()):
+        raise MobileloopError(f"{what} gives logits that are not finite numbers; check the checkpoint.")
 
 
 def _sums(expected: torch.Tensor, got: torch.Tensor, following: Sequence[int]) -> list[float]:
