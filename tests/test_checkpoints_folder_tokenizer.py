@@ -243,7 +243,7 @@ def test_a_plain_token_that_is_named_special_becomes_one(tmp_path):
         ({"added_tokens": {"<|im_start|>": "x"}}, "does not fit"),
         ({"added_tokens": {"<|im_start|>": -4}}, "does not fit"),
         ({"tokenizer_config": {"bos_token": 7}}, "bos_token is 7"),
-        ({"tokenizer_config": {"chat_template": 7}}, "chat_template that is a int"),
+        ({"tokenizer_config": {"chat_template": 7}}, r"chat_template that is no text \(int\)"),
         ({"tokenizer_config": {"split_special_tokens": True}}, "split_special_tokens"),
         ({"tokenizer_config": {"do_lower_case": True}}, "do_lower_case"),
     ],

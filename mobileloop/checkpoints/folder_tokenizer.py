@@ -52,6 +52,7 @@ def folder_tokenizer(folder: Path, config: Account, vocab_size: int) -> tuple[To
     _note_overruled(files, tokenizer, {} if from_sentencepiece else {bos: add_bos, eos: add_eos}, prefix)
     if from_sentencepiece and add_eos:
         json_text = with_end_token(json_text, eos or "</s>")
+        files.notes.append("every text gets the end token behind it, as add_eos_token asks for")
     ends, notes = end_ids(
         {"generation_config.json": files.generation.get("eos_token_id"), "config.json": config.get("eos_token_id")},
         {} if eos is None else {eos: tokenizer.token_to_id(eos)},
@@ -83,7 +84,10 @@ def _chat_template(files: TextFiles) -> str | None:
     if extra.is_dir():
         files.notes.append(f"{extra} holds more chat templates, which are left out")
     if (folder / "chat_template.jinja").is_file():
-        return read_text(folder / "chat_template.jinja")
+        text = read_text(folder / "chat_template.jinja")
+        if said is not None and said != text:
+            files.notes.append("chat_template.jinja counts, not the other chat_template of tokenizer_config.json")
+        return text
     if said is None and (folder / "chat_template.json").is_file():
         said = read_json(folder / "chat_template.json").get("chat_template")
     if isinstance(said, list):
@@ -96,13 +100,15 @@ def _chat_template(files: TextFiles) -> str | None:
     if isinstance(said, dict):
         others = sorted(printable(str(name)) for name in said if name != "default")
         chosen = said.get("default", next(iter(said.values())) if len(said) == 1 else None)
-        if others and len(said) != 1:
+        if others and chosen is None:
+            files.notes.append(f"of several chat templates none is named 'default': {', '.join(others)} are left out")
+        elif others and len(said) != 1:
             files.notes.append(f"of several chat templates only 'default' is taken; left out: {', '.join(others)}")
         said = chosen
     if said is not None and not isinstance(said, str):
         raise MobileloopError(
-            f"{files.settings.where} has a chat_template that is a {type(said).__name__}, but text was expected; "
-            "correct it or remove it."
+            f"{files.settings.where} has a chat_template that is no text ({type(said).__name__}); correct it or "
+            "remove it."
         )
     return said
 

@@ -14,7 +14,7 @@ from mobileloop.checkpoints.account import Account
 from mobileloop.checkpoints.sentencepiece import sentencepiece_tokenizer, settled
 from mobileloop.checkpoints.text_files import NAMED_TOKENS, TextFiles, token_text
 from mobileloop.errors import MobileloopError, library_errors, printable
-from mobileloop.files import parse_json, read_json, read_text
+from mobileloop.files import check_content, parse_json, read_json, read_text
 from mobileloop.json_tokenizer import open_tokenizer
 
 _FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
@@ -30,6 +30,7 @@ def vocabulary_of(files: TextFiles, named: Mapping[str, Any], size: int) -> tupl
     added = _added_tokens(files, named)
     whole, pieces = folder / "tokenizer.json", folder / "tokenizer.model"
     if whole.is_file():
+        check_content(whole)
         text = read_text(whole)
         tokenizer, text = _opened(whole, text, files)
     elif pieces.is_file():

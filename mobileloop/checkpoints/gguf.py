@@ -22,6 +22,7 @@ from mobileloop.checkpoints.gguf_layout import check_layout
 from mobileloop.checkpoints.gguf_tokenizer import gguf_tokenizer
 from mobileloop.checkpoints.weights import refuse_unused
 from mobileloop.errors import MobileloopError, library_errors, printable, validated
+from mobileloop.files import check_content
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
@@ -135,6 +136,14 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _open(path: Path) -> Any:
+    check_content(path)
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    version = int.from_bytes(head[4:], "little")
+    if head[:4] == b"GGUF" and version not in (2, 3) and version < 1 << 16:
+        raise MobileloopError(
+            f"{path} is of GGUF version {version}, and 2 and 3 are read; take a newer file of the model."
+        )
     with library_errors(str(path), _DAMAGED):
         from gguf import GGUFReader
 
@@ -176,7 +185,7 @@ def _check_kind(account: Account) -> None:
     architecture, kind = account.get("general.architecture"), account.get("general.type", "model")
     if kind != "model":
         raise MobileloopError(
-            f"{account.where} holds a {printable(str(kind))}, not a model; give the model's own file."
+            f"{account.where} holds no model but another kind ({printable(str(kind))}); give the model's own file."
         )
     if architecture != "llama":
         raise MobileloopError(

@@ -52,6 +52,7 @@ def gguf_tokenizer(account: Account, vocab_size: int) -> tuple[TokenizerSpec | N
         if eos is None:
             raise MobileloopError(f"{account.where} asks for an end token behind every text, and names none.")
         json_text = with_end_token(json_text, tokens[eos])
+        notes.append(f"every text gets the end token {tokens[eos]!r} behind it, as add_eos_token asks for")
     data = {
         "json_text": json_text,
         "chat_template": template,

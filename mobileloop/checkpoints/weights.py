@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from mobileloop.errors import MobileloopError, library_errors, printable
-from mobileloop.files import read_json
+from mobileloop.files import check_content, read_json
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -180,6 +180,7 @@ def _listed(names: list[str]) -> str:
 
 def _header(path: Path) -> dict[str, str]:
     """Name -> type of every tensor of a file."""
+    check_content(path)
     damage = library_errors(str(path), "it is damaged or cut short; download it again")
     with damage, safe_open(str(path), framework="np") as stored:
         return {name: stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118

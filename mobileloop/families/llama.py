@@ -24,6 +24,8 @@ def read_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         if raw.get(bias):
             raise MobileloopError(f"the config sets {bias}, and blocks with biases are not supported.")
     _check_architectures(raw.get("architectures"))
+    if raw.get("model_type") == "llama":
+        _check_own_code(raw)
     _check_window(raw)
     missing = [key for key in _REQUIRED if key not in raw]
     if missing:
@@ -97,6 +99,17 @@ def _said_bases(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {where: base for where, base in said.items() if base is not None}
 
 
+def read_notes(raw: Mapping[str, Any]) -> list[str]:
+    """What the user should know of how a config was read."""
+    return [*rope_notes(raw), *_class_notes(raw)]
+
+
+def _class_notes(raw: Mapping[str, Any]) -> list[str]:
+    """A note where the class is another one than Llama's."""
+    others = _other_classes(raw)
+    return [f"config.json names the class {printable(others[0])}, which is read as LlamaForCausalLM"] if others else []
+
+
 def rope_notes(raw: Mapping[str, Any]) -> list[str]:
     """A note where several rotary bases are said and differ."""
     said = _said_bases(raw)
@@ -120,7 +133,8 @@ def _check_rope(key: str, rope: object) -> None:
     for name, value in rope.items():
         if name not in known and value is not None and not (name == "partial_rotary_factor" and value == 1):
             raise MobileloopError(
-                f"the config's {key} sets {name!r} to {value!r}, which changes the rotary embedding and is not supported."
+                f"the config's {key} sets {name!r} to {value!r}, which changes the rotary embedding and is not "
+                "supported."
             )
 
 
@@ -131,6 +145,21 @@ def _check_architectures(said: object) -> None:
             f"the config's architectures are {', '.join(map(str, names))}, and only causal language models are "
             "supported; take the model with its language head."
         )
+
+
+def _check_own_code(raw: Mapping[str, Any]) -> None:
+    """Raise MobileloopError where the model's class is another one, in code that lies beside it."""
+    own, others = raw.get("auto_map"), _other_classes(raw)
+    if others and isinstance(own, Mapping) and "AutoModelForCausalLM" in own:
+        raise MobileloopError(
+            f"the config's class is {printable(others[0])}, in code of its own (auto_map), which is not run here; its "
+            "arithmetic may be another than Llama's, so the model is not read."
+        )
+
+
+def _other_classes(raw: Mapping[str, Any]) -> list[str]:
+    said = raw.get("architectures")
+    return [str(name) for name in said if name != "LlamaForCausalLM"] if isinstance(said, list) else []
 
 
 def _check_window(raw: Mapping[str, Any]) -> None:
@@ -174,5 +203,5 @@ def smollm2_135m() -> tuple[ModelConfig, Schedule]:
 
 
 FAMILY = Family(
-    "llama", read_config, read_schedule, llama_tensor_name, DEFAULTS, {"smollm2-135m": smollm2_135m}, rope_notes
+    "llama", read_config, read_schedule, llama_tensor_name, DEFAULTS, {"smollm2-135m": smollm2_135m}, read_notes
 )
