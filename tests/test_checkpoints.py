@@ -122,9 +122,10 @@ def test_a_class_of_its_own_code_is_refused_and_another_name_noted(tmp_path):
     own = {**named, "auto_map": {"AutoModelForCausalLM": "modeling_zebra.ZebraForCausalLM"}}
     with pytest.raises(MobileloopError, match="ZebraForCausalLM, in code of its own"):
         load_checkpoint(str(write_folder(tmp_path / "b", random_model(TINY), **own)))
+    classes = {"architectures": ["LlamaForSequenceClassification"]}
+    folder = write_folder(tmp_path / "c", random_model(TINY), **classes)
     with pytest.raises(MobileloopError, match="LlamaForSequenceClassification"):
-        classes = {"architectures": ["LlamaForSequenceClassification"]}
-        load_checkpoint(str(write_folder(tmp_path / "c", random_model(TINY), **classes)))
+        load_checkpoint(str(folder))
 
 
 @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid", b"<!DOCTYPE html>\n<html>"])

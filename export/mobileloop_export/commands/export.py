@@ -143,7 +143,7 @@ def export(
       mobileloop export ./SmolLM2-135M-Instruct --budget 70MB --calibrate my-texts.txt -o small.safetensors
       mobileloop export mobilellm-350m-ls --loops 4 --to engine -o random-350m.safetensors
     """
-    from mobileloop.artifact import ArtifactInfo
+    from mobileloop.artifact import ArtifactInfo, check_replaced
     from mobileloop.checkpoints.load import load_checkpoint
     from mobileloop.files import check_output, utf8_path, written_whole
     from mobileloop.spec.capabilities import check_built
@@ -158,6 +158,7 @@ def export(
         )
     if output is not None:
         check_output(output, (source, calibrate))
+        check_replaced(output)
         if to is not Target.engine:  # said before the work, not when the artifact is opened
             utf8_path(output, {"executorch": "ExecuTorch", "onnx": "onnxruntime"}[to.value])
     check_range("seed", seed, 0, 2**63 - 1)
@@ -179,6 +180,7 @@ def export(
         info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv], said)
         path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
         check_output(path, (source, calibrate))
+        check_replaced(path)
         with written_whole(path) as temporary:
             write(packed, info, temporary, lambda step, done: progress(step, 0.7 + 0.3 * done))
     _say(path, info, as_json)
