@@ -97,7 +97,7 @@ class Watching(SandboxedEnvironment):
         self.watch_joined, self.watch_compared = _joined_values, _compared
         for name, function in list(self.filters.items()):
             self.filters[name] = _watched_filter(name, function)
-        tests: dict[str, Callable[..., Any]] = dict(self.tests)
+        tests: dict[str, Any] = {**self.tests}
         self.tests.update({name: _watched_test(name, function) for name, function in tests.items()})
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
