@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from safetensors import safe_open
 
 from mobileloop import __version__
 from mobileloop.chat.turns import chat_turns
@@ -166,10 +167,24 @@ def runtime_of(path: str | Path) -> str:
     runtime = RUNTIME_OF_SUFFIX.get(path.suffix)
     if runtime is None:
         known = ", ".join(RUNTIME_OF_SUFFIX)
-        raise MobileloopError(f"{path} has no known suffix; artifacts end in {known}.")
+        source = "; it is a source: export it first" if path.suffix == ".gguf" else ""
+        raise MobileloopError(f"{path} has no known suffix; artifacts end in {known}{source}.")
     if not path.is_file():
         raise MobileloopError(f"{path} does not exist; make it with mobileloop export.")
     return runtime
+
+
+def check_replaced(path: Path) -> None:
+    """Raise MobileloopError where an export would replace a safetensors file that is no artifact: weights, likely."""
+    if path.suffix != ".safetensors" or not path.is_file() or path.stat().st_size == 0:
+        return
+    try:
+        with safe_open(str(path), framework="np") as stored:
+            ours = "mobileloop" in (stored.metadata() or {})
+    except Exception:  # no safetensors at all; the library raises several kinds
+        ours = False
+    if not ours:
+        raise MobileloopError(f"{path} is a file that mobileloop did not write; remove it or choose another output.")
 
 
 def check_tokens(info: ArtifactInfo, position: int, count: int) -> None:

@@ -114,25 +114,52 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def check_content(path: Path) -> None:
+    """Raise MobileloopError where a file holds what stands in its place before, or instead of, a download."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(64).lstrip().lower()
+    except OSError as error:
+        raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
+    if head.startswith(b"version https://git-lfs"):
+        raise MobileloopError(f"{path} is a pointer of Git LFS, not the file itself; fetch it with: git lfs pull.")
+    if head.startswith((b"<!doctype html", b"<html")):
+        raise MobileloopError(f"{path} is a web page, not the file itself; download it from its own address.")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
         MobileloopError: where the file cannot be read or holds something else.
     """
+    check_content(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
-        json.dumps(data, ensure_ascii=False).encode("utf-8")  # an escaped half of a character is no text anywhere else
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise MobileloopError(f"{path} is not JSON: {error}.") from None
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, where: str) -> dict[str, Any]:
+    """A JSON object from a text; no key stands in it twice, and every text in it is one.
+
+    Raises:
+        MobileloopError: naming `where`.
+    """
+    try:
+        data = json.loads(text, object_pairs_hook=_once)
+        json.dumps(data, ensure_ascii=False).encode("utf-8")  # an escaped half of a character is no text anywhere else
     except UnicodeEncodeError:
         raise MobileloopError(
-            f"{path} holds half a character (a lone surrogate), which is no text; correct it."
+            f"{where} holds half a character (a lone surrogate), which is no text; correct it."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise MobileloopError(f"{path} is not JSON: {error}.") from None
+        raise MobileloopError(f"{where} is not JSON: {error}.") from None
     if not isinstance(data, dict):
-        raise MobileloopError(f"{path} holds a JSON {type(data).__name__}, but an object was expected.")
+        raise MobileloopError(f"{where} holds a JSON {type(data).__name__}, but an object was expected.")
     return data
 
 
@@ -156,7 +183,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise MobileloopError(f"{path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise MobileloopError(f"{path} is not UTF-8 text; download it again.") from None
+        raise MobileloopError(f"{path} is not UTF-8 text; convert it, or download it again.") from None
 
 
 def file_sha256(path: Path) -> str:

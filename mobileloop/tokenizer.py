@@ -42,7 +42,7 @@ class Tokenizer:
                 ids = list(self.raw.encode(text, add_special_tokens=special).ids)
             else:
                 ids = self._pieces.encode(text, special)
-        if special and self.spec.add_bos and self.spec.bos_id is not None and ids[:1] != [self.spec.bos_id]:
+        if special and self.spec.add_bos and self.spec.bos_id is not None:
             ids.insert(0, self.spec.bos_id)
         return ids
 
@@ -97,6 +97,17 @@ class Tokenizer:
     def is_end(self, token: int) -> bool:
         """Whether a token ends generation."""
         return token in self.spec.eos_ids
+
+
+def template_doubts(spec: TokenizerSpec | None) -> tuple[str, ...]:
+    """A note where a chat template takes no plain user's turn, so that a chat would fail."""
+    if spec is None or spec.chat_template is None:
+        return ()
+    try:
+        Tokenizer(spec).chat_text("Hello")
+    except MobileloopError as error:
+        return (f"a chat with this model fails: {error}",)
+    return ()
 
 
 class TextStream:

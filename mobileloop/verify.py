@@ -16,10 +16,10 @@ from safetensors import safe_open
 from mobileloop.artifact import RUNTIME_OF_SUFFIX, ArtifactInfo
 from mobileloop.checkpoints.checkpoint import Checkpoint
 from mobileloop.errors import MobileloopError, library_errors
-from mobileloop.packed import Fitted, PackedModel
-from mobileloop.quant.fit import Text, Wanted, fit
+from mobileloop.packed import Choice, Fitted, PackedModel, Tensor, keeps
+from mobileloop.quant.fit import Text, Wanted, fit, weights_sha256
 from mobileloop.quant.records import unpack_record
-from mobileloop.quant.schemes import QuantTensor
+from mobileloop.quant.schemes import SCHEMES, QuantTensor
 from mobileloop.reference.model import ReferenceModel, float_tensors
 from mobileloop.runtimes.base import Session
 from mobileloop.spec.capabilities import CAPABILITIES
@@ -39,7 +39,10 @@ class Limits:
     top1_agreement: float
 
 
-NEAR = 0.5  # of a tensor's norm; 4 bits and error feedback stay below a third
+# How far a fitted row may be from the source's, in steps of plain rounding, whose own error is 0.3 of them. What
+# feedback moves from loud inputs to silent ones ends, with 16 codes, where they do: 1.1 steps at most in trials with
+# moments of every kind. With 255 codes there is room: 6.3 steps, and a negated matrix is 14 steps and more away.
+NEAR_STEPS = {"int4": 2.0, "int4-symmetric": 2.0, "int8": 12.0}
 QUANTIZED_LIMITS = Limits(mean_kl=0.01, top1_agreement=0.96)
 EXACT_LIMITS = Limits(mean_kl=1e-6, top1_agreement=0.96)
 
@@ -79,11 +82,22 @@ def verification_tokens(session: Session, count: int, text: str | None = None) -
 
 
 def check_same_source(session: Session, checkpoint: Checkpoint) -> None:
-    """Raise MobileloopError where the artifact was made from other weights."""
+    """Raise MobileloopError where the artifact was made from other weights, or from another config beside them."""
     if session.info.source_sha256 != checkpoint.sha256:
         raise MobileloopError(
             f"{session.path} was exported from {session.info.source} (sha256 {session.info.source_sha256[:12]}), and "
             f"{checkpoint.source} is another file (sha256 {checkpoint.sha256[:12]}); give the source it was made from."
+        )
+    ours, theirs = session.info.config.model_dump(), checkpoint.config.model_dump()
+    differing = [
+        f"{name} ({ours[name]} in the artifact, {theirs[name]} in the source)"
+        for name in ours
+        if name not in ("name", "random_weights") and ours[name] != theirs[name]
+    ]
+    if differing:
+        raise MobileloopError(
+            f"{session.path} has another config than {checkpoint.source}, whose weights it was exported from: "
+            f"{', '.join(differing)}; give the source as it was, or export it again."
         )
 
 
@@ -104,9 +118,9 @@ def compare(
         text: the calibration text of the export, for artifacts that do not give their weights back; None is the
             packaged one.
     """
-    info = session.info
-    reference = ReferenceModel(info.config, info.schedule, expected_weights(session, checkpoint, text, progress))
-    window = min(info.context, 256)
+    weights = expected_weights(session, checkpoint, text, progress)
+    reference = ReferenceModel(checkpoint.config, session.info.schedule, weights)
+    window = min(session.info.context, 256)
     totals = np.zeros(4)
     largest = 0.0
     for start in range(0, len(tokens), window):
@@ -116,20 +130,10 @@ def compare(
         progress("artifact", (start + window / 2) / len(tokens))
         session.reset()
         got = torch.from_numpy(_both_phases(session, piece))
-        for name, logits in ((str(session.path), got), (f"the reference of {checkpoint.source}", expected)):
-            if not bool(torch.isfinite(logits).all()):
-                raise MobileloopError(f"{name} gives logits that are not finite numbers; check the checkpoint.")
+        _check_finite(str(session.path), got)
+        _check_finite(f"the reference of {checkpoint.source}", expected)
         largest = max(largest, float((expected - got).abs().max()))
-        p, q = expected.double().log_softmax(-1), got.double().log_softmax(-1)
-        targets = torch.tensor(tokens[start + 1 : start + 1 + len(piece)])
-        scored = targets.shape[0]
-        rows = torch.arange(scored)
-        totals += [
-            float((p.exp() * (p - q)).sum()),
-            float((p.argmax(-1) == q.argmax(-1)).sum()),
-            -float(q[rows, targets].sum()),
-            -float(p[rows, targets].sum()),
-        ]
+        totals += _sums(expected, got, tokens[start + 1 : start + 1 + len(piece)])
     count, predicted = len(tokens), len(tokens) - 1
     divergence, agreed, artifact_loss, reference_loss = totals.tolist()  # plain floats: JSON knows no numpy
     return Comparison(
@@ -142,6 +146,25 @@ def compare(
     )
 
 
+def _check_finite(what: str, logits: torch.Tensor) -> None:
+    """Raise MobileloopError where logits are no numbers."""
+    if not bool(torch.isfinite(logits).all()):
+        raise MobileloopError(f"{what} gives logits that are not finite numbers; check the checkpoint.")
+
+
+def _sums(expected: torch.Tensor, got: torch.Tensor, following: Sequence[int]) -> list[float]:
+    """Over one window of logits [tokens, vocab]: divergence, tokens agreed on, the losses of what follows in both."""
+    p, q = expected.double().log_softmax(-1), got.double().log_softmax(-1)
+    targets = torch.tensor(following)
+    rows = torch.arange(targets.shape[0])
+    return [
+        float((p.exp() * (p - q)).sum()),
+        float((p.argmax(-1) == q.argmax(-1)).sum()),
+        -float(q[rows, targets].sum()),
+        -float(p[rows, targets].sum()),
+    ]
+
+
 def expected_weights(
     session: Session,
     checkpoint: Checkpoint,
@@ -150,21 +173,22 @@ def expected_weights(
 ) -> dict[str, NDArray[np.float32]]:
     """The weights that an artifact should compute with, as float32.
 
-    Rounded weights are made again from the source. What was fitted to a calibration text is read from the records of an
-    engine artifact, each matrix of which must be near the source's; other formats do not give it back, so that the
+    What an export keeps or rounds is made again from the source. What was fitted to a calibration text is read from
+    the records of an engine artifact and checked (`check_stored`); other formats do not give it back, so that the
     calibration is done again.
 
     Raises:
-        MobileloopError: where a matrix is not near, or the calibration gives other weights than the artifact's.
+        MobileloopError: where stored weights are not those that were fitted, or the calibration gives other ones.
     """
     info = session.info
     if info.calibration is None:
         packed = PackedModel.from_checkpoint(checkpoint, info.quantization, info.schedule, group=info.group)
         return packed.dequantized()
     if Path(session.path).suffix == ".safetensors":
-        stored = stored_weights(Path(session.path), info.config)
-        check_near(str(session.path), checkpoint, stored)
-        return stored
+        stored = stored_tensors(Path(session.path), checkpoint.config)
+        made = check_stored(str(session.path), checkpoint, stored, info.calibration.weights_sha256)
+        fixed = {name: tensor for name, tensor in float_tensors(checkpoint).items() if name in stored}
+        return {**fixed, **{name: tensor.dequantize() for name, tensor in made.items()}}
     fitted = fit_again(str(session.path), info, checkpoint, text or Text.packaged(), progress)
     return PackedModel.from_checkpoint(checkpoint, info.quantization, info.schedule, fitted=fitted).dequantized()
 
@@ -200,9 +224,13 @@ def fit_again(
     return fitted
 
 
-def stored_weights(path: Path, config: ModelConfig) -> dict[str, NDArray[np.float32]]:
-    """The weights in the records of an engine artifact that a session has opened, by the names of `tensor_shapes`."""
-    found: dict[str, NDArray[np.float32]] = {}
+def stored_tensors(path: Path, config: ModelConfig) -> dict[str, Tensor]:
+    """The tensors in an engine artifact that a session has opened, by the names of `tensor_shapes`.
+
+    Raises:
+        MobileloopError: where the file has other tensors than the config asks for.
+    """
+    found: dict[str, Tensor] = {}
     with library_errors(f"the tensors of {path}", "export it again"), safe_open(str(path), framework="np") as stored:
         for name in stored.keys():  # noqa: SIM118  (safe_open is no mapping)
             tensor = stored.get_tensor(name)
@@ -210,22 +238,74 @@ def stored_weights(path: Path, config: ModelConfig) -> dict[str, NDArray[np.floa
                 found[name] = tensor
                 continue
             for role, part in unpack_record(tensor, f"the record {name} of {path}").items():
-                whole = name if role == "matrix" else f"{name}.{role}"
-                found[whole] = part.dequantize() if isinstance(part, QuantTensor) else part
-    return {name: found[name].reshape(shape) for name, shape in config.tensor_shapes().items()}
+                found[name if role == "matrix" else f"{name}.{role}"] = part
+    shapes = config.tensor_shapes()
+    for name, shape in shapes.items():
+        if name not in found or tuple(found[name].shape) != shape:
+            raise MobileloopError(f"{path} has no tensor {name} of shape {list(shape)}; export it again.")
+    return {name: found[name] for name in shapes}
 
 
-def check_near(path: str, checkpoint: Checkpoint, stored: Mapping[str, NDArray[np.float32]]) -> None:
-    """Raise MobileloopError where a stored tensor is no quantization of the source's: too far from it, as a whole."""
-    for name, source in float_tensors(checkpoint).items():
-        if name not in stored:
-            continue
-        away = float(np.linalg.norm(stored[name] - source))
-        if not away <= NEAR * float(np.linalg.norm(source)):
+def check_stored(
+    path: str, checkpoint: Checkpoint, stored: Mapping[str, Tensor], fitted_sha256: str
+) -> dict[str, QuantTensor]:
+    """The fitted matrices among an artifact's tensors, after all of them were held against the source.
+
+    Norms and kept matrices are the source's bit for bit. The fitted matrices have the hash that the export noted, and
+    each is near the source's, row by row.
+
+    Raises:
+        MobileloopError: for the first tensor that is none of this.
+    """
+    made: dict[str, QuantTensor] = {}
+    for name, tensor in stored.items():
+        source = checkpoint.tensors[name]
+        if isinstance(tensor, QuantTensor) and not keeps(source, Choice(tensor.scheme, tensor.group)):
+            made[name] = tensor
+        elif not _same_bits(tensor, source):
             raise MobileloopError(
-                f"{name} of {path} is not the source's: it differs by {away / float(np.linalg.norm(source) or 1):.0%} "
-                "of its size, more than any quantization; export it again."
+                f"{name} of {path} is not the source's, which an export takes over bit for bit; export it again."
             )
+    for name, tensor in made.items():
+        _check_near(f"{name} of {path}", checkpoint.tensors[name], tensor)
+    if weights_sha256(made) != fitted_sha256:
+        raise MobileloopError(
+            f"the fitted weights of {path} are not those that were exported: their sha256 is "
+            f"{weights_sha256(made)[:12]}, and its metadata say {fitted_sha256[:12]}; export it again."
+        )
+    return made
+
+
+def _same_bits(tensor: Tensor, source: Tensor) -> bool:
+    """Whether a stored norm or kept matrix is the source's."""
+    if isinstance(tensor, QuantTensor) and isinstance(source, QuantTensor):
+        return weights_sha256({"": tensor}) == weights_sha256({"": source})
+    return _floats(tensor).tobytes() == _floats(source).tobytes()
+
+
+def _check_near(what: str, source: Tensor, fitted: QuantTensor) -> None:
+    """Raise MobileloopError where a row of a fitted matrix is too far from the source's to be a quantization of it.
+
+    The measure is the step of plain rounding, from the source alone: the artifact's own scales are what is checked.
+    """
+    weights = _floats(source)
+    if fitted.scheme not in NEAR_STEPS:
+        raise MobileloopError(f"{what} is neither the source's nor fitted: it is not quantized; export it again.")
+    plain = SCHEMES[fitted.scheme].quantize(weights, fitted.group)
+    assert plain.scale is not None
+    steps = np.sqrt(fitted.group * np.square(plain.scale.astype(np.float32)).sum(axis=1))
+    allowed = NEAR_STEPS[fitted.scheme] * (steps + np.linalg.norm(plain.dequantize() - weights, axis=1))
+    away = np.linalg.norm(fitted.dequantize() - weights, axis=1)
+    far = np.flatnonzero(~(away <= allowed))
+    if far.size:
+        raise MobileloopError(
+            f"{what} is not the source's: row {far[0]} differs by {away[far[0]]:.3g}, where fitting stays below "
+            f"{allowed[far[0]]:.3g}; export it again."
+        )
+
+
+def _floats(tensor: Tensor) -> NDArray[np.float32]:
+    return tensor.dequantize() if isinstance(tensor, QuantTensor) else tensor.astype(np.float32, copy=False)
 
 
 def _perplexity(loss: float) -> float:

@@ -177,7 +177,12 @@ def byte_cases() -> Iterator[Case]:
         "git lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
         "magic alone": b"GGUF",
     }.items():
-        yield Case(f"gguf {name}", bytes_of(lambda _, content=content: content), r"m\.gguf.*(GGUF|damaged|cut)", NAME)
+        yield Case(
+            f"gguf {name}",
+            bytes_of(lambda _, content=content: content),
+            r"m\.gguf.*(GGUF|damaged|cut|web page|Git LFS)",
+            NAME,
+        )
     for size in (4, 7, 8, 12, 20, 24, 25, 40, 60, 100, 200, 500, 1000, 3000, 6000):
         yield Case(f"gguf cut at {size}", bytes_of(lambda whole, size=size: whole[:size]), r"m\.gguf", NAME)
     for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.999):

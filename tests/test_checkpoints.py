@@ -115,6 +115,54 @@ def test_a_config_that_does_not_fit(tmp_path, changes, words):
         load_checkpoint(str(folder))
 
 
+def test_a_class_of_its_own_code_is_refused_and_another_name_noted(tmp_path):
+    named = {"architectures": ["ZebraForCausalLM"]}
+    loaded = load_checkpoint(str(write_folder(tmp_path / "a", random_model(TINY), **named)))
+    assert any("ZebraForCausalLM" in note for note in loaded.notes)
+    own = {**named, "auto_map": {"AutoModelForCausalLM": "modeling_zebra.ZebraForCausalLM"}}
+    with pytest.raises(MobileloopError, match="ZebraForCausalLM, in code of its own"):
+        load_checkpoint(str(write_folder(tmp_path / "b", random_model(TINY), **own)))
+    with pytest.raises(MobileloopError, match="LlamaForSequenceClassification"):
+        classes = {"architectures": ["LlamaForSequenceClassification"]}
+        load_checkpoint(str(write_folder(tmp_path / "c", random_model(TINY), **classes)))
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid", b"<!DOCTYPE html>\n<html>"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_what_stands_in_a_files_place(tmp_path, name, content):
+    folder = write_folder(tmp_path, random_model(TINY))
+    (folder / name).write_bytes(content)
+    with pytest.raises(MobileloopError, match="not the file itself"):
+        load_checkpoint(str(folder))
+
+
+ROPES = [
+    {},
+    {"rope_theta": 3e4},
+    {"rope_theta": 3e4, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    {"rope_theta": 5e5, "rope_scaling": {"rope_type": "default", "rope_theta": 7e4}},
+    {"rope_parameters": {"rope_theta": 1e6}, "rope_scaling": {"rope_type": "default", "rope_theta": 7e4}},
+    {"rope_parameters": {"rope_theta": 1e6}, "rope_scaling": {"rope_type": "default"}, "rope_theta": 3e4},
+    {"rope_theta": 3e4, "rope_scaling": {"type": "linear", "factor": 1.0}},
+]
+
+
+@pytest.mark.parametrize("rope", ROPES)
+def test_the_rotary_base_is_that_of_transformers(tmp_path, rope):
+    from transformers import LlamaConfig
+
+    raw = hf_config(**{"rope_theta": None, **rope})
+    theirs = LlamaConfig(**json.loads(json.dumps({key: value for key, value in raw.items() if key != "model_type"})))
+    loaded = load_checkpoint(str(write_folder(tmp_path, random_model(TINY), **{"rope_theta": None, **rope})))
+    assert loaded.config.rope_theta == theirs.rope_parameters["rope_theta"]
+    said = [
+        rope.get("rope_theta"),
+        *(rope.get(key, {}).get("rope_theta") for key in ("rope_parameters", "rope_scaling")),
+    ]
+    assert any("rotary base" in note for note in loaded.notes) == (len({base for base in said if base}) > 1)
+
+
 def test_missing_and_damaged_files(tmp_path):
     with pytest.raises(MobileloopError, match=r"has no config\.json"):
         load_checkpoint(str(tmp_path))
@@ -134,7 +182,7 @@ def test_missing_and_damaged_files(tmp_path):
         load_checkpoint(str(tmp_path / "nothing"))
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin"])
 def test_pickles_are_never_opened(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(hf_config()))
     (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch /tmp/no'\ntR.")

@@ -125,7 +125,7 @@ def test_the_post_processor_puts_the_begin_token(tmp_path, processor, add_bos):
     folder = folder_of(tmp_path, made, tokenizer_config=settings)
     spec, notes = spec_and_notes(folder)
     assert Tokenizer(spec).encode("hi") == AutoTokenizer.from_pretrained(folder)("hi").input_ids
-    assert any("add_bos_token" in note for note in notes) == (add_bos is not None and add_bos != processor)
+    assert any("around texts" in note for note in notes) == (add_bos is not None and add_bos != processor)
 
 
 # -- added tokens -----------------------------------------------------------------------------------
@@ -161,8 +161,68 @@ def test_added_tokens_are_whole_in_a_prompt(tmp_path, files):
     spec, _ = spec_and_notes(folder)
     ids = Tokenizer(spec).encode("<|im_start|>ab")
     assert ids[0] == NEXT
-    assert ids == AutoTokenizer.from_pretrained(folder)("<|im_start|>ab").input_ids
-    assert Tokenizer(spec).decode(ids) == "ab"
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert ids == theirs("<|im_start|>ab").input_ids
+    assert Tokenizer(spec).decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_two_added_tokens_of_one_id_are_refused(tmp_path):
+    with pytest.raises(MobileloopError, match="does not fit"):
+        load_checkpoint(str(folder_of(tmp_path, added_tokens={"<a>": NEXT, "<b>": NEXT})))
+
+
+def test_the_lists_of_both_files_are_joined(tmp_path):
+    files = {"tokenizer_config": {"additional_special_tokens": ["<a>"]}}
+    files["special_tokens_map"] = {"additional_special_tokens": ["<b>"]}
+    spec, _ = spec_and_notes(folder_of(tmp_path, **files))
+    assert Tokenizer(spec).encode("<a><b>") == [NEXT, NEXT + 1]
+
+
+def test_dropout_is_of_training(tmp_path):
+    made = vocabulary()
+    made.model.dropout = 0.5
+    spec, notes = spec_and_notes(folder_of(tmp_path, made))
+    assert any("dropout 0.5" in note for note in notes)
+    assert (
+        "dropout" not in json.loads(spec.json_text)["model"] or json.loads(spec.json_text)["model"]["dropout"] is None
+    )
+
+
+@pytest.mark.parametrize("part", ["model", "pre_tokenizer", "decoder"])
+def test_a_key_inside_the_tokenizer_gets_a_word(tmp_path, part):
+    folder = folder_of(tmp_path)
+    held = json.loads((folder / "tokenizer.json").read_text())
+    held[part]["zebra"] = 3
+    (folder / "tokenizer.json").write_text(json.dumps(held))
+    if part == "model":
+        with pytest.raises(MobileloopError, match="zebra"):
+            load_checkpoint(str(folder))
+    else:
+        _, notes = spec_and_notes(folder)
+        assert any(f"{part}.zebra" in note for note in notes)
+
+
+def test_a_part_that_stands_twice_is_refused(tmp_path):
+    folder = folder_of(tmp_path)
+    text = (folder / "tokenizer.json").read_text().rstrip()
+    (folder / "tokenizer.json").write_text(text[:-1] + ', "added_tokens": []}')
+    with pytest.raises(MobileloopError, match="added_tokens"):
+        load_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("file", ["generation_config", "config"])
+def test_what_changes_answers_is_told(tmp_path, file):
+    asked = {"stop_strings": ["x"], "suppress_tokens": [3], "no_repeat_ngram_size": 2}
+    folder = folder_of(tmp_path, **({"config": asked} if file == "config" else {file: asked}))
+    _, notes = spec_and_notes(folder)
+    assert any(f"{file}.json asks for stop_strings, suppress_tokens, no_repeat_ngram_size" in note for note in notes)
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_the_space_before_texts(tmp_path, said):
+    folder = folder_of(tmp_path, tokenizer_config={"add_prefix_space": said})
+    _, notes = spec_and_notes(folder)
+    assert any("puts no space before texts" in note for note in notes) == said
 
 
 def test_a_plain_token_that_is_named_special_becomes_one(tmp_path):
@@ -183,7 +243,7 @@ def test_a_plain_token_that_is_named_special_becomes_one(tmp_path):
         ({"added_tokens": {"<|im_start|>": "x"}}, "does not fit"),
         ({"added_tokens": {"<|im_start|>": -4}}, "does not fit"),
         ({"tokenizer_config": {"bos_token": 7}}, "bos_token is 7"),
-        ({"tokenizer_config": {"chat_template": 7}}, "chat_template that is a int"),
+        ({"tokenizer_config": {"chat_template": 7}}, r"chat_template that is no text \(int\)"),
         ({"tokenizer_config": {"split_special_tokens": True}}, "split_special_tokens"),
         ({"tokenizer_config": {"do_lower_case": True}}, "do_lower_case"),
     ],

@@ -96,6 +96,18 @@ def test_the_begin_token_of_sentencepiece(tmp_path, said):
     assert (Tokenizer(spec).encode("he")[0] == 1) == (said is not False)
 
 
+def test_sentencepiece_names_its_usual_tokens(tmp_path):
+    spec, notes = spec_and_notes(gguf_of(tmp_path, PIECES, PIECE_TYPES, "llama", None))
+    assert Tokenizer(spec).encode("he")[0] == 1
+    assert spec.eos_ids == (2,)
+    assert any("bos_token_id" in note for note in notes)
+
+
+def test_a_setting_that_is_no_flag_is_refused(tmp_path):
+    with pytest.raises(MobileloopError, match="add_bos_token to false, but true or false"):
+        load_checkpoint(str(gguf_of(tmp_path, eos_token_id=1, add_bos_token="false")))
+
+
 def test_an_end_token_behind_every_text(tmp_path):
     spec, _ = spec_and_notes(gguf_of(tmp_path, pre="smollm", eos_token_id=1, add_eos_token=True))
     assert Tokenizer(spec).encode("he") == [len(TOKENS) - 1, 1]

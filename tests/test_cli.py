@@ -599,6 +599,21 @@ def test_a_newer_format_version(world, target, tmp_path):
     refused(cli("info", path, cwd=tmp_path), "has format version 4")
 
 
+def test_weights_that_are_no_artifact_are_not_replaced(world, tmp_path):
+    other = shutil.copytree(world.source, tmp_path / "other") / "model.safetensors"
+    before = other.read_bytes()
+    refused(cli("export", world.source, "--calibrate", "none", "-o", other, cwd=tmp_path), "did not write")
+    assert other.read_bytes() == before
+
+
+def test_a_template_that_fails_is_noted_at_export(world, tmp_path):
+    folder = shutil.copytree(world.source, tmp_path / "in")
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('never') }}")
+    options = ["--calibrate", "none", "-o", tmp_path / "a.safetensors"]
+    assert "a chat with this model fails" in passed(cli("export", folder, *options, cwd=tmp_path)).stdout
+    assert "a chat with this model fails" in passed(cli("info", folder, cwd=tmp_path)).stdout
+
+
 def full_disk():
     """No file may grow beyond 16 KiB: the write fails as it does on a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from builders import TINY, add_tokenizer, packed_model, write_engine, write_folder
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer as RustTokenizer
@@ -19,10 +19,20 @@ from mobileloop.checkpoints.random import random_model
 from mobileloop.cli import app
 from mobileloop.errors import MobileloopError
 from mobileloop.packed import PackedModel
-from mobileloop.quant.fit import Text, Wanted, fit
+from mobileloop.quant.feedback import with_feedback
+from mobileloop.quant.fit import Text, Wanted, fit, weights_sha256
+from mobileloop.quant.schemes import SCHEMES, QuantTensor
 from mobileloop.runtimes import open_session
 from mobileloop.spec.schedule import Schedule
-from mobileloop.verify import QUANTIZED_LIMITS, check_near, compare, fit_again, stored_weights, verification_tokens
+from mobileloop.verify import (
+    QUANTIZED_LIMITS,
+    check_stored,
+    compare,
+    expected_weights,
+    fit_again,
+    stored_tensors,
+    verification_tokens,
+)
 from mobileloop_export import weights
 from mobileloop_export.weights import Ask, pack, parse_size, trained_loops
 
@@ -237,7 +247,7 @@ def test_engine_artifacts_verify_from_their_own_weights(folder, own, tmp_path, r
     checkpoint = load_checkpoint(str(folder))
     result = compare(session, checkpoint, verification_tokens(session, 128))
     assert result.within(QUANTIZED_LIMITS)
-    stored = stored_weights(tmp_path / "a.safetensors", session.info.config)
+    stored = expected_weights(session, checkpoint)
     again = fit_again("a.safetensors", session.info, checkpoint, Text("own.txt", TEXT))
     packed = PackedModel.from_checkpoint(checkpoint, fitted=again)
     for name, tensor in packed.dequantized().items():
@@ -251,13 +261,145 @@ def test_weights_of_another_source_are_found_out(folder, tmp_path, run):
     run(folder)
     session = open_session(tmp_path / "a.safetensors", threads=1)
     checkpoint = load_checkpoint(str(folder))
-    stored = stored_weights(tmp_path / "a.safetensors", session.info.config)
-    check_near("a.safetensors", checkpoint, stored)
+    stored = stored_tensors(tmp_path / "a.safetensors", session.info.config)
+    said = session.info.calibration.weights_sha256
+    assert weights_sha256(check_stored("a.safetensors", checkpoint, stored, said)) == said
     other = random_model(checkpoint.config, seed=5)
-    with pytest.raises(MobileloopError, match=r"embedding of a\.safetensors is not the source's"):
-        check_near("a.safetensors", other, stored)
-    with pytest.raises(MobileloopError, match=r"blocks\.1\.up_proj of a\.safetensors is not"):
-        check_near("a.safetensors", checkpoint, {**stored, "blocks.1.up_proj": -stored["blocks.1.up_proj"]})
+    norms = {name: tensor for name, tensor in checkpoint.tensors.items() if "norm" in name}
+    other = replace(other, tensors={**other.tensors, **norms})
+    with pytest.raises(MobileloopError, match=r"embedding of a\.safetensors is not the source's: row 0 differs"):
+        check_stored("a.safetensors", other, stored, said)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """(checkpoint, packed): `int4` but for block 0, which the source holds as `int4` already and which is kept."""
+    model = random_model(TINY.model_copy(update={"vocab_size": 259}))
+    checkpoint = load_checkpoint(str(add_tokenizer(write_folder(tmp_path_factory.mktemp("m"), model))))
+    held = {
+        name: SCHEMES["int4"].quantize(tensor) if name.startswith("blocks.0.") and tensor.ndim == 2 else tensor
+        for name, tensor in checkpoint.tensors.items()
+    }
+    checkpoint = replace(checkpoint, tensors=held)
+    made = fit(checkpoint, checkpoint.schedule, Wanted("int4"), Text("own.txt", TEXT))
+    return checkpoint, PackedModel.from_checkpoint(checkpoint, fitted=made)
+
+
+def one(values, change):
+    """A copy with the first value changed."""
+    copy = values.copy()
+    copy[(0,) * copy.ndim] = change(copy[(0,) * copy.ndim])
+    return copy
+
+
+def negated(tensor):
+    codes = (15 - tensor.codes).astype(np.uint8)  # w = d q + m, so -w = d (15 - q) - (15 d + m)
+    minimum = (-15 * tensor.scale.astype(np.float32) - tensor.minimum).astype(np.float16)
+    return replace(tensor, codes=codes, minimum=minimum)
+
+
+DAMAGES = {
+    "a norm": ("final_norm", lambda x: x * np.float32(1.45), "bit for bit"),
+    "a value of a norm": ("blocks.1.input_layernorm", lambda x: one(x, lambda v: np.nextafter(v, 9)), "bit for bit"),
+    "a norm that is no number": ("final_norm", lambda x: one(x, lambda v: np.nan), "bit for bit"),
+    "a kept code": ("blocks.0.q_proj", lambda x: replace(x, codes=one(x.codes, lambda v: v ^ 1)), "bit for bit"),
+    "a kept scale": ("blocks.0.up_proj", lambda x: replace(x, scale=x.scale * np.float16(1.01)), "bit for bit"),
+    "a kept matrix negated": ("blocks.0.k_proj", negated, "bit for bit"),
+    "a code": ("blocks.2.up_proj", lambda x: replace(x, codes=one(x.codes, lambda v: v ^ 1)), "are not those"),
+    "a code of 8 bits": ("embedding", lambda x: replace(x, codes=one(x.codes, lambda v: v ^ 1)), "are not those"),
+    "a scale": ("blocks.1.q_proj", lambda x: replace(x, scale=one(x.scale, lambda v: v * 2)), "not"),
+    "a slight scale": ("embedding", lambda x: replace(x, scale=one(x.scale, lambda v: v * 1.01)), "are not those"),
+    "a minimum": ("blocks.2.k_proj", lambda x: replace(x, minimum=one(x.minimum, lambda v: v * 1.01)), "are not those"),
+    "a matrix negated": ("blocks.1.up_proj", negated, "is not the source's: row 0 differs"),
+    "a matrix of zeros": ("embedding", lambda x: replace(x, codes=0 * x.codes), "is not the source's: row 0 differs"),
+    "scales": ("embedding", lambda x: replace(x, scale=x.scale * np.float16(1.45)), "is not the source's: row 0"),
+    "scales that are no numbers": (
+        "embedding",
+        lambda x: replace(x, scale=one(x.scale, lambda v: np.nan)),
+        "is not the source's: row 0",
+    ),
+    "another scheme": ("blocks.1.v_proj", lambda x: SCHEMES["int4"].quantize(x.dequantize(), 64), "are not those"),
+    "no scheme": ("blocks.1.v_proj", lambda x: SCHEMES["none"].quantize(x.dequantize()), "it is not quantized"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_an_artifact_of_fitted_weights_is_found(fitted, tmp_path, damage):
+    """In the file, whose metadata stay: the artifact is no measure of itself."""
+    checkpoint, packed = fitted
+    name, change, told = DAMAGES[damage]
+    session = open_session(write_engine(tmp_path / "good.safetensors", checkpoint, packed, 64, 16), threads=1)
+    assert compare(session, checkpoint, verification_tokens(session, 64)).within(QUANTIZED_LIMITS)
+    broken = replace(packed, tensors={**packed.tensors, name: change(packed.tensors[name])})
+    session = open_session(write_engine(tmp_path / "a.safetensors", checkpoint, broken, 64, 16), threads=1)
+    with pytest.raises(MobileloopError, match=told):
+        compare(session, checkpoint, verification_tokens(session, 64))
+
+
+@pytest.mark.parametrize("damage", ["a matrix negated", "a matrix of zeros", "scales", "scales that are no numbers"])
+def test_a_hash_that_goes_with_the_damage_does_not_hide_it(fitted, damage):
+    checkpoint, packed = fitted
+    name, change, told = DAMAGES[damage]
+    broken = {**packed.tensors, name: change(packed.tensors[name])}
+    made = {n: t for n, t in broken.items() if isinstance(t, QuantTensor) and not n.startswith("blocks.0.")}
+    with pytest.raises(MobileloopError, match=told):
+        check_stored("a.safetensors", checkpoint, broken, weights_sha256(made))
+
+
+@settings(deadline=None, max_examples=60)
+@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_any_byte_of_the_tensors_is_held_against_something(fitted, tmp_path_factory, place, flip):
+    """A changed byte is found, or it is none of the tensors': padding, or a record's own header."""
+    checkpoint, packed = fitted
+    path = write_engine(tmp_path_factory.mktemp("byte") / "a.safetensors", checkpoint, packed, 64, 16)
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    data[start + int(place * (len(data) - start))] ^= flip
+    path.write_bytes(data)
+    try:
+        found = expected_weights(open_session(path, threads=1), checkpoint)
+    except MobileloopError:
+        return
+    stored = stored_tensors(path, checkpoint.config)
+    for name, tensor in packed.dequantized().items():
+        held = stored[name].dequantize() if isinstance(stored[name], QuantTensor) else stored[name]
+        assert held.tobytes() == tensor.tobytes() == found[name].tobytes(), name
+
+
+@given(
+    scheme=st.sampled_from(["int4", "int4-symmetric", "int8"]),
+    group=st.sampled_from([32, 64, 128]),
+    rank=st.sampled_from([0, 1, 8, 300]),
+    spread=st.integers(0, 6),
+    tails=st.integers(2, 30),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(deadline=None, max_examples=60)
+def test_what_was_fitted_to_any_inputs_is_near(scheme, group, rank, spread, tails, seed):
+    """Inputs of few directions, of very different sizes and silent ones; weights with outliers."""
+    rng = np.random.default_rng(seed)
+    weights = (0.05 * rng.standard_t(tails, (16, 128))).astype(np.float32)
+    inputs = (
+        rng.standard_normal((300, rank))
+        @ rng.standard_normal((rank, 128))
+        * 2.0 ** rng.integers(-spread, spread + 1, 128)
+    )
+    moments = (inputs.T @ inputs / 300).astype(np.float32)
+    tensor = with_feedback(weights, moments, scheme, group)
+    source = replace(random_model(TINY), tensors={"a matrix": weights})
+    made = {"a matrix": tensor}
+    assert check_stored("a.safetensors", source, made, weights_sha256(made)) == made
+    away = {"a matrix": replace(tensor, scale=(tensor.scale * np.float16(-2)))}
+    with pytest.raises(MobileloopError, match="is not the source's"):
+        check_stored("a.safetensors", source, away, weights_sha256(away))
+
+
+def test_a_file_of_another_shape_is_a_sentence(fitted, tmp_path):
+    checkpoint, packed = fitted
+    path = write_engine(tmp_path / "a.safetensors", checkpoint, packed, 64, 16)
+    for change in ({"num_blocks": 4}, {"intermediate_size": 128}, {"tie_embeddings": False}):
+        with pytest.raises(MobileloopError, match=r"has no tensor \S+ of shape \[.*\]; export it again"):
+            stored_tensors(path, checkpoint.config.model_copy(update=change))
 
 
 def test_doing_it_again_needs_the_same_text_and_gives_the_same_weights(folder, own):

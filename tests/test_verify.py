@@ -1,14 +1,17 @@
+import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from builders import TINY, add_tokenizer, kl_divergence, mixed_schedule, write_engine, write_folder
+from typer.testing import CliRunner
 
 from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.random import random_model
+from mobileloop.cli import app
 from mobileloop.errors import MobileloopError
 from mobileloop.packed import PackedModel
 from mobileloop.runtimes import open_session
@@ -139,6 +142,52 @@ def test_another_source(pair):
     other = SimpleNamespace(source="other.gguf", sha256="0" * 64)
     with pytest.raises(MobileloopError, match=r"other\.gguf is another file \(sha256 000000000000\)"):
         check_same_source(session, other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_theta": 3.0},
+        {"rms_norm_eps": 0.5},
+        {"max_position_embeddings": 256},
+        {"rope_theta": 3, "rms_norm_eps": 0.5},
+    ],
+)
+def test_another_config_beside_the_same_weights(tmp_path, change):
+    """The artifact's own config is no measure of it."""
+    folder, path = write_folder(tmp_path / "m", random_model(TINY)), str(tmp_path / "a.safetensors")
+
+    def run(*words):
+        done = CliRunner().invoke(app, [*words, "--json"])
+        return done.exit_code, " ".join(done.output.split())
+
+    assert run("export", str(folder), "--context", "64", "-o", path)[0] == 0
+    verify = ("verify", path, "--against", str(folder), "--tokens", "40")
+    code, told = run(*verify)
+    assert code == 0, told
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    code, told = run(*verify)
+    assert code == 2, told
+    assert "has another config than" in told
+    names = {"max_position_embeddings": "max_position"}
+    for name, value in change.items():
+        assert f"{names.get(name, name)} (" in told
+        assert f"{value} in the source)" in told or f"{float(value)} in the source)" in told
+    assert "hidden_size" not in told
+
+
+def test_names_and_the_note_of_random_weights_are_no_other_config(pair):
+    session, checkpoint = pair()
+    config = checkpoint.config.model_copy(update={"name": "renamed", "random_weights": False})
+    check_same_source(session, replace(checkpoint, config=config))
+
+
+@pytest.mark.parametrize("change", [{"rope_theta": 3.0}, {"rms_norm_eps": 0.5}, {"rope_pairing": "interleaved"}])
+def test_the_reference_has_the_config_of_the_source(pair, change):
+    session, checkpoint = pair()
+    other = replace(checkpoint, config=checkpoint.config.model_copy(update=change))
+    assert not compare(session, other, TOKENS).within(EXACT_LIMITS)
 
 
 def test_tokens(tmp_path, pair):

@@ -14,7 +14,7 @@ from typing import Any
 
 from mobileloop.errors import MobileloopError, printable
 
-_NAMED = 6  # keys that one note lists
+_NAMED = 100  # keys that one note lists
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ class Account(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def values_untouched(self) -> Mapping[str, Any]:
+        """Every key and value, without asking for any."""
+        return self._values
 
     def settle(self, rules: Rules) -> list[str]:
         """Account for the keys that nobody asked for; returns at most one note, which names them.

@@ -44,7 +44,7 @@ def load_folder(folder: Path, name: str | None = None, source: str | None = None
     stored.check_unquantized(raw)
     family = family_of(raw.get("model_type"), raw.where)
     fields = {**family.config(raw), "name": name or folder.resolve().name}
-    assumed = [
+    assumed = family.notes(raw) + [
         f"config.json lacks {key}: {value:g} is taken, as the family's own code does"
         for key, value in family.defaults.items()
         if raw.get(key) is None

@@ -22,6 +22,7 @@ from mobileloop.checkpoints.gguf_layout import check_layout
 from mobileloop.checkpoints.gguf_tokenizer import gguf_tokenizer
 from mobileloop.checkpoints.weights import refuse_unused
 from mobileloop.errors import MobileloopError, library_errors, printable, validated
+from mobileloop.files import check_content
 from mobileloop.quant.schemes import QuantTensor
 from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
@@ -92,9 +93,19 @@ def load_gguf(path: Path) -> Checkpoint:
             *repacked_notes(stored[key] for key in used.values()),
             *notes.values(),
             *said,
+            *_advice(account),
             *account.settle(known_keys.gguf_rules("llama")),
         ),
     ).check_shapes()
+
+
+def _advice(account: Account) -> list[str]:
+    """A note of the sampling that the file recommends."""
+    keys = [key for key in account if key.startswith("general.sampling.")]
+    told = ", ".join(
+        f"{printable(key.removeprefix('general.sampling.'))} {printable(str(account[key]))}" for key in keys
+    )
+    return [f"the file recommends {told}; `mobileloop run` samples as its options say"] if keys else []
 
 
 def _tensor(path: Path, name: str, stored: Any, config: ModelConfig) -> Tensor:
@@ -125,6 +136,14 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _open(path: Path) -> Any:
+    check_content(path)
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    version = int.from_bytes(head[4:], "little")
+    if head[:4] == b"GGUF" and version not in (2, 3) and version < 1 << 16:
+        raise MobileloopError(
+            f"{path} is of GGUF version {version}, and 2 and 3 are read; take a newer file of the model."
+        )
     with library_errors(str(path), _DAMAGED):
         from gguf import GGUFReader
 
@@ -166,7 +185,7 @@ def _check_kind(account: Account) -> None:
     architecture, kind = account.get("general.architecture"), account.get("general.type", "model")
     if kind != "model":
         raise MobileloopError(
-            f"{account.where} holds a {printable(str(kind))}, not a model; give the model's own file."
+            f"{account.where} holds no model but another kind ({printable(str(kind))}); give the model's own file."
         )
     if architecture != "llama":
         raise MobileloopError(
@@ -204,6 +223,9 @@ def _config(account: Account, stored: Mapping[str, Any], name: str) -> tuple[Mod
     if embedding is None or len(embedding.shape) != 2:
         raise MobileloopError(f"{where} lacks the tensor token_embd.weight; the download may be incomplete.")
     notes = _check_rotation(account, stored)
+    if account.get("llama.vocab_size", embedding.shape[1]) != embedding.shape[1]:
+        told = f"llama.vocab_size is {printable(str(account['llama.vocab_size']))}"
+        notes["vocab_size"] = f"{told}, and the embedding has {embedding.shape[1]} rows, which count"
     assumed = {"context_length": 2048, "attention.layer_norm_rms_epsilon": 1e-5}
     for key, value in assumed.items():
         if f"llama.{key}" not in account:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mobileloop.checkpoints.account import Account
 from mobileloop.checkpoints.endings import end_ids, known_ends, said_ids
@@ -16,6 +16,7 @@ from mobileloop.checkpoints.vocabulary import (
 from mobileloop.errors import MobileloopError, library_errors, printable, validated
 from mobileloop.spec.tokenizer import TokenizerSpec
 
+_USUAL_IDS = {"bos_token_id": 1, "eos_token_id": 2}
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -41,14 +42,17 @@ def gguf_tokenizer(account: Account, vocab_size: int) -> tuple[TokenizerSpec | N
     notes += said
     if len(tokens) != vocab_size:
         notes.append(f"the vocabulary has {len(tokens)} tokens and the embedding {vocab_size}")
-    named = {key: _token_id(account, key, len(tokens), notes) for key in ("bos_token_id", *_END_KEYS)}
+    usual = _USUAL_IDS if kind == "llama" else {}
+    named = {key: _token_id(account, key, len(tokens), notes, usual) for key in ("bos_token_id", *_END_KEYS)}
     texts = _control_ends(tokens, types)
     ends, said_of_ends = end_ids({key: named[key] for key in _END_KEYS}, texts, min(vocab_size, len(tokens)))
     bos, eos = named["bos_token_id"], named["eos_token_id"]
-    if account.get("tokenizer.ggml.add_eos_token"):
+    add_bos, add_eos = (_flag(account, key) for key in ("add_bos_token", "add_eos_token"))
+    if add_eos:
         if eos is None:
             raise MobileloopError(f"{account.where} asks for an end token behind every text, and names none.")
         json_text = with_end_token(json_text, tokens[eos])
+        notes.append(f"every text gets the end token {tokens[eos]!r} behind it, as add_eos_token asks for")
     data = {
         "json_text": json_text,
         "chat_template": template,
@@ -56,7 +60,7 @@ def gguf_tokenizer(account: Account, vocab_size: int) -> tuple[TokenizerSpec | N
         "eos_token": None if eos is None else tokens[eos],
         "bos_id": bos,
         "eos_ids": ends,
-        "add_bos": bool(account.get("tokenizer.ggml.add_bos_token", adds_bos)),
+        "add_bos": adds_bos if add_bos is None else add_bos,
     }
     return validated(TokenizerSpec, data, f"the tokenizer of {account.where}"), [*notes, *said_of_ends]
 
@@ -119,9 +123,26 @@ def _vocabulary(
     )
 
 
-def _token_id(account: Account, key: str, size: int, notes: list[str]) -> int | None:
-    """The id that a key says; None where it says none, with a note where it lies outside the vocabulary."""
+def _flag(account: Account, key: str) -> bool | None:
+    """A setting that is true, false or not said."""
+    value = account.get(f"tokenizer.ggml.{key}")
+    if value is not None and not isinstance(value, bool):
+        raise MobileloopError(
+            f"{account.where} sets tokenizer.ggml.{key} to {printable(str(value))}, but true or false was expected."
+        )
+    return value
+
+
+def _token_id(account: Account, key: str, size: int, notes: list[str], usual: Mapping[str, int]) -> int | None:
+    """The id that a key says; None where it says none, with a note where it lies outside the vocabulary.
+
+    Args:
+        usual: what a missing key means, which is noted.
+    """
     said = account.get(f"tokenizer.ggml.{key}")
+    if f"tokenizer.ggml.{key}" not in account and usual.get(key, size) < size:
+        notes.append(f"the file names no {key}: {usual[key]} is taken, as llama.cpp does for SentencePiece")
+        return usual[key]
     if said is not None and not isinstance(said, int):
         notes.append(f"tokenizer.ggml.{key} is {printable(repr(said))}, which is no token's number, and left out")
     ids = said_ids(said)

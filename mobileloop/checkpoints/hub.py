@@ -148,6 +148,7 @@ class _Fetch:
                 self._file(file, commit)
             self._check_config(commit, sizes)
             chosen = self._weights(sizes, commit, weights_only_bin)
+            self._note_left_out(sizes, chosen)
         self._check_space([sizes[file] for file in chosen if self._cached(file, commit) is None])
         paths = [self._file(file, commit, sizes[file]) for file in chosen]
         path = paths[0] if self.name.file is not None else paths[0].parent
@@ -233,13 +234,13 @@ class _Fetch:
 
     def _weights(self, sizes: Mapping[str, int], commit: str, weights_only_bin: bool) -> list[str]:
         """The weights as the folder's loader looks for them, an index before its shards."""
-        for whole, wanted in ((_WEIGHTS, True), (_PICKLE, weights_only_bin)):
+        others = sorted(file for file in sizes if file.endswith(".safetensors"))
+        for whole, wanted in ((_WEIGHTS, True), (_PICKLE, weights_only_bin and not others)):
             if wanted and whole in sizes:
                 return [whole]
             index = f"{whole}.index.json"
             if wanted and index in sizes:
                 return [index, *self._shards(self._file(index, commit), sizes)]
-        others = sorted(file for file in sizes if file.endswith(".safetensors"))
         if others:
             if len(others) == 1:
                 return others
@@ -259,6 +260,15 @@ class _Fetch:
             + (f", but {_some(kinds)}, which mobileloop does not read from there" if kinds else "")
             + "; take a model that is published as safetensors or GGUF."
         )
+
+    def _note_left_out(self, sizes: Mapping[str, int], chosen: Sequence[str]) -> None:
+        """What the folder's loader would say of files that are not fetched."""
+        weights = (*_OTHER_WEIGHTS, ".safetensors", ".gguf", ".bin")
+        beside = sorted(file for file in sizes if file.endswith(weights) and file not in chosen)
+        if beside:
+            self.notes.append(f"weights beside the model are not read: {_some(beside)}")
+        if any(file.startswith("additional_chat_templates/") for file in sizes):
+            self.notes.append("additional_chat_templates/ holds more chat templates, which are left out")
 
     def _shards(self, index: Path, sizes: Mapping[str, int]) -> list[str]:
         with named(index.parent, self.name.repo):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from mobileloop.checkpoints.account import Rules
 
@@ -116,6 +116,8 @@ TOKENIZER_JSON = Rules(
     effect=TOKENIZER_CONFIG.effect,
 )
 
+TOKENIZER_MODEL = Rules(without_effect={}, can_change=re.compile(""), effect=TOKENIZER_CONFIG.effect)
+
 
 def gguf_rules(architecture: str) -> Rules:
     """The rules of a GGUF file's metadata."""
@@ -127,7 +129,7 @@ def gguf_rules(architecture: str) -> Rules:
                 "general.description general.quantized_by general.size_label general.license general.license.* "
                 "general.url general.doi general.uuid general.repo_url general.source.* general.base_model.* "
                 "general.dataset.* general.datasets general.tags general.languages general.file_type "
-                "general.quantization_version general.alignment general.parameter_count general.sampling.* "
+                "general.quantization_version general.alignment general.parameter_count "
                 "quantize.imatrix.* GGUF.version GGUF.tensor_count GGUF.kv_count split.tensors.count",
             ),
             **_because(
@@ -138,7 +140,6 @@ def gguf_rules(architecture: str) -> Rules:
                 "tokenizer.ggml.",
             ),
             "tokenizer.huggingface.json": "the same vocabulary once more",
-            f"{architecture}.vocab_size": "the embedding's own height counts",
             f"{architecture}.tensor_data_layout": "a name for the order of rows, which the architecture fixes",
             f"{architecture}.rope.scaling.original_context_length": "only scaling reads it",
             f"{architecture}.rope.scaling.finetuned": "only scaling reads it",
@@ -161,12 +162,32 @@ def gguf_rules(architecture: str) -> Rules:
     )
 
 
-def sampling_advice(values: Iterable[tuple[str, object]]) -> str | None:
-    """What a generation_config recommends for sampling, as options of `mobileloop run`; None where it says nothing."""
-    options = {"temperature": "--temperature", "top_p": "--top-p", "top_k": "--top-k", "min_p": "--min-p"}
-    told = [
-        f"{options[key]} {value:g}" if key in options else f"{key} {value:g}"
-        for key, value in values
-        if (key in options or key == "repetition_penalty") and isinstance(value, (int, float)) and value not in (0, 1)
+_OPTIONS = {"temperature": "--temperature", "top_p": "--top-p", "top_k": "--top-k", "min_p": "--min-p"}
+# What changes even the likeliest answer, or where it ends, and has no option here.
+_CHANGES_ANSWERS = tuple(
+    _because(
+        "not done here",
+        "stop_strings suppress_tokens begin_suppress_tokens bad_words_ids force_words_ids forced_eos_token_id "
+        "forced_bos_token_id forced_decoder_ids no_repeat_ngram_size encoder_no_repeat_ngram_size repetition_penalty "
+        "encoder_repetition_penalty length_penalty min_length min_new_tokens sequence_bias constraints guidance_scale "
+        "penalty_alpha num_beams exponential_decay_length_penalty dola_layers",
+    )
+)
+_NEUTRAL = {"length_penalty": 1.0, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "num_beams": 1}
+
+
+def generation_notes(where: str, values: Mapping[str, object]) -> list[str]:
+    """What a file asks of generation: its sampling as options of `mobileloop run`, and what those do not do."""
+    sampled = [
+        f"{option} {value:g}"
+        for key, option in _OPTIONS.items()
+        if isinstance(value := values.get(key), (int, float)) and value not in (0, 1)
     ]
-    return ", ".join(told) or None
+    asked = [key for key in _CHANGES_ANSWERS if values.get(key) not in (None, False, 0, _NEUTRAL.get(key), [], "", {})]
+    notes = []
+    # config.json of old models lists defaults of transformers, of which these say nothing.
+    if sampled and where.endswith("generation_config.json"):
+        notes.append(f"{where} recommends {', '.join(sampled)}; `mobileloop run` samples as its options say")
+    if asked:
+        notes.append(f"{where} asks for {', '.join(asked)}, which `mobileloop run` does not do")
+    return notes

@@ -85,6 +85,8 @@ def _wanted() -> str:
 
 def _missing(path: Path) -> str:
     shown = printable(text_of(path))
+    if "://" in str(path) or str(path).startswith(("https:/", "http:/")):
+        return f"{shown} is an address, and sources on the hub are named OWNER/NAME"
     return f"{shown} is a link that leads nowhere" if path.is_symlink() else f"{shown} does not exist"
 
 
@@ -96,6 +98,8 @@ def _gguf(path: Path) -> Path:
             f"{shown} is a pickle, which can run code when it is opened; give the folder that it lies in beside its "
             "config.json, with --weights-only-bin."
         )
+    if suffix == ".safetensors" and path.with_name("config.json").is_file():
+        raise MobileloopError(f"{shown} is a file of a checkpoint folder; give the folder: {text_of(path.parent)}.")
     if suffix != ".gguf":
         what = _NO_SOURCES.get(suffix, "not a source; give a folder with config.json and safetensors, or a .gguf file")
         raise MobileloopError(f"{shown} is {what}.")

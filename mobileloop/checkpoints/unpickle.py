@@ -57,10 +57,11 @@ def main(source: str, out: str) -> dict[str, Any]:
         size = os.path.getsize(source)
         with open(out, "wb") as stream:
             limit(size)
-            forbid_calls()
+            filtered = forbid_calls()
             watch()
             notes = convert(source, size, stream)
-        return {"notes": notes}
+        unfiltered = ["the system lacks the filter of system calls, so bounds and the interpreter's own watch kept it"]
+        return {"notes": notes if filtered else [*notes, *unfiltered]}
     except RefusedError as error:
         return {"refused": str(error)}
     except MemoryError:

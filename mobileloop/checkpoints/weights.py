@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,12 +13,12 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from mobileloop.errors import MobileloopError, library_errors, printable
-from mobileloop.files import read_json
+from mobileloop.files import check_content, read_json
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _OTHER_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx", "*.npz", "*.h5", "*.msgpack")
-_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_OF_TRAINING = re.compile(r"(training_args|rng_state.*|optimizer|scheduler|scaler)\.(bin|pt|pth)")
 _PARTS_OF_A_QUANTIZED_MATRIX = {  # the end of a tensor's name -> what writes such tensors
     ".qweight": "GPTQ or AWQ",
     ".qzeros": "GPTQ or AWQ",
@@ -179,6 +180,7 @@ def _listed(names: list[str]) -> str:
 
 def _header(path: Path) -> dict[str, str]:
     """Name -> type of every tensor of a file."""
+    check_content(path)
     damage = library_errors(str(path), "it is damaged or cut short; download it again")
     with damage, safe_open(str(path), framework="np") as stored:
         return {name: stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118
@@ -209,7 +211,7 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str] | None, list
         path.name
         for pattern in _OTHER_WEIGHTS
         for path in folder.glob(pattern)
-        if path.name not in names and path.name not in ("training_args.bin", "optimizer.pt", "scheduler.pt")
+        if path.name not in names and not _OF_TRAINING.fullmatch(path.name)
     )
     if WHOLE in names and (folder / INDEX).is_file():
         beside.append(INDEX)
@@ -233,12 +235,15 @@ def _indexed(folder: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def _refuse_without_safetensors(folder: Path) -> NoReturn:
-    pickles = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    pickles = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     if pickles:
         raise MobileloopError(
             f"{folder} holds only pickled weights ({printable(pickles[0])}), which can run code when opened; give "
             "--weights-only-bin to have them read without code, or take a revision that has model.safetensors."
         )
     others = sorted(path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern))
-    held = f", only {_listed(others)}" if others else ""
-    raise MobileloopError(f"{folder} holds no safetensors file{held}; the download may be incomplete.")
+    held = f", only {_listed(others)}, which are not read" if others else ""
+    raise MobileloopError(
+        f"{folder} holds no safetensors file{held}; the download may be incomplete, or it is of another format: take a "
+        "revision that has model.safetensors."
+    )

@@ -109,7 +109,13 @@ def _say_source(checkpoint: Checkpoint) -> None:
         "context": f"up to {config.max_position} tokens",
         "tokenizer": _tokenizer_line(checkpoint.tokenizer),
     }
-    say_facts([*rows.items(), *(("note", note) for note in checkpoint.notes)])
+    say_facts([*rows.items(), *(("note", note) for note in _notes(checkpoint))])
+
+
+def _notes(checkpoint: Checkpoint) -> list[str]:
+    from mobileloop.tokenizer import template_doubts
+
+    return [*checkpoint.notes, *template_doubts(checkpoint.tokenizer)]
 
 
 def _tokenizer_line(spec: TokenizerSpec | None) -> str:
@@ -120,7 +126,8 @@ def _tokenizer_line(spec: TokenizerSpec | None) -> str:
     raw = Tokenizer(spec).raw
     ends = ", ".join(f"{raw.id_to_token(one)} ({one})" for one in spec.eos_ids) or "nothing"
     first = raw.encode("").tokens
-    begin = f"begins with {spec.bos_token}" if spec.add_bos or spec.bos_token in first else "puts no begin token"
+    put = first[0] if first else raw.id_to_token(spec.bos_id) if spec.add_bos and spec.bos_id is not None else None
+    begin = "puts no begin token" if put is None else f"begins with {put}"
     template = "a chat template" if spec.chat_template else "no chat template"
     return f"{raw.get_vocab_size()} tokens, {begin}, a turn ends with {ends}, {template}"
 
@@ -135,5 +142,5 @@ def _source_facts(checkpoint: Checkpoint) -> dict[str, object]:
         "matrices": _weights(checkpoint),
         "tokenizer": None if spec is None else spec.model_dump(mode="json", exclude={"json_text", "chat_template"}),
         "chat_template": None if spec is None else spec.chat_template,
-        "notes": list(checkpoint.notes),
+        "notes": _notes(checkpoint),
     }

@@ -226,7 +226,8 @@ def _encode(tokenizer: Tokenizer, prompt: str, chat: bool | None, system: str | 
     use_chat = chat if chat is not None else tokenizer.spec.chat_template is not None
     ids = tokenizer.chat(prompt, system) if use_chat else tokenizer.encode(prompt)
     if not ids:
-        raise MobileloopError("the prompt is empty; give some text with --prompt.")
+        empty = "the chat template makes no text of this prompt; run it with --no-chat" if use_chat and prompt else None
+        raise MobileloopError(f"{empty or 'the prompt is empty; give some text with --prompt'}.")
     return ids
 
 

@@ -34,6 +34,7 @@ class Family:
         tensor_name: our tensor name -> the checkpoint's.
         defaults: what a key of config.json means where it is missing, as the family's own code has it.
         presets: its named shapes, in the order that `--help` lists them; weights are random.
+        notes: config.json -> what the user should know of how it was read.
     """
 
     model_type: str
@@ -42,6 +43,7 @@ class Family:
     tensor_name: Callable[[str], str]
     defaults: Mapping[str, float] = field(default_factory=dict)
     presets: Mapping[str, Callable[[], tuple[ModelConfig, Schedule]]] = field(default_factory=dict)
+    notes: Callable[[Mapping[str, Any]], list[str]] = lambda raw: []
 
 
 def llama_tensor_name(name: str) -> str:

@@ -18,12 +18,14 @@ def read_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         MobileloopError: for a feature whose arithmetic is not built (biases, scaled rotary embedding, another
             activation), or a missing field.
     """
-    if raw.get("hidden_act", "silu") != "silu":
+    if raw.get("hidden_act", "silu") not in ("silu", "swish"):  # two names of one function
         raise MobileloopError(f"the config asks for the activation '{raw['hidden_act']}', but only silu is supported.")
     for bias in ("attention_bias", "mlp_bias"):
         if raw.get(bias):
             raise MobileloopError(f"the config sets {bias}, and blocks with biases are not supported.")
     _check_architectures(raw.get("architectures"))
+    if raw.get("model_type") == "llama":
+        _check_own_code(raw)
     _check_window(raw)
     missing = [key for key in _REQUIRED if key not in raw]
     if missing:
@@ -69,32 +71,71 @@ def _given(raw: Mapping[str, Any], key: str) -> Any:
 
 
 def rope_theta(raw: Mapping[str, Any]) -> float:
-    """The rotary base: of rope_parameters, else the config's own rope_theta, else rope_scaling's, else 10000.
+    """The rotary base: of rope_scaling, else of rope_parameters; where that says none, the config's own rope_theta.
+
+    So does transformers 5 (LlamaConfig), where rope_scaling is the older name of rope_parameters.
 
     Raises:
         MobileloopError: where a scaling other than by the factor 1 is asked for, in whichever spelling.
     """
-    theta = None
-    for key in ("rope_parameters", "rope_scaling"):
-        rope = raw.get(key) or {}
-        if not isinstance(rope, Mapping):
-            raise MobileloopError(f"the config's {key} is {rope!r}, but an object was expected; correct the config.")
-        kind = rope.get("rope_type") or rope.get("type") or ("linear" if "factor" in rope else "default")
-        unscaled = kind == "default" or (kind in ("linear", "dynamic") and rope.get("factor") == 1)
-        if not unscaled:
+    for key in _ROPE:
+        _check_rope(key, raw.get(key) or {})
+    said = _said_bases(raw)
+    return next(iter(said.values()), 10000.0)
+
+
+_ROPE = ("rope_scaling", "rope_parameters")
+
+
+def _said_bases(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a rotary base stands -> what it is, the one that counts first."""
+    scaling, parameters = (raw.get(key) or {} for key in _ROPE)
+    said = {
+        "rope_scaling": scaling.get("rope_theta"),
+        "rope_parameters": parameters.get("rope_theta") if not scaling else None,
+        "rope_theta": raw.get("rope_theta"),
+        "rope_parameters (beside rope_scaling)": parameters.get("rope_theta") if scaling else None,
+    }
+    return {where: base for where, base in said.items() if base is not None}
+
+
+def read_notes(raw: Mapping[str, Any]) -> list[str]:
+    """What the user should know of how a config was read."""
+    return [*rope_notes(raw), *_class_notes(raw)]
+
+
+def _class_notes(raw: Mapping[str, Any]) -> list[str]:
+    """A note where the class is another one than Llama's."""
+    others = _other_classes(raw)
+    return [f"config.json names the class {printable(others[0])}, which is read as LlamaForCausalLM"] if others else []
+
+
+def rope_notes(raw: Mapping[str, Any]) -> list[str]:
+    """A note where several rotary bases are said and differ."""
+    said = _said_bases(raw)
+    if len(set(map(str, said.values()))) < 2:
+        return []
+    first, *others = said.items()
+    rest = " and ".join(f"{where} {base}" for where, base in others if base != first[1])
+    return [f"config.json: the rotary base {first[1]} of {first[0]} counts, not {rest}"]
+
+
+def _check_rope(key: str, rope: object) -> None:
+    if not isinstance(rope, Mapping):
+        raise MobileloopError(f"the config's {key} is {rope!r}, but an object was expected; correct the config.")
+    kind = rope.get("rope_type") or rope.get("type") or ("linear" if "factor" in rope else "default")
+    unscaled = kind == "default" or (kind in ("linear", "dynamic") and rope.get("factor") == 1)
+    if not unscaled:
+        raise MobileloopError(
+            f"the config asks for '{kind}' scaling of the rotary embedding ({key}), which is not supported."
+        )
+    known = {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings"}
+    for name, value in rope.items():
+        if name not in known and value is not None and not (name == "partial_rotary_factor" and value == 1):
             raise MobileloopError(
-                f"the config asks for '{kind}' scaling of the rotary embedding ({key}), which is not supported."
+                f"the config's {key} sets {name!r} to {value!r}, which changes the rotary embedding and is not "
+                "supported."
             )
-        known = {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings"}
-        for name, value in rope.items():
-            if name not in known and value is not None and not (name == "partial_rotary_factor" and value == 1):
-                raise MobileloopError(
-                    f"the config's {key} sets {name!r} to {value!r}, which changes the rotary embedding and is not "
-                    "supported."
-                )
-        own = raw.get("rope_theta") if key == "rope_scaling" else None
-        theta = next((one for one in (theta, own, rope.get("rope_theta")) if one is not None), None)
-    return 10000.0 if theta is None else theta
 
 
 def _check_architectures(said: object) -> None:
@@ -104,6 +145,21 @@ def _check_architectures(said: object) -> None:
             f"the config's architectures are {', '.join(map(str, names))}, and only causal language models are "
             "supported; take the model with its language head."
         )
+
+
+def _check_own_code(raw: Mapping[str, Any]) -> None:
+    """Raise MobileloopError where the model's class is another one, in code that lies beside it."""
+    own, others = raw.get("auto_map"), _other_classes(raw)
+    if others and isinstance(own, Mapping) and "AutoModelForCausalLM" in own:
+        raise MobileloopError(
+            f"the config's class is {printable(others[0])}, in code of its own (auto_map), which is not run here; its "
+            "arithmetic may be another than Llama's, so the model is not read."
+        )
+
+
+def _other_classes(raw: Mapping[str, Any]) -> list[str]:
+    said = raw.get("architectures")
+    return [str(name) for name in said if name != "LlamaForCausalLM"] if isinstance(said, list) else []
 
 
 def _check_window(raw: Mapping[str, Any]) -> None:
@@ -146,4 +202,6 @@ def smollm2_135m() -> tuple[ModelConfig, Schedule]:
     return config, Schedule.plain(config.num_blocks)
 
 
-FAMILY = Family("llama", read_config, read_schedule, llama_tensor_name, DEFAULTS, {"smollm2-135m": smollm2_135m})
+FAMILY = Family(
+    "llama", read_config, read_schedule, llama_tensor_name, DEFAULTS, {"smollm2-135m": smollm2_135m}, read_notes
+)

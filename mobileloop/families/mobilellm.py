@@ -63,4 +63,4 @@ def preset(size: str, layer_share: bool = False) -> tuple[ModelConfig, Schedule]
 PRESETS = {f"mobilellm-{size}": partial(preset, size) for size in SHAPES}
 PRESETS |= {f"mobilellm-{size}-ls": partial(preset, size, True) for size in LAYER_SHARE}
 
-FAMILY = Family("mobilellm", read_config, read_schedule, llama_tensor_name, llama.DEFAULTS, PRESETS)
+FAMILY = Family("mobilellm", read_config, read_schedule, llama_tensor_name, llama.DEFAULTS, PRESETS, llama.rope_notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -90,17 +90,7 @@ def fit(
     Raises:
         MobileloopError: where the text is too short, the source has no tokenizer, or the budget is too small.
     """
-    if checkpoint.tokenizer is None:
-        raise MobileloopError(
-            f"{checkpoint.source} has no tokenizer, so no text can calibrate it; leave it out with --calibrate none."
-        )
-    size = checkpoint.config.vocab_size  # some tokenizers know more tokens than their model
-    tokens = [token for token in Tokenizer(checkpoint.tokenizer).encode(text.text) if token < size]
-    if len(tokens) < LEAST_TOKENS:
-        raise MobileloopError(
-            f"the calibration text {text.name} has {len(tokens)} tokens, and at least {LEAST_TOKENS} are needed; give "
-            "a longer one, some thousand tokens at best."
-        )
+    tokens = _tokens_of(checkpoint, text)
     share = 0.0
     if wanted.budget_bytes is None:
         plan = planned(checkpoint, wanted.quantization, wanted.group)
@@ -119,6 +109,22 @@ def fit(
         budget_bytes=wanted.budget_bytes,
     )
     return Fitted(plan, made, calibration)
+
+
+def _tokens_of(checkpoint: Checkpoint, text: Text) -> list[int]:
+    """A text's tokens that the model knows, or MobileloopError where they are too few."""
+    if checkpoint.tokenizer is None:
+        raise MobileloopError(
+            f"{checkpoint.source} has no tokenizer, so no text can calibrate it; leave it out with --calibrate none."
+        )
+    size = checkpoint.config.vocab_size  # some tokenizers know more tokens than their model
+    tokens = [token for token in Tokenizer(checkpoint.tokenizer).encode(text.text) if token < size]
+    if len(tokens) < LEAST_TOKENS:
+        raise MobileloopError(
+            f"the calibration text {text.name} has {len(tokens)} tokens, and at least {LEAST_TOKENS} are needed; give "
+            "a longer one, some thousand tokens at best."
+        )
+    return tokens
 
 
 def weights_sha256(tensors: Mapping[str, QuantTensor]) -> str:
@@ -152,7 +158,21 @@ def _within(
                 f"the {shapes[name][1]} inputs of {name} are in no group of {' or '.join(map(str, wanted.groups))}, so "
                 "this model has no quantized size; leave the budget out and export with --quantize none."
             )
+    # Too small a budget is refused before anything is measured.
     allocate(shapes, {name: dict.fromkeys(found, 0.0) for name, found in offered.items()}, budget_bytes - vectors)
+    costs = _costs(checkpoint, schedule, offered, tokens, loops, progress)
+    return allocate(shapes, costs, budget_bytes - vectors)
+
+
+def _costs(
+    checkpoint: Checkpoint,
+    schedule: Schedule,
+    offered: Mapping[str, Sequence[Choice]],
+    tokens: list[int],
+    loops: int | None,
+    progress: Progress,
+) -> dict[str, dict[Choice, float]]:
+    """The divergence that every choice offered for every matrix would add."""
     progress("measuring sensitivities", 0.0)
     sensing = Sensing(checkpoint.config, schedule, float_tensors(checkpoint))
     sensing.sense(windows(tokens, SENSED_TOKENS, min(SENSED_WINDOW, window_of(checkpoint))), loops)
@@ -160,11 +180,11 @@ def _within(
     with scratch_moments() as moments:
         batch = windows(tokens, width=window_of(checkpoint))
         moments.gather(
-            checkpoint, schedule, batch, loops, set(shapes), lambda step, done: progress(step, 0.1 + 2 * done)
+            checkpoint, schedule, batch, loops, set(offered), lambda step, done: progress(step, 0.1 + 2 * done)
         )
         for name, found in offered.items():
             columns = (sensing.looked_up / sensing.tokens).numpy() if name == "embedding" else None
-            rows = np.zeros(shapes[name][0], np.float32)  # of what the schedule leaves out
+            rows = np.zeros(checkpoint.tensors[name].shape[0], np.float32)  # of what the schedule leaves out
             if name in sensing.rows:
                 rows = (sensing.rows[name] / sensing.tokens).numpy()
                 check_finite(rows)
@@ -173,4 +193,4 @@ def _within(
                 if keeps(checkpoint.tensors[name], choice):
                     costs[name][choice] = 0.0
             progress(f"measuring {name}", 0.3 + 0.2 * len(costs) / len(offered))
-    return allocate(shapes, costs, budget_bytes - vectors)
+    return costs

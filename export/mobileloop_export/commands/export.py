@@ -147,6 +147,7 @@ def export(
     from mobileloop.checkpoints.load import load_checkpoint
     from mobileloop.files import check_output, utf8_path, written_whole
     from mobileloop.spec.capabilities import check_built
+    from mobileloop.tokenizer import template_doubts
     from mobileloop_export.formats import FORMATS, exporter
     from mobileloop_export.weights import Ask, pack, parse_size
 
@@ -174,7 +175,7 @@ def export(
         packed, notes = pack(checkpoint, chosen, to.value, ask, lambda step, done: progress(step, 0.1 + 0.6 * done))
         wanted = context if context is not None else min(DEFAULT_CONTEXT, checkpoint.config.max_position)
         kv = kv or (KvType.float32 if quantize is Quantization.none else KvType.float16)
-        said = (*notes, *_untrained(checkpoint, chosen))
+        said = (*notes, *template_doubts(checkpoint.tokenizer), *_untrained(checkpoint, chosen))
         info = ArtifactInfo.describe(checkpoint, packed, wanted, _KV_BITS[kv], said)
         path = output or Path(f"{checkpoint.config.name}-{chosen.name.replace(':', '-')}-{quantize.value}{suffix}")
         check_output(path, (source, calibrate))

@@ -130,7 +130,7 @@ std::vector<uint32_t> Tokenizer::encode(const std::string &text, bool special) c
     }
     if (!special) return ids;
     ids.insert(ids.end(), after_.begin(), after_.end());
-    if (bos_ && (ids.empty() || ids.front() != *bos_)) ids.insert(ids.begin(), *bos_);
+    if (bos_) ids.insert(ids.begin(), *bos_);
     return ids;
 }
 
