@@ -247,7 +247,7 @@ def test_ids_of_sentencepiece_models_are_those_of_run(answers_of, tmp_path, kind
     ],
 )
 def test_runs_of_spaces_are_walked_once_by_added_tokens(answers_of, tmp_path, tokens):
-    """A run so long that walking it from each of its places would not end in the suite's time, and its shape in short."""
+    """A run so long that walking it from each of its places would not end in time, and its shape in short."""
     data = sentencepiece_models.trained("defaults")
     first = sentencepiece.SentencePieceProcessor(model_proto=data).get_piece_size()
     spec = sentencepiece_models.folder_spec(tmp_path / "folder", data, list(enumerate(tokens, first)))
