@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenizers import AddedToken, Tokenizer, models
 
@@ -126,8 +126,7 @@ class PieceEncoder:
         added = raw.get_added_tokens_decoder()
         self._ids = {token.content: number for number, token in added.items()}
         outer = [token for token in added.values() if token.content not in form.kept]
-        longest_first = sorted(outer, key=lambda token: len(token.content), reverse=True)
-        self._outer = re.compile("|".join(map(_pattern, longest_first)) or "(?!)")
+        self._outer = OuterTokens(outer)
         self._before, self._after = self._around()
         raw.encode_special_tokens = True
         self._unigram = None
@@ -145,10 +144,10 @@ class PieceEncoder:
         """Ids of a text; `special` adds what the tokenizer puts around it."""
         ids = list(self._before) if special else []
         at = 0
-        for match in self._outer.finditer(text):
-            ids += self._between(text[at : match.start()], at == 0)
-            ids.append(self._ids[next(part for part in match.groups() if part is not None)])
-            at = match.end()
+        for begin, end, content in self._outer.found(text):
+            ids += self._between(text[at:begin], at == 0)
+            ids.append(self._ids[content])
+            at = end
         return ids + self._between(text[at:], at == 0) + (self._after if special else [])
 
     def _between(self, text: str, first: bool) -> list[int]:
@@ -156,6 +155,60 @@ class PieceEncoder:
         if self._unigram is not None:
             return self._unigram.encode(normal)
         return list(self._raw.encode(normal, add_special_tokens=False).ids)
+
+
+class OuterTokens:
+    """Finds added tokens in a text: the leftmost with the spaces that it takes, and of those the longest.
+
+    A token that takes the spaces in front of it begins at each place among them. So that a run of spaces is walked
+    once, it is looked for by itself, from the first space on, and what was found holds for the other places.
+    """
+
+    def __init__(self, tokens: Iterable[AddedToken]) -> None:
+        longest_first = sorted(tokens, key=lambda token: len(token.content), reverse=True)
+        plain = [token for token in longest_first if not token.lstrip]
+        self._ranks = {token.content: rank for rank, token in enumerate(longest_first)}
+        at_once = re.compile("|".join(map(_pattern, plain)) or "(?!)")
+        left = [_pattern(token) for token in longest_first if token.lstrip]
+        # What matches here; and elsewhere, where a run of spaces is entered at its beginning only.
+        self._patterns = [(at_once, at_once), *((re.compile(one), re.compile(f"(?<!\\s){one}")) for one in left)]
+
+    def found(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Where each token begins and ends, with its spaces, and its content."""
+        at = 0
+        searches = [_Search(*patterns, text) for patterns in self._patterns]
+        while True:
+            every = [match for search in searches if (match := search.next(at))]
+            if not every:
+                return
+            begin, end, content = min(every, key=lambda match: (match[0], self._ranks[match[2]]))
+            yield begin, end, content
+            at = end
+
+
+class _Search:
+    """The next match of a token's pattern in a text, for places that only grow."""
+
+    def __init__(self, pattern: re.Pattern[str], elsewhere: re.Pattern[str], text: str) -> None:
+        self._pattern, self._elsewhere, self._text = pattern, elsewhere, text
+        self._match: re.Match[str] | None = None
+        self._done = False
+
+    def next(self, at: int) -> tuple[int, int, str] | None:
+        """Begin, end and content of the first match that begins at `at` or behind it."""
+        while not self._done and (self._match is None or _content_begin(self._match) < at):
+            self._match = self._search(at)
+            self._done = self._match is None
+        if self._match is None:
+            return None
+        return max(self._match.start(), at), self._match.end(), self._match[self._match.lastindex or 0]
+
+    def _search(self, at: int) -> re.Match[str] | None:
+        return self._pattern.match(self._text, at) or self._elsewhere.search(self._text, at)
+
+
+def _content_begin(match: re.Match[str]) -> int:
+    return match.start(match.lastindex or 0)
 
 
 def _pattern(token: AddedToken) -> str:

@@ -11,7 +11,8 @@ from tokenizers import pre_tokenizers
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.random import random_model
-from mobileloop.checkpoints.vocabulary import CONTROL, byte_level_tokenizer
+from mobileloop.checkpoints.sentencepiece_model import CONTROL
+from mobileloop.checkpoints.vocabulary import byte_level_tokenizer
 from mobileloop.families.family import llama_tensor_name
 from mobileloop.files import written_whole
 from mobileloop.packed import PackedModel

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from nasty_texts import nasty, random_texts
+from tokenizers import AddedToken
+
+from mobileloop.checkpoints.account import Account
+from mobileloop.checkpoints.folder_tokenizer import folder_tokenizer
 
 _PLAIN = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 _MARKS = ["<|im_start|>", "<|im_end|>", "sat on", "ﬁ", "aa"]
@@ -83,3 +90,13 @@ def piece(text: str, score: float, kind: int) -> bytes:
 
     inner = field(1, text.encode()) + varint(2 << 3 | 5) + struct.pack("<f", score) + field(3, kind)
     return field(1, inner)
+
+
+def folder_spec(folder: Path, data: bytes, added: Iterable[tuple[int, AddedToken]] = (), legacy: bool = False) -> Any:
+    """The tokenizer of a folder with such a model, and added tokens in its tokenizer_config.json."""
+    flags = ("content", "special", "lstrip", "rstrip", "single_word", "normalized")
+    tokens = {str(number): {flag: getattr(token, flag) for flag in flags} for number, token in added}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes(data)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": tokens, "legacy": legacy}))
+    return folder_tokenizer(folder, Account("config.json", {}), 1 << 20)[0]

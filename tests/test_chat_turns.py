@@ -1,4 +1,4 @@
-"""What templates put around turns, found by rendering: right for any text, or not written at all."""
+"""What templates put around turns, found out by watching and rendering: right for any text, or not written at all."""
 
 import pytest
 from chat_forms import FORMS
@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nasty_texts import nasty
 
+from mobileloop.chat.allowance import MAX_STEPS, Allowance
 from mobileloop.chat.template import ChatTemplate
 from mobileloop.chat.turns import chat_turns
 from mobileloop.spec.tokenizer import TokenizerSpec
@@ -74,6 +75,37 @@ def test_what_was_found_is_right_for_any_text(form, user, system):
         "{% if m.content.startswith('<tool>') %}tool{% else %}{{ m.content }}{% endif %}",
         "{% if m.content | length > 5000 %}long {% endif %}{{ m.content }}",
         "{{ m.content.lstrip() }}",
+        "{% if m.content | length > 20000 %}long {% endif %}{{ m.content }}",
+        "{% if (m.content ~ '!') | length > 20000 %}long {% endif %}{{ m.content }}",
+        "{% if m.content | int(m.content) == 31 %}number {% endif %}{{ m.content }}",
+        "{{ m.content.replace('foo' ~ 'bar', 'X') }}",
+        "{{ m.content | replace('foo' ~ 'bar', 'X') }}",
+        "{{ m.content | trim('#') }}",
+        "{{ m.content.strip('#') }}",
+        "{% set c = m.content | trim %}{% if c == 'a' ~ 'b' %}!{% endif %}{{ c }}",
+        "{% if m.content in 'a long text of many words' %}!{% endif %}{{ m.content }}",
+        "{% if m.content in {'ab' ~ 'cd': 1} %}!{% endif %}{{ m.content }}",
+        "{% if m.content in ['ab' ~ 'cd'] %}!{% endif %}{{ m.content }}",
+        "{% if m.content is in(['ab' ~ 'cd']) %}!{% endif %}{{ m.content }}",
+        "{% if m.content is upper %}!{% endif %}{{ m.content }}",
+        "{% if 'z' < m.content %}!{% endif %}{{ m.content }}",
+        "{% for c in m.content %}{{ c }}{% endfor %}",
+        "{{ m.content }}{{ {'ab' ~ 'cd': '!'}[m.content] }}",
+        "{{ m.content }}{{ messages | selectattr('content', 'equalto', 'ab' ~ 'cd') | list | length }}",
+        "{{ m.content }}{{ (messages | tojson | length) > 20000 }}",
+        "{{ m.content }}{{ (messages | map(attribute='content') | join | length) > 20000 }}",
+        "{{ m.content }}{{ ('%s' % m.content) | length > 20000 }}",
+        "{{ m.content }}{{ '{}'.format(m.content) | length > 20000 }}",
+        "{{ m.content }}{{ ''.join([m.content]) | length > 20000 }}",
+        "{{ m.content }}{{ 'ab'.startswith(m.content) }}",
+        "{% macro part(c) %}{{ c }}{% endmacro %}{% if part(m.content) | length > 20000 %}!{% endif %}{{ m.content }}",
+        "{% set part %}{{ m.content }}{% endset %}{% if part == 'a' ~ 'b' %}!{% endif %}{{ m.content }}",
+        "{% filter replace('foo' ~ 'bar', 'X') %}{{ m.content }}{% endfilter %}",
+        "{% set ns = namespace(c=m.content) %}{% if ns.c == 'a' ~ 'b' %}!{% endif %}{{ m.content }}",
+        "{% if loop.changed(m.content) %}!{% endif %}{{ m.content }}",
+        "{% autoescape true %}{{ m.content }}{% endautoescape %}",
+        "{{ (m.content, 1) }}",
+        "{{ m.content.upper }}{{ m.content }}",
         "{{ m.content }}{{ strftime_now('%Y') }}",
         "{{ m.content }}{{ [1, 2] | random }}",
         "{{ raise_exception('no') }}",
@@ -83,6 +115,52 @@ def test_what_was_found_is_right_for_any_text(form, user, system):
 )
 def test_a_template_that_does_more_with_a_turn_is_left_out(content):
     assert turns_of(LOOP.replace("%s", content)) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "trims"),
+    [
+        ("{{ m.content.strip() }}", True),
+        ("{{ (m.content | trim) ~ '' }}", True),
+        ("{{ m['content'] + '' }}", False),
+        ("{{ m.get('content', '') }}", False),
+        ("{% if m.content is string %}{{ m.content }}{% else %}{{ m.content | length }}{% endif %}", False),
+        ("{% if m.content is not none and m.content is defined %}{{ m.content }}{% endif %}", False),
+        ("{% if m.content %}{{ m.content | default('') | string }}{% endif %}", False),
+        ("{% macro part(c) %}{{ c }}{% endmacro %}{{ part(m.content) | trim }}", True),
+        ("{% set part %}{{ m.content }}{% endset %}{{ part.strip() }}", True),
+        ("{% set ns = namespace(c='') %}{% set ns.c = ns.c ~ m.content %}{{ ns.c }}", False),
+        ("{{ ([m] | map(attribute='content') | map('trim') | list)[0] }}", True),
+        ("{% if m.role == 'assistant' %}{{ m.content.split('x')[0] }}{% else %}{{ m.content }}{% endif %}", False),
+    ],
+)
+def test_a_template_that_only_puts_turns_together_is_found(content, trims):
+    turns = turns_of(LOOP.replace("%s", content))
+    assert (turns.before, turns.after, turns.trims) == ("[user]", "[assistant]", trims)
+    assert turns.system is not None
+
+
+def test_all_renderings_together_have_one_allowance(monkeypatch):
+    taken = []
+    spend = Allowance.spend
+    monkeypatch.setattr(Allowance, "spend", lambda self, steps: (taken.append(steps), spend(self, steps))[1])
+    names = "".join("{% if messages == 'name " + str(n) + "' %}{% endif %}" for n in range(140))
+    assert turns_of(names + "{% for i in range(99999) %}{% endfor %}" + LOOP.replace("%s", "{{ m.content }}")) is None
+    assert sum(taken) < 5 * MAX_STEPS
+    taken.clear()
+    long = "{{ 'fixed text of some length' }}" * 8000
+    assert turns_of(long + LOOP.replace("%s", "{{ m.content }}")) is None
+    assert sum(taken) < 5 * MAX_STEPS
+
+
+def test_most_forms_take_a_small_part_of_the_allowance(monkeypatch):
+    taken = []
+    spend = Allowance.spend
+    monkeypatch.setattr(Allowance, "spend", lambda self, steps: (taken.append(steps), spend(self, steps))[1])
+    for form in FOUND:
+        taken.clear()
+        assert turns_of(FORMS[form]) == FOUND[form]
+        assert sum(taken) < MAX_STEPS
 
 
 def test_only_the_system_turn_is_left_out_where_only_it_is_special():

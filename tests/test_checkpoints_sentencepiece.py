@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 from nasty_texts import nasty, random_texts
-from sentencepiece_models import KINDS, field, piece, trained
+from sentencepiece_models import KINDS, field, folder_spec, piece, trained
 from tokenizers import AddedToken
 
 from mobileloop.checkpoints.sentencepiece import sentencepiece_form, sentencepiece_tokenizer, settled
@@ -33,8 +33,8 @@ def file_of(kind):
     return path
 
 
-def ours_of(path, added=(), legacy=False):
-    text = sentencepiece_tokenizer(path, added, legacy)
+def ours_of(path, legacy=False):
+    text = sentencepiece_tokenizer(path, legacy)
     return Tokenizer(TokenizerSpec(json_text=text, sentencepiece=sentencepiece_form(path, legacy)))
 
 
@@ -98,10 +98,10 @@ def added(path, *texts, special=True, **flags):
 @pytest.mark.parametrize("kind", ["Llama", "no space in front", "defaults", "user-defined and rules", "unigram"])
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("special", [False, True])
-def test_added_tokens_have_their_ids_and_cut_the_text(kind, legacy, special):
+def test_added_tokens_have_their_ids_and_cut_the_text(tmp_path, kind, legacy, special):
     path, theirs = file_of(kind), theirs_of(trained(kind))
     tokens = added(path, "<|user|>", "<|end|>", special=special)
-    ours = ours_of(path, tokens, legacy)
+    ours = Tokenizer(folder_spec(tmp_path, trained(kind), tokens, legacy))
     first, last = (number for number, _ in tokens)
     bare = theirs_of(without_prefix(trained(kind)))
     behind = theirs if legacy else bare
@@ -132,23 +132,23 @@ def test_tokens_that_are_added_later_are_settled():
 
 
 @pytest.mark.parametrize("gap", [1, 5])
-def test_an_added_token_that_does_not_follow_is_refused(gap):
-    path = file_of("Llama")
-    size = len(read_model(path).pieces)
+def test_an_added_token_that_does_not_follow_is_refused(tmp_path, gap):
+    size = len(read_model(file_of("Llama")).pieces)
     with pytest.raises(MobileloopError, match=f"has the id {size + gap}, where {size} is the next one free"):
-        sentencepiece_tokenizer(path, [(size + gap, AddedToken("<|x|>", special=True))])
+        folder_spec(tmp_path, trained("Llama"), [(size + gap, AddedToken("<|x|>", special=True))])
 
 
-def test_an_added_token_under_another_id_is_refused():
+def test_an_added_token_under_another_id_is_refused(tmp_path):
     with pytest.raises(MobileloopError, match=r"gives <s> the id 1, and the added tokens the id 7"):
-        sentencepiece_tokenizer(file_of("Llama"), [(7, AddedToken("<s>", special=True))])
+        folder_spec(tmp_path, trained("Llama"), [(7, AddedToken("<s>", special=True))])
 
 
 @pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"single_word": True}])
-def test_the_flags_of_an_added_token_count_with_rules_too(flags):
+def test_the_flags_of_an_added_token_count_with_rules_too(tmp_path, flags):
     path = file_of("defaults")
     tokens = added(path, "<mask>", **flags)
-    ours, theirs = ours_of(path, tokens), theirs_of(without_prefix(trained("defaults")))
+    ours = Tokenizer(folder_spec(tmp_path, trained("defaults"), tokens))
+    theirs = theirs_of(without_prefix(trained("defaults")))
     number = tokens[0][0]
     ids = ours.encode("<mask>  the", special=False)
     assert ids == [number, *theirs.encode("the")]

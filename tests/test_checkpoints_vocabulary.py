@@ -8,14 +8,13 @@ import sentencepiece
 import sentencepiece_models
 from nasty_texts import nasty, random_texts
 
-from mobileloop.checkpoints.sentencepiece_model import read_model
+from mobileloop.checkpoints.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, read_model
 from mobileloop.checkpoints.vocabulary import byte_level_tokenizer, scored_tokenizer
 from mobileloop.errors import MobileloopError
 from mobileloop.spec.tokenizer import TokenizerSpec
 from mobileloop.tokenizer import Tokenizer
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 
 def slow_merges(text, tokens, scores):

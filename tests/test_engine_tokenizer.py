@@ -32,7 +32,7 @@ from tokenizer_kinds import (
     sequence,
     unigram,
 )
-from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from mobileloop.checkpoints.load import load_checkpoint
 from mobileloop.checkpoints.sentencepiece import sentencepiece_form, sentencepiece_tokenizer
@@ -225,10 +225,8 @@ def test_ids_of_sentencepiece_models_are_those_of_run(answers_of, tmp_path, kind
     path.write_bytes(sentencepiece_models.trained(kind))
     first = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes()).get_piece_size()
     more = list(enumerate(FORM_TOKENS, first)) if legacy else []
-    form = sentencepiece_form(path, legacy)
-    spec = TokenizerSpec(
-        json_text=sentencepiece_tokenizer(path, more, legacy), sentencepiece=form, bos_id=1, add_bos=True
-    )
+    spec = sentencepiece_models.folder_spec(tmp_path / "folder", path.read_bytes(), more, legacy)
+    spec = spec.model_copy(update={"bos_id": 1, "add_bos": True})
     ours, made = OurTokenizer(spec), pieces(spec.json_text)
     marks = ["<mask>", "<r>", "word", "<both>", "  <mask>", " <r>\u3000 ", "\x1c<mask>"] * 40
     texts = [*nasty(), *random_texts(800, 11, [*made, *marks])]
@@ -236,6 +234,51 @@ def test_ids_of_sentencepiece_models_are_those_of_run(answers_of, tmp_path, kind
         ids = ours.encode(text)
         assert told.get("ids") == ids, (text, told)
         check_text(ours, ids, told)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        [AddedToken("<mask>", lstrip=True)],
+        [AddedToken(" ", lstrip=True)],
+        [AddedToken(" ", lstrip=True, rstrip=True)],
+        [AddedToken("<mask>", lstrip=True), AddedToken(" ")],
+        [AddedToken("Xq", lstrip=True, single_word=True), AddedToken("    ", rstrip=True)],
+    ],
+)
+def test_runs_of_spaces_are_walked_once_by_added_tokens(answers_of, tmp_path, tokens):
+    """A run so long that walking it from each of its places would not end in time, and its shape in short."""
+    data = sentencepiece_models.trained("defaults")
+    first = sentencepiece.SentencePieceProcessor(model_proto=data).get_piece_size()
+    spec = sentencepiece_models.folder_spec(tmp_path / "folder", data, list(enumerate(tokens, first)))
+    ours = OurTokenizer(spec)
+    texts = [before + " " * count + behind for count in (9, 100_000) for before, behind in (("", ""), ("a", "<mask>b"))]
+    texts += [" Xq \u3000 XqXq   Xq  <mask> ", " " * 100_000 + "aXq"]
+    for text, told in zip(texts, answers_of(json.loads(spec.model_dump_json()), texts), strict=True):
+        assert told["ids"] == ours.encode(text)
+        assert told["streamed"] == told["text"]
+
+
+@pytest.mark.parametrize("flags", [{"lstrip": True}, {"rstrip": True}, {"lstrip": True, "rstrip": True}])
+def test_runs_of_spaces_are_walked_once_without_a_form(answers, flags):
+    """The library walks each run many times, so that only a short one is compared with it."""
+    made = Tokenizer.from_str(document("SentencePiece BPE"))
+    made.add_tokens([AddedToken(" ", normalized=False, **flags), AddedToken("<m>", normalized=False, lstrip=True)])
+    texts = [f"a{' ' * 20}<m>{' ' * 20}b", f"a{' ' * 100_000}<m>{' ' * 100_000}b"]
+    short, long = answers(made.to_str(), texts)
+    assert short["ids"] == made.encode(texts[0]).ids
+    assert len(long["ids"]) > 2
+
+
+@pytest.mark.parametrize("form", [{}, {"prepend_scheme": "never"}])
+@pytest.mark.parametrize("strip", [0, 1, 3])
+def test_a_stream_of_texts_of_nothing_stays_in_a_small_window(answers, form, strip):
+    """Tokens whose text, each alone, is nothing: so many that decoding all again for each would not end in time."""
+    made = Tokenizer(models.BPE(vocab={"<unk>": 0, "▁": 1, "x": 2, "": 3}, merges=[], unk_token="<unk>"))
+    steps = [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", strip, 0)] if strip else []
+    made.decoder = decoders.Sequence(steps) if steps else decoders.Metaspace(**form)
+    for ids in ([1] * 40_000, [2, *[1] * 40_000, 2], [1, 1, 1, 1, 2] * 4000, [1, 3] * 20, [*[1] * 9, 3, 3, 1, 2, 1]):
+        check_text(made, ids, answers(made.to_str(), [ids], ids=True)[0])
 
 
 def test_damaged_rules_do_no_harm(answers_of, tmp_path):

@@ -1,10 +1,14 @@
 import json
+import re
 
 import pytest
-from tokenizers import pre_tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, pre_tokenizers
 
 from mobileloop.checkpoints.vocabulary import byte_level_tokenizer, scored_tokenizer
 from mobileloop.errors import MobileloopError
+from mobileloop.normal_form import OuterTokens
 from mobileloop.spec.tokenizer import TokenizerSpec
 from mobileloop.tokenizer import TextStream, Tokenizer
 
@@ -131,3 +135,25 @@ def test_scored_round_trip_with_byte_fallback(text, add_space):
 def test_unknown_pre_tokenizer():
     with pytest.raises(MobileloopError, match="pre-tokenizer 'mystery' is none of the"):
         byte_level_tokenizer(["a"], [], [1], "mystery")
+
+
+OUTER = st.builds(
+    AddedToken,
+    st.text(" ab_<\u3000", min_size=1, max_size=3),
+    single_word=st.booleans(),
+    lstrip=st.booleans(),
+    rstrip=st.booleans(),
+)
+
+
+@given(tokens=st.lists(OUTER, max_size=5, unique_by=lambda token: token.content), text=st.text(" ab_<\u3000\n"))
+def test_outer_tokens_are_those_of_one_regular_expression(tokens, text):
+    """Said plainly: an expression of all tokens, the longest first, which walks through the spaces from each place."""
+    said = []
+    for token in sorted(tokens, key=lambda token: len(token.content), reverse=True):
+        word = ("(?<!\\w)", "(?!\\w)") if token.single_word else ("", "")
+        left, right = ("\\s*" if strips else "" for strips in (token.lstrip, token.rstrip))
+        said.append(f"{left}{word[0]}({re.escape(token.content)}){word[1]}{right}")
+    slow = re.compile("|".join(said) or "(?!)")
+    expected = [(match.start(), match.end(), match[match.lastindex]) for match in slow.finditer(text)]
+    assert list(OuterTokens(tokens).found(text)) == expected

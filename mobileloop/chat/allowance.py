@@ -26,10 +26,15 @@ def too_much(what: str) -> SecurityError:
 
 
 class Allowance:
-    """What a template has left to do in one rendering, and the meters that its compiled form calls."""
+    """What a template has left to do in one rendering, and the meters that its compiled form calls.
 
-    def __init__(self) -> None:
+    Args:
+        whole: steps of all renderings together; None for as many as are asked for.
+    """
+
+    def __init__(self, whole: int | None = None) -> None:
         self.left = MAX_STEPS
+        self.whole = whole
         self.characters = MAX_CHARACTERS
         # Bound once: the sandbox tells them from a template's own callables by identity.
         self.turn, self.paid, self.shown, self.weighed = self._turn, self._paid, self._shown, self._weighed
@@ -47,7 +52,9 @@ class Allowance:
             SecurityError: where too few are left.
         """
         self.left -= steps
-        if self.left < 0:
+        if self.whole is not None:
+            self.whole -= steps
+        if self.left < 0 or (self.whole is not None and self.whole < 0):
             raise SecurityError("it does more work than any chat needs")
 
     def fits(self, characters: int, what: str = "a text") -> None:

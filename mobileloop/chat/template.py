@@ -25,6 +25,7 @@ from jinja2.utils import Namespace
 from mobileloop.chat.allowance import Allowance
 from mobileloop.chat.growth import FILTER_CHECKS, check_call, check_operator, guarded, guarded_format
 from mobileloop.chat.syntax import metered
+from mobileloop.chat.watch import Watched, Watching
 from mobileloop.errors import MobileloopError, library_errors
 
 MAX_SOURCE = 1 << 18  # characters of a template
@@ -131,6 +132,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return guarded_format(self, value, self.allowance)
 
 
+class _WatchingSandbox(Watching, _Sandbox):
+    """The same, for turns that are not to be looked into."""
+
+
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
@@ -144,25 +149,21 @@ class ChatTemplate:
         source: the Jinja template.
         special_texts: the tokenizer's special tokens by the names that templates use, such as `bos_token`. A name
             that the tokenizer lacks is undefined in the template, as in transformers.
+        whole: steps of all renderings together (`Allowance`); None for as many as are asked for.
 
     Raises:
         MobileloopError: where the template is no Jinja template.
     """
 
-    def __init__(self, source: str, special_texts: Mapping[str, str]) -> None:
+    def __init__(self, source: str, special_texts: Mapping[str, str], whole: int | None = None) -> None:
         self._special_texts = dict(special_texts)
-        self._allowance = Allowance()
+        self._allowance = Allowance(whole)
         with _template_errors():
             if len(source) > MAX_SOURCE:
                 raise SecurityError(f"it has {len(source)} characters, and {MAX_SOURCE} are allowed")
-            self._source = source
+            self._cost = 1 + len(source) // 64  # of a rendering, besides what is counted
             self._template = _Sandbox(self._allowance).from_string(source)
-
-    def texts(self) -> set[str]:
-        """Every text that the template's own statements name, such as one that it compares a turn with."""
-        with _template_errors():
-            tree = self._template.environment.parse(self._source)
-            return {str(found.value) for found in tree.find_all(nodes.Const) if isinstance(found.value, str)} - {""}
+            self._source = source
 
     def render(
         self,
@@ -179,10 +180,27 @@ class ChatTemplate:
         given = {"messages": list(messages), "tools": tools, "documents": documents}
         with _template_errors():
             self._allowance.renew(json.dumps(given, ensure_ascii=False))
+            if self._allowance.whole is not None:
+                self._allowance.spend(self._cost)
             pieces = self._template.generate(
                 **given, add_generation_prompt=add_generation_prompt, **self._special_texts
             )
             return "".join(self._allowance.bounded(pieces))
+
+    def refuse_looks(self, messages: Sequence[Mapping[str, str]]) -> None:
+        """Render a conversation whose turns may only be put together, stripped and written out (`watch`).
+
+        Raises:
+            MobileloopError: where the template does more with the text of one, or cannot be rendered.
+        """
+        turns = [{**message, "content": Watched(message["content"])} for message in messages]
+        whole = self._template
+        with _template_errors():
+            self._template = _WatchingSandbox(self._allowance).from_string(self._source)
+        try:
+            self.render(turns)
+        finally:
+            self._template = whole
 
     def render_with_system(self, system: Message, user: Message) -> str:
         """The text of a system turn and a user's turn.

@@ -1,9 +1,12 @@
 """What a chat template puts around a user's turn, for programs that do not run templates.
 
 A template is a program, and most of them do no more with the texts of a single turn than to put them between fixed
-ones. Whether one does is found by rendering: with texts that programs treat in a special way (spaces, marks, long ones,
-and every text that the template itself names), alone and inside others. Where one of them comes out otherwise, or the
-template may say something else at another time, nothing is written, and such a program refuses the template.
+ones. Whether one does is found in two steps. First the template is rendered with turns that may only be put together,
+stripped, asked for their type and written out (`watch`): one that compares a turn, or gives it to any other filter,
+test or method, does more. Then the fixed texts are found, and whether turns are stripped, by rendering texts with white
+space in all places, and some that templates know. Where one of them comes out otherwise, where all renderings together
+are more work than one allowance, or where the template may say something else at another time, nothing is written, and
+such a program refuses the template.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from mobileloop.chat.allowance import MAX_STEPS
 from mobileloop.chat.template import ChatTemplate
 from mobileloop.errors import MobileloopError
 from mobileloop.spec.tokenizer import ChatTurns, SystemTurns, TokenizerSpec
 
 _USER, _SYSTEM = "qvrzkjxu", "wkzpvjyq"  # no template has a reason to know them
 _CHANGING = re.compile(r"strftime_now|random|lipsum|now\(")
-_MOST_NAMED = 150  # texts of a template that are tried alone; all are tried together
+_MOST_STEPS = 4 * MAX_STEPS  # of all renderings together
 _TEXTS = (
     *(
         "x",
@@ -48,25 +52,19 @@ def chat_turns(spec: TokenizerSpec) -> ChatTurns | None:
         return None
     named = {"bos_token": spec.bos_token, "eos_token": spec.eos_token, **spec.special_texts}
     try:
-        template = ChatTemplate(spec.chat_template, {name: text for name, text in named.items() if text is not None})
-        texts = [*_TEXTS, *_named(template)]
-        turns = _user_turns(template, texts)
-        return turns and turns.model_copy(update={"system": _system_turns(template, texts)})
+        texts = {name: text for name, text in named.items() if text is not None}
+        template = ChatTemplate(spec.chat_template, texts, _MOST_STEPS)
+        turns = _user_turns(template, _TEXTS)
+        return turns and turns.model_copy(update={"system": _system_turns(template, _TEXTS)})
     except MobileloopError:  # one that refuses a turn; so does whoever renders it
         return None
-
-
-def _named(template: ChatTemplate) -> list[str]:
-    """Texts that the template names, alone and inside others."""
-    texts = sorted(template.texts())
-    every = "x".join(["", *texts, *reversed(texts), ""])
-    return [every, *texts, *(f"x{text}y" for text in texts)] if len(texts) <= _MOST_NAMED else [every]
 
 
 def _user_turns(template: ChatTemplate, texts: Sequence[str]) -> ChatTurns | None:
     def rendered(user: str) -> str:
         return template.render([{"role": "user", "content": user}])
 
+    template.refuse_looks([{"role": "user", "content": _USER}])
     around = rendered(_USER).split(_USER)
     if len(around) != 2:
         return None
@@ -82,6 +80,7 @@ def _system_turns(template: ChatTemplate, texts: Sequence[str]) -> SystemTurns |
         return template.render([{"role": "system", "content": system}, {"role": "user", "content": user}])
 
     try:
+        template.refuse_looks([{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}])
         around = re.split(f"{_SYSTEM}|{_USER}", rendered(_SYSTEM, _USER))
         if len(around) != 3 or rendered(_SYSTEM, _USER) != _joined(around, (_SYSTEM, _USER), (False, False)):
             return None

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from mobileloop.checkpoints.account import Account
 from mobileloop.checkpoints.endings import end_ids, known_ends, said_ids
+from mobileloop.checkpoints.sentencepiece_model import CONTROL
 from mobileloop.checkpoints.vocabulary import (
-    CONTROL,
     byte_level_tokenizer,
     pre_tokenizer_adds_bos,
     scored_tokenizer,

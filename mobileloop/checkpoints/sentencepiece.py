@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from mobileloop.checkpoints.sentencepiece_model import (
     read_model,
 )
 from mobileloop.checkpoints.spm_parts import bpe_model, spm_decoder
-from mobileloop.errors import MobileloopError, library_errors, printable
+from mobileloop.errors import library_errors
 from mobileloop.spec.tokenizer import SentencePieceForm
 from mobileloop.unigram import UNMATCHED
 
@@ -35,16 +34,15 @@ from mobileloop.unigram import UNMATCHED
 _BEGIN = "\uf8f0"
 
 
-def sentencepiece_tokenizer(path: Path, added: Iterable[tuple[int, AddedToken]] = (), legacy: bool = False) -> str:
+def sentencepiece_tokenizer(path: Path, legacy: bool = False) -> str:
     """A `tokenizer.model` as the `tokenizers` library's JSON.
 
     Args:
         path: the file.
-        added: tokens of other files, by id; those beyond the vocabulary must follow it without a gap.
         legacy: whether the text behind an added token gets a space in front too, as in transformers 4.
 
     Raises:
-        MobileloopError: where the file is damaged or of a kind that is not supported, or the added tokens do not fit.
+        MobileloopError: where the file is damaged or of a kind that is not supported.
     """
     model = read_model(path)
     with library_errors(str(path), "download it again"):
@@ -56,8 +54,6 @@ def sentencepiece_tokenizer(path: Path, added: Iterable[tuple[int, AddedToken]] 
         tokenizer.add_special_tokens(special)
         if model.kind == "bpe":
             tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in model.texts(USER_DEFINED)])
-    for number, token in sorted(added, key=lambda pair: pair[0]):
-        _put(tokenizer, path, number, token)
     return settled(str(tokenizer.to_str()))
 
 
@@ -150,19 +146,3 @@ def _placeholders(model: SentencePieceModel) -> dict[str, str]:
     if model.kind != "unigram":
         return {}
     return {f"unused piece {index}": piece for index, piece in enumerate(model.texts(UNUSED))}
-
-
-def _put(tokenizer: Tokenizer, path: Path, number: int, token: AddedToken) -> None:
-    held = tokenizer.token_to_id(token.content)
-    if held is not None and held != number:
-        raise MobileloopError(
-            f"{path} gives {printable(token.content)} the id {held}, and the added tokens the id {number}; correct one "
-            "of them."
-        )
-    if held is None and number != tokenizer.get_vocab_size():
-        raise MobileloopError(
-            f"the added token {printable(token.content)} has the id {number}, where {tokenizer.get_vocab_size()} is "
-            f"the next one free behind {path}; the vocabulary is of another download."
-        )
-    with library_errors(f"the added token {printable(token.content)}", "correct the tokenizer's files"):
-        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])

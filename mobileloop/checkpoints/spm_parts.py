@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tokenizers import decoders, models
 
-UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6  # of SentencePiece, and of GGUF's token types
-
 
 def bpe_model(
     vocabulary: Mapping[str, int], scores: Sequence[float], mergeable: Iterable[int], unknown: str, byte_fallback: bool

@@ -7,19 +7,14 @@ from collections.abc import Sequence
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
 from mobileloop.checkpoints.pre_tokenizer import ignores_merges, pre_tokenizer, pre_tokenizer_adds_bos
-from mobileloop.checkpoints.sentencepiece import sentencepiece_form, sentencepiece_tokenizer, settled
-from mobileloop.checkpoints.spm_parts import CONTROL, USER_DEFINED, bpe_model, spm_decoder
+from mobileloop.checkpoints.sentencepiece_model import CONTROL, USER_DEFINED
+from mobileloop.checkpoints.spm_parts import bpe_model, spm_decoder
 from mobileloop.errors import MobileloopError, library_errors, printable
 
 __all__ = [
-    "CONTROL",
-    "USER_DEFINED",
     "byte_level_tokenizer",
     "pre_tokenizer_adds_bos",
     "scored_tokenizer",
-    "sentencepiece_form",
-    "sentencepiece_tokenizer",
-    "settled",
     "with_end_token",
 ]
 

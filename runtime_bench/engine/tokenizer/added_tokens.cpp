@@ -5,7 +5,7 @@
 namespace ml {
 namespace {
 
-// Where the spaces behind, or before, a place end.
+// Where the spaces behind a place end, or those before it, but none before `from`.
 size_t spaces_end(const std::string &text, size_t at) {
     while (at < text.size() && is_space(character_at(text, at).code)) at += character_at(text, at).bytes;
     return at;
@@ -17,8 +17,8 @@ size_t character_before(const std::string &text, size_t at) {
     return begin;
 }
 
-size_t spaces_begin(const std::string &text, size_t at) {
-    while (at > 0 && is_space(character_at(text, character_before(text, at)).code)) at = character_before(text, at);
+size_t spaces_begin(const std::string &text, size_t at, size_t from) {
+    while (at > from && is_space(character_at(text, character_before(text, at)).code)) at = character_before(text, at);
     return at;
 }
 
@@ -82,45 +82,57 @@ std::optional<AddedTokens::Found> AddedTokens::find(const std::string &text, siz
     return std::nullopt;
 }
 
-std::optional<AddedTokens::Found> AddedTokens::match_at(const std::string &text, size_t at, uint32_t id) const {
-    const Added &added = by_id_.at(id);
-    const auto space = [&](size_t place) {
-        return place < text.size() && is_python_space(character_at(text, place).code);
-    };
-    const auto word = [&](size_t place) { return is_python_word(character_at(text, place).code); };
-    std::vector<size_t> begins{at}; // the content may itself begin with a space
-    while (added.left && space(begins.back()))
-        begins.push_back(begins.back() + character_at(text, begins.back()).bytes);
-    for (auto begin = begins.rbegin(); begin != begins.rend(); ++begin) {
-        size_t end = *begin + added.content.size();
-        if (text.compare(*begin, added.content.size(), added.content) != 0) continue;
-        if (added.single_word &&
-            ((*begin > 0 && word(character_before(text, *begin))) || (end < text.size() && word(end))))
-            continue;
-        while (added.right && space(end)) end += character_at(text, end).bytes;
-        return Found{at, end, id};
+size_t AddedTokens::content_behind_spaces(const std::string &text, size_t at, const Added &added, Spaces &seen) const {
+    if (at < seen.from || at > seen.to) {
+        std::vector<size_t> begins{at}; // the content may itself begin with a space
+        while (added.left && begins.back() < text.size()) {
+            const Character c = character_at(text, begins.back());
+            if (!is_python_space(c.code)) break;
+            begins.push_back(begins.back() + c.bytes);
+        }
+        const auto fits = [&](size_t begin) {
+            const auto word = [&](size_t place) { return is_python_word(character_at(text, place).code); };
+            const size_t end = begin + added.content.size();
+            return text.compare(begin, added.content.size(), added.content) == 0 &&
+                   (!added.single_word ||
+                    ((begin == 0 || !word(character_before(text, begin))) && (end == text.size() || !word(end))));
+        };
+        const auto last = std::find_if(begins.rbegin(), begins.rend(), fits);
+        seen = {at, begins.back(), last == begins.rend() ? std::string::npos : *last};
     }
-    return std::nullopt;
+    return seen.content < at ? std::string::npos : seen.content;
+}
+
+std::optional<AddedTokens::Found> AddedTokens::match_at(const std::string &text, size_t at, uint32_t id,
+                                                        Spaces &seen) const {
+    const Added &added = by_id_.at(id);
+    const size_t begin = content_behind_spaces(text, at, added, seen);
+    if (begin == std::string::npos) return std::nullopt;
+    size_t end = begin + added.content.size();
+    while (added.right && end < text.size() && is_python_space(character_at(text, end).code))
+        end += character_at(text, end).bytes;
+    return Found{at, end, id};
 }
 
 std::vector<AddedTokens::Piece> AddedTokens::cut_out(const AlignedText &whole, bool normalized,
                                                      bool keeps_special) const {
     const std::string &text = whole.text();
     std::vector<Piece> pieces;
-    size_t rest = 0; // what begins here is not cut yet
+    size_t rest = 0;      // what begins here is not cut yet
+    size_t spaces_to = 0; // the end of the spaces behind the last token that took them; each is looked at once
     for (size_t at = 0; const auto found = find(text, at, normalized);) {
         const Added &added = by_id_.at(found->id);
         auto [begin, end, id] = *found;
         at = end;
         if (keeps_special && is_special(added.content)) continue;
         if (added.single_word && !is_single_word(text, begin, end)) continue;
-        if (added.left) begin = std::max(spaces_begin(text, begin), rest);
-        if (added.right) end = spaces_end(text, end);
+        if (added.left) begin = std::max(spaces_begin(text, begin, rest), rest);
+        if (added.right) end = spaces_to = end < spaces_to ? spaces_to : spaces_end(text, end);
         // A token of spaces may lie where the one before has taken them.
         require(begin <= end, "the tokenizer finds the added token ", added.content,
                 " inside another one, which the tokenizers library cannot");
         if (rest < begin) pieces.push_back({whole.slice(rest, begin), -1});
-        if (begin < end) pieces.push_back({whole.slice(begin, end), int64_t{id}});
+        if (begin < end) pieces.push_back({AlignedText(""), int64_t{id}});
         rest = end;
     }
     if (rest < text.size()) pieces.push_back({whole.slice(rest, text.size()), -1});

@@ -43,8 +43,13 @@ private:
         size_t begin = 0, end = 0;
         uint32_t id = 0;
     };
+    struct Spaces { // that a token may take in front of it, with the places in them: looked at once
+        size_t from = 1, to = 0;
+        size_t content = 0; // the last place in them, or behind them, where the token's content stands; or npos
+    };
+    size_t content_behind_spaces(const std::string &text, size_t at, const Added &added, Spaces &seen) const;
     // Where a token that may take spaces matches at exactly this place, or nothing.
-    std::optional<Found> match_at(const std::string &text, size_t at, uint32_t id) const;
+    std::optional<Found> match_at(const std::string &text, size_t at, uint32_t id, Spaces &seen) const;
     std::optional<Found> find(const std::string &text, size_t from, bool normalized) const;
 
     std::unordered_map<uint32_t, Added> by_id_;
@@ -60,13 +65,14 @@ std::vector<AddedTokens::Piece> AddedTokens::cut_out_whole(const std::string &te
     const auto size = [&](uint32_t id) { return by_id_.at(id).content.size(); };
     std::sort(ids.begin(), ids.end(),
               [&](uint32_t a, uint32_t b) { return size(a) != size(b) ? size(a) > size(b) : a < b; });
+    std::vector<Spaces> seen(ids.size());
     std::vector<Piece> pieces;
     size_t rest = 0;
     for (size_t at = 0; at < text.size();) {
         std::optional<Found> found;
-        for (auto id = ids.begin(); id != ids.end() && !found; ++id) found = match_at(text, at, *id);
+        for (size_t i = 0; i < ids.size() && !found; i++) found = match_at(text, at, ids[i], seen[i]);
         if (!found) {
-            at++;
+            at += character_at(text, at).bytes;
             continue;
         }
         if (found->begin > rest) pieces.push_back({AlignedText(text.substr(rest, found->begin - rest)), -1});

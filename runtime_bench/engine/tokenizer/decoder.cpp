@@ -109,6 +109,7 @@ Decoder::Decoder(const Json &json) : spaced_(json.kind() == Json::Kind::null) {
         const bool stays = step.kind == Step::Kind::fuse || step.kind == Step::Kind::metaspace ||
                            (step.kind == Step::Kind::strip && !step.stop);
         late_ = late_ || (fused && !stays);
+        strips_text_ = strips_text_ || (fused && step.kind == Step::Kind::strip && step.start);
         fused = fused || step.kind == Step::Kind::fuse || step.kind == Step::Kind::byte_level;
     }
 }

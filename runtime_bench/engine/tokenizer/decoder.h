@@ -22,6 +22,8 @@ public:
     Text decode(std::vector<std::string> tokens) const;
     // Whether the text is open behind this token, whatever comes before; decoding would only tell the same.
     bool keeps_open(const std::string &token) const;
+    // Whether something is taken from the beginning of the joined text, so that a token may lose its own.
+    bool strips_text() const { return strips_text_; }
 
 private:
     struct Step {
@@ -36,6 +38,7 @@ private:
 
     std::vector<Step> steps_;
     bool spaced_ = false;
+    bool strips_text_ = false;
     bool late_ = false; // whether a step looks at the joined text, which grows at its end
 };
 

@@ -222,9 +222,33 @@ std::string TextStream::push(uint32_t id) {
     if (!tail_text.empty()) {
         ids_ = tail;
         shown_ = std::move(tail_text);
+        kept_ = 0;
+    } else {
+        // A text of nothing, such as a space at the beginning, is told by what stands before it.
+        if (!kept_) kept_ = context();
+        if (kept_ && kept_ < settled_) {
+            const auto begin = ids_.begin();
+            ids_.erase(begin + static_cast<std::ptrdiff_t>(kept_), begin + static_cast<std::ptrdiff_t>(settled_));
+            shown_ = tokenizer_.decode(ids_);
+        }
     }
     settled_ = ids_.size();
     return beyond_prompt(std::move(piece));
+}
+
+// Tries beginnings of twice the length each, so that all of them together are no longer than a few windows.
+size_t TextStream::context() const {
+    const Decoder &decoder = tokenizer_.decoder();
+    const auto open = [&](uint32_t id) {
+        const std::string *token = tokenizer_.token(id);
+        return !token || decoder.keeps_open(*token);
+    };
+    for (size_t count = 1; count < ids_.size(); count *= 2) {
+        while (count < ids_.size() && open(ids_[count - 1])) count++;
+        if (!decoder.strips_text()) return count;
+        if (!tokenizer_.decode({ids_.begin(), ids_.begin() + static_cast<std::ptrdiff_t>(count)}).empty()) return count;
+    }
+    return shown_.empty() ? 0 : ids_.size();
 }
 
 std::string TextStream::flush() {

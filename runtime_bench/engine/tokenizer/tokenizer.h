@@ -75,11 +75,14 @@ public:
 
 private:
     std::string beyond_prompt(std::string piece);
+    // How many tokens at the window's beginning do for all of it as what stands before later ones; 0 where none do.
+    size_t context() const;
 
     const Tokenizer &tokenizer_;
     std::vector<uint32_t> ids_; // a window: decoding one token alone may differ from decoding it behind others
     std::string shown_;         // the text of the window's tokens that came out already
     size_t settled_ = 0;        // tokens of the window whose text was out when the last piece came
+    size_t kept_ = 0;           // tokens of the window that stay as the context of the others; 0 where not known
     size_t skip_;               // characters of the prompt's text that are still to come
 };
 
