@@ -149,12 +149,22 @@ def test_a_folder_with_tokenizer_model_alone_equals_transformers(folder, legacy)
     for text in texts(12, 10_000):
         chat = f"<|im_start|>{text}<|im_end|>x"
         if not text.startswith((" ", "▁")) and not any(f"{t}{s}" in text for t in entries.values() for s in " ▁"):
-            if not text.startswith("<s>"):  # theirs has two then
-                assert ours.encode(text) == theirs(text).input_ids, text
+            assert ours.encode(text) == theirs(text).input_ids, text
             right = theirs(chat, add_special_tokens=False).input_ids
             assert ours.encode(chat, special=False) == right, chat
             compared += 1
     assert compared > 9000
+
+
+def test_a_folder_may_ask_for_no_space_before_texts(folder):
+    (folder / "tokenizer.model").write_bytes(sentencepiece_models.trained("Llama"))
+    ours, theirs = both(folder, {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_prefix_space": False})
+    assert ours.encode("a") != both(folder, {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True})[0].encode("a")
+    for text in texts(13, 1000):
+        if not text.startswith((" ", "▁")) and not any(
+            f"{t}{s}" in text for t in ("<unk>", "<s>", "</s>") for s in " ▁"
+        ):
+            assert ours.encode(text) == theirs(text).input_ids, text
 
 
 def test_chats_are_the_ids_of_apply_chat_template(folder):

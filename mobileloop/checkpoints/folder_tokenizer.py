@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from mobileloop.checkpoints.account import Account
 from mobileloop.checkpoints.endings import end_ids, said_ids
-from mobileloop.checkpoints.folder_vocabulary import legacy, vocabulary_of
+from mobileloop.checkpoints.folder_vocabulary import spaces, vocabulary_of
 from mobileloop.checkpoints.sentencepiece import sentencepiece_form
 from mobileloop.checkpoints.text_files import NAMED_TOKENS, TextFiles, token_text
 from mobileloop.checkpoints.vocabulary import with_end_token
@@ -40,8 +40,8 @@ def folder_tokenizer(folder: Path, config: Account, vocab_size: int) -> tuple[To
     named = _named_tokens(files)
     texts = {key: text for key in NAMED_TOKENS if (text := token_text(named.get(key))) is not None}
     vocabulary = vocabulary_of(files, named, vocab_size)
-    add_bos, add_eos = (_flag(files, key) for key in ("add_bos_token", "add_eos_token"))
-    prefix = _flag(files, "add_prefix_space")
+    add_bos, add_eos = (files.flag(key) for key in ("add_bos_token", "add_eos_token"))
+    prefix = files.flag("add_prefix_space")
     if vocabulary is None:
         for account, key in itertools.product((config, files.generation), ("bos_token_id", "eos_token_id")):
             account.get(key)  # of no use without a vocabulary
@@ -49,7 +49,8 @@ def folder_tokenizer(folder: Path, config: Account, vocab_size: int) -> tuple[To
         return None, files.notes
     tokenizer, json_text, from_sentencepiece = vocabulary
     bos, eos = texts.get("bos_token"), texts.get("eos_token")
-    _note_overruled(files, tokenizer, {} if from_sentencepiece else {bos: add_bos, eos: add_eos}, prefix)
+    if not from_sentencepiece:
+        _note_overruled(files, tokenizer, {bos: add_bos, eos: add_eos}, prefix)
     if from_sentencepiece and add_eos:
         json_text = with_end_token(json_text, eos or "</s>")
         files.notes.append("every text gets the end token behind it, as add_eos_token asks for")
@@ -60,7 +61,7 @@ def folder_tokenizer(folder: Path, config: Account, vocab_size: int) -> tuple[To
     )
     data = {
         "json_text": json_text,
-        "sentencepiece": sentencepiece_form(folder / "tokenizer.model", legacy(files)) if from_sentencepiece else None,
+        "sentencepiece": sentencepiece_form(folder / "tokenizer.model", *spaces(files)) if from_sentencepiece else None,
         "chat_template": template,
         "bos_token": bos,
         "eos_token": eos,
@@ -140,16 +141,6 @@ def _named_tokens(files: TextFiles) -> dict[str, Any]:
             if key.endswith("_token") and key not in named and not key.startswith("add_"):
                 named[key] = account[key]
     return named
-
-
-def _flag(files: TextFiles, key: str) -> bool | None:
-    """A setting that is true, false or not said."""
-    value = files.settings.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise MobileloopError(
-            f"{files.settings.where} sets {key} to {printable(str(value))}, but true or false was expected; correct it."
-        )
-    return value
 
 
 def _begin_id(files: TextFiles, tokenizer: Tokenizer, bos: str | None) -> int | None:

@@ -34,7 +34,7 @@ def vocabulary_of(files: TextFiles, named: Mapping[str, Any], size: int) -> tupl
         text = read_text(whole)
         tokenizer, text = _opened(whole, text, files)
     elif pieces.is_file():
-        text = sentencepiece_tokenizer(pieces, legacy=legacy(files))
+        text = sentencepiece_tokenizer(pieces, *spaces(files))
         tokenizer = Tokenizer.from_str(text)
     else:
         others = [name for name in ("vocab.json", "merges.txt", "tiktoken.model", "tekken.json", "vocab.txt")
@@ -56,9 +56,9 @@ def vocabulary_of(files: TextFiles, named: Mapping[str, Any], size: int) -> tupl
     return tokenizer, settled(tokenizer.to_str()) if changed else text, not whole.is_file()
 
 
-def legacy(files: TextFiles) -> bool:
-    """Whether tokenizer_config.json asks for transformers 4's way of putting a space behind added tokens too."""
-    return bool(files.settings.get("legacy"))
+def spaces(files: TextFiles) -> tuple[bool, bool | None]:
+    """What tokenizer_config.json says: whether a space comes behind added tokens too, and whether before a text."""
+    return bool(files.settings.get("legacy")), files.flag("add_prefix_space")
 
 
 _PARTS = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,18 @@ from mobileloop.unigram import UNMATCHED
 _BEGIN = "\uf8f0"
 
 
-def sentencepiece_tokenizer(path: Path, legacy: bool = False) -> str:
+def sentencepiece_tokenizer(path: Path, legacy: bool = False, prefix: bool | None = None) -> str:
     """A `tokenizer.model` as the `tokenizers` library's JSON.
 
     Args:
         path: the file.
         legacy: whether the text behind an added token gets a space in front too, as in transformers 4.
+        prefix: whether texts get a space in front; None leaves it to the file.
 
     Raises:
         MobileloopError: where the file is damaged or of a kind that is not supported.
     """
-    model = read_model(path)
+    model = _prefixed(read_model(path), prefix)
     with library_errors(str(path), "download it again"):
         tokenizer = Tokenizer(_model(model))
         tokenizer.decoder = spm_decoder(model.add_dummy_prefix, model.escape_whitespaces, _placeholders(model))
@@ -57,13 +59,13 @@ def sentencepiece_tokenizer(path: Path, legacy: bool = False) -> str:
     return settled(str(tokenizer.to_str()))
 
 
-def sentencepiece_form(path: Path, legacy: bool = False) -> SentencePieceForm | None:
+def sentencepiece_form(path: Path, legacy: bool = False, prefix: bool | None = None) -> SentencePieceForm | None:
     """The normal form of a `tokenizer.model`; None where its JSON has a normalizer for it.
 
     Raises:
         MobileloopError: where the file is damaged or of a kind that is not supported.
     """
-    model = read_model(path)
+    model = _prefixed(read_model(path), prefix)
     if not _needs_form(model):
         return None
     return SentencePieceForm(
@@ -74,6 +76,10 @@ def sentencepiece_form(path: Path, legacy: bool = False) -> SentencePieceForm | 
         escape_whitespaces=model.escape_whitespaces,
         kept=tuple(model.texts(USER_DEFINED)),
     )
+
+
+def _prefixed(model: SentencePieceModel, prefix: bool | None) -> SentencePieceModel:
+    return model if prefix is None else replace(model, add_dummy_prefix=prefix)
 
 
 def settled(json_text: str) -> str:
