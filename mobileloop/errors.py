@@ -57,9 +57,11 @@ def library_errors(what: str, remedy: str, fails: str = "cannot be read") -> Ite
     """
     try:
         yield
-    except (MobileloopError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except MobileloopError:
         raise
     except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         lines = str(error).strip().splitlines()
         reason = printable(lines[0].rstrip(".")) if lines else type(error).__name__
         raise MobileloopError(f"{what} {fails} ({reason}); {remedy}.") from None

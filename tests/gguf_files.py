@@ -85,7 +85,9 @@ def write_gguf(
 
 def _add_value(writer, name, value):
     """Any plain value as metadata."""
-    if isinstance(value, bool):
+    if isinstance(value, list):
+        writer.add_array(name, value)
+    elif isinstance(value, bool):
         writer.add_bool(name, value)
     elif isinstance(value, int):
         writer.add_int32(name, value)

@@ -7,7 +7,6 @@ back into the half-split order of the checkpoint, a permutation of whole rows th
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from mobileloop.checkpoints import known_keys
 from mobileloop.checkpoints.account import Account
 from mobileloop.checkpoints.checkpoint import Checkpoint, weights_sha256
 from mobileloop.checkpoints.ggml import Tensor, read_tensor, repacked_notes
-from mobileloop.checkpoints.gguf_layout import check_layout
+from mobileloop.checkpoints.gguf_layout import check_layout, check_sizes
 from mobileloop.checkpoints.gguf_tokenizer import gguf_tokenizer
 from mobileloop.checkpoints.weights import refuse_unused
 from mobileloop.errors import MobileloopError, library_errors, printable, validated
@@ -42,6 +41,7 @@ _OUTER_NAMES = {"embedding": "token_embd.weight", "head": "output.weight", "fina
 
 
 _PART = re.compile(r"^(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})$")
+_VERSIONS = (2, 3)
 _DAMAGED = "it is damaged, cut short or not GGUF; download it again"
 
 
@@ -71,7 +71,7 @@ def load_gguf(path: Path) -> Checkpoint:
             says what would change the arithmetic.
     """
     files = _parts(path)
-    readers = [_open(file) for file in files]
+    readers = [open_gguf(file) for file in files]
     account = Account(str(files[0]), _Fields(readers[0].fields, files[0]))
     _check_parts(files, readers, account)
     stored = {tensor.name: tensor for reader in readers for tensor in reader.tensors}
@@ -135,25 +135,28 @@ def _parts(path: Path) -> list[Path]:
     return files
 
 
-def _open(path: Path) -> Any:
+def open_gguf(path: Path) -> Any:
+    """A GGUFReader of a file whose sizes and places were all checked.
+
+    Raises:
+        MobileloopError: where the file is damaged, cut short, of another version or byte order, or no GGUF at all.
+    """
     check_content(path)
     with path.open("rb") as stream:
         head = stream.read(8)
-    version = int.from_bytes(head[4:], "little")
-    if head[:4] == b"GGUF" and version not in (2, 3) and version < 1 << 16:
+    version, swapped = (int.from_bytes(head[4:], order) for order in ("little", "big"))
+    if head[:4] == b"GGUF" and swapped in _VERSIONS:
         raise MobileloopError(
-            f"{path} is of GGUF version {version}, and 2 and 3 are read; take a newer file of the model."
+            f"{path} is in the byte order of another kind of machine (little-endian was expected); take the usual file."
         )
+    if head[:4] == b"GGUF" and version not in _VERSIONS:
+        raise MobileloopError(f"{path} is of GGUF version {version}, and 2 and 3 are read; take another file of it.")
+    check_sizes(path)
     with library_errors(str(path), _DAMAGED):
         from gguf import GGUFReader
 
         with np.errstate(over="ignore"):  # of a place beyond 64 bits, which check_layout refuses
             reader = GGUFReader(str(path))
-    if reader.byte_order != "I":
-        raise MobileloopError(
-            f"{path} is in the byte order of another kind of machine ({sys.byteorder}-endian was expected); take the "
-            "usual file."
-        )
     check_layout(path, reader)
     return reader
 

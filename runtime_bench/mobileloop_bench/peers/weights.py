@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from mobileloop.artifact import ArtifactInfo
 from mobileloop.checkpoints.checkpoint import Checkpoint
+from mobileloop.checkpoints.gguf import open_gguf
 from mobileloop.checkpoints.load import load_checkpoint
-from mobileloop.errors import MobileloopError, library_errors
+from mobileloop.errors import MobileloopError
 from mobileloop.files import written_whole
 from mobileloop.packed import PackedModel
 from mobileloop.quant.schemes import QuantTensor
@@ -110,10 +111,7 @@ def stored(gguf: Path) -> Stored:
     Raises:
         MobileloopError: where the file is damaged.
     """
-    from gguf import GGUFReader
-
-    with library_errors(f"the header or a tensor of {gguf}", "it is damaged; download it again"):
-        tensors = GGUFReader(str(gguf)).tensors
+    tensors = open_gguf(gguf).tensors
     types = frozenset(tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1)
     untied = any(tensor.name == "output.weight" for tensor in tensors)
     size = blocks = 0
@@ -153,9 +151,9 @@ def _rewrite(
     more: Mapping[str, int | bool] | None = None,
 ) -> None:
     """A GGUF again, every block `times` in a row, its keys under another architecture's name, with `more` of them."""
-    from gguf import GGUFReader, GGUFValueType, GGUFWriter
+    from gguf import GGUFValueType, GGUFWriter
 
-    reader = GGUFReader(str(gguf))
+    reader = open_gguf(gguf)
     before = str(reader.fields["general.architecture"].contents())
     if architecture is not None and before != "llama":
         raise MobileloopError(
