@@ -138,7 +138,7 @@ def prelude(folder, facts):
     battery = BATTERY.format(level=80, tenths=round(celsius * 10))
     texts = {"getprop": properties, "dumpsys": battery, "df": DF.format(free=facts["free_kb"])}
     lines = [f"{name}() {{ printf %s {shlex.quote(text)}; }}" for name, text in texts.items()]
-    for path in (folder / "fs/data/local/tmp").rglob("*"):
+    for path in (plain(folder) / "data/local/tmp").rglob("*"):
         if facts["qemu"] and path.is_file() and is_arm(path):
             lines.append(f'function {path} {{ {shlex.quote(facts["qemu"])} {shlex.quote(str(path))} "$@"; }}')
     return "\n".join(lines)
