@@ -63,6 +63,19 @@ class Account(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def flag(self, key: str) -> bool | None:
+        """A value that is true, false or not said.
+
+        Raises:
+            MobileloopError: where it is anything else.
+        """
+        value = self.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise MobileloopError(
+                f"{self.where} sets {key} to {printable(str(value))}, but true or false was expected; correct it."
+            )
+        return value
+
     def values_untouched(self) -> Mapping[str, Any]:
         """Every key and value, without asking for any."""
         return self._values

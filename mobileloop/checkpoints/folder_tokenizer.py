@@ -40,8 +40,8 @@ def folder_tokenizer(folder: Path, config: Account, vocab_size: int) -> tuple[To
     named = _named_tokens(files)
     texts = {key: text for key in NAMED_TOKENS if (text := token_text(named.get(key))) is not None}
     vocabulary = vocabulary_of(files, named, vocab_size)
-    add_bos, add_eos = (files.flag(key) for key in ("add_bos_token", "add_eos_token"))
-    prefix = files.flag("add_prefix_space")
+    add_bos, add_eos = (files.settings.flag(key) for key in ("add_bos_token", "add_eos_token"))
+    prefix = files.settings.flag("add_prefix_space")
     if vocabulary is None:
         for account, key in itertools.product((config, files.generation), ("bos_token_id", "eos_token_id")):
             account.get(key)  # of no use without a vocabulary

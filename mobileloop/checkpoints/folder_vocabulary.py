@@ -58,7 +58,7 @@ def vocabulary_of(files: TextFiles, named: Mapping[str, Any], size: int) -> tupl
 
 def spaces(files: TextFiles) -> tuple[bool, bool | None]:
     """What tokenizer_config.json says: whether a space comes behind added tokens too, and whether before a text."""
-    return bool(files.settings.get("legacy")), files.flag("add_prefix_space")
+    return bool(files.settings.get("legacy")), files.settings.flag("add_prefix_space")
 
 
 _PARTS = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens")

@@ -47,7 +47,7 @@ def gguf_tokenizer(account: Account, vocab_size: int) -> tuple[TokenizerSpec | N
     texts = _control_ends(tokens, types)
     ends, said_of_ends = end_ids({key: named[key] for key in _END_KEYS}, texts, min(vocab_size, len(tokens)))
     bos, eos = named["bos_token_id"], named["eos_token_id"]
-    add_bos, add_eos = (_flag(account, key) for key in ("add_bos_token", "add_eos_token"))
+    add_bos, add_eos = (account.flag(f"tokenizer.ggml.{key}") for key in ("add_bos_token", "add_eos_token"))
     if add_eos:
         if eos is None:
             raise MobileloopError(f"{account.where} asks for an end token behind every text, and names none.")
@@ -121,16 +121,6 @@ def _vocabulary(
     raise MobileloopError(
         f"{account.where} has a tokenizer of kind '{printable(kind)}', but only gpt2 and llama are supported."
     )
-
-
-def _flag(account: Account, key: str) -> bool | None:
-    """A setting that is true, false or not said."""
-    value = account.get(f"tokenizer.ggml.{key}")
-    if value is not None and not isinstance(value, bool):
-        raise MobileloopError(
-            f"{account.where} sets tokenizer.ggml.{key} to {printable(str(value))}, but true or false was expected."
-        )
-    return value
 
 
 def _token_id(account: Account, key: str, size: int, notes: list[str], usual: Mapping[str, int]) -> int | None:

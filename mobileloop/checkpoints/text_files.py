@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mobileloop.checkpoints import known_keys
 from mobileloop.checkpoints.account import Account
-from mobileloop.errors import MobileloopError, printable
 from mobileloop.files import read_json
 
 NAMED_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
@@ -33,20 +32,6 @@ class TextFiles:
         names = ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json")
         settings, generation, special = map(account, names)
         return cls(folder, config, settings, generation, special, [])
-
-    def flag(self, key: str) -> bool | None:
-        """A setting of tokenizer_config.json that is true, false or not said.
-
-        Raises:
-            MobileloopError: where it is anything else.
-        """
-        value = self.settings.get(key)
-        if value is not None and not isinstance(value, bool):
-            raise MobileloopError(
-                f"{self.settings.where} sets {key} to {printable(str(value))}, but true or false was expected; "
-                "correct it."
-            )
-        return value
 
     def settle(self) -> None:
         """Account for what is left in them."""
