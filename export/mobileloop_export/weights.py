@@ -19,8 +19,8 @@ from mobileloop.spec.config import ModelConfig
 from mobileloop.spec.schedule import Schedule
 
 AUTO, NONE, PACKAGED = "auto", "none", "packaged"
-AUTO_PARAMETERS = 200e6  # fitting 135 million takes about a minute and a half on two cores
-MINUTES_PER_PARAMETER = 1.5 / 135e6
+AUTO_PARAMETERS = 200e6  # fitting 135 million took 2.1 and 2.4 minutes on two shared cores (lab log)
+MINUTES_PER_PARAMETER = 2.25 / 135e6
 Progress = Callable[[str, float], None]
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

@@ -84,7 +84,7 @@ Calibrate = Annotated[
         "--calibrate",
         metavar="auto|packaged|none|FILE",
         help="The text that weights are fitted to: one that ships with the package, or a text file; none rounds. auto "
-        "fits weights that become 4-bit in models of up to 200 million (a minute and a half).",
+        "fits weights that become 4-bit in models of up to 200 million (some minutes).",
     ),
 ]
 Budget = Annotated[
